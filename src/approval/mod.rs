@@ -1,0 +1,1 @@
+//! Permit to `Clearance`: whether every piece of evidence is in hand.

@@ -1,0 +1,1 @@
+//! What is on the record; the chain and its verification.

@@ -1,0 +1,114 @@
+//! Sealing with AES-256-GCM, and keys derived by HKDF-SHA-256.
+
+use super::random::Random;
+use crate::model::SecretBytes;
+use ring::{aead, hkdf};
+use zeroize::Zeroizing;
+
+/// The sealed bytes are not what was sealed under this key with this context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("sealed bytes do not open: another key, another place, or they were changed")]
+pub struct SealError;
+
+/// A 256-bit key. There is deliberately no `Debug` or `Clone`.
+pub struct SealKey(Zeroizing<[u8; 32]>);
+
+const NONCE: usize = 12;
+
+impl SealKey {
+    /// Bytes of a key.
+    pub const LEN: usize = 32;
+
+    /// Takes over existing key bytes; `None` unless there are exactly 32.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Some(Self(Zeroizing::new(bytes.try_into().ok()?)))
+    }
+
+    /// A new key.
+    pub fn generate(random: &dyn Random) -> Self {
+        let mut key = Zeroizing::new([0; 32]);
+        random.fill(&mut *key);
+        Self(key)
+    }
+
+    /// Another key for another use: HKDF-SHA-256 (RFC 5869) with `label` as its info.
+    pub fn derive(&self, label: &str) -> SealKey {
+        struct Len;
+        impl hkdf::KeyType for Len {
+            fn len(&self) -> usize {
+                32
+            }
+        }
+        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"claviger").extract(&*self.0);
+        let mut out = Zeroizing::new([0; 32]);
+        // Both calls fail only for more than 255 blocks of output; one is asked.
+        prk.expand(&[label.as_bytes()], Len).and_then(|okm| okm.fill(&mut *out)).expect("32 bytes are within HKDF's bound");
+        SealKey(out)
+    }
+
+    /// HMAC-SHA-256 of `message` under this key, for values that must be made again from their name.
+    pub fn mac(&self, message: &[u8]) -> SecretBytes {
+        SecretBytes::take_from(&mut super::hash::hmac_sha256(&*self.0, message))
+    }
+
+    /// The key itself, to be wrapped by another.
+    pub fn expose(&self) -> &[u8] {
+        &*self.0
+    }
+
+    /// Seals `plain`; `context` must be given again to open it. The result begins with a random 96-bit nonce.
+    pub fn seal(&self, context: &[u8], plain: &[u8], random: &dyn Random) -> Vec<u8> {
+        let mut nonce = [0; NONCE];
+        random.fill(&mut nonce);
+        let mut out = Vec::with_capacity(NONCE + plain.len() + 16);
+        out.extend_from_slice(&nonce);
+        let mut body = Zeroizing::new(Vec::with_capacity(plain.len() + 16));
+        body.extend_from_slice(plain);
+        // Sealing fails only past 64 GiB, far above what the store accepts.
+        let tag = self
+            .key()
+            .seal_in_place_separate_tag(aead::Nonce::assume_unique_for_key(nonce), aead::Aad::from(context), &mut body)
+            .expect("a value below 64 GiB can be sealed");
+        out.extend_from_slice(&body);
+        out.extend_from_slice(tag.as_ref());
+        out
+    }
+
+    /// Opens what `seal` made with the same context.
+    pub fn open(&self, context: &[u8], sealed: &[u8]) -> Result<SecretBytes, SealError> {
+        let (nonce, body) = sealed.split_at_checked(NONCE).ok_or(SealError)?;
+        let mut body = Zeroizing::new(body.to_vec());
+        let nonce = aead::Nonce::try_assume_unique_for_key(nonce).map_err(|_| SealError)?;
+        let plain = self.key().open_in_place(nonce, aead::Aad::from(context), &mut body).map_err(|_| SealError)?;
+        Ok(SecretBytes::take_from(plain))
+    }
+
+    fn key(&self) -> aead::LessSafeKey {
+        // 32 bytes always make a key of this algorithm.
+        aead::LessSafeKey::new(aead::UnboundKey::new(&aead::AES_256_GCM, &*self.0).expect("32 bytes are an AES-256 key"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::SeededRandom;
+
+    #[test]
+    fn opens_only_in_its_own_place_and_unchanged() {
+        let random = SeededRandom::new(1);
+        let key = SealKey::generate(&random);
+        let sealed = key.seal(b"name\0v1", b"value", &random);
+        assert_eq!(key.open(b"name\0v1", &sealed).unwrap().expose(), b"value");
+        assert!(key.open(b"name\0v2", &sealed).is_err());
+        assert!(key.derive("other").open(b"name\0v1", &sealed).is_err());
+        for bit in 0..sealed.len() * 8 {
+            let mut bad = sealed.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(key.open(b"name\0v1", &bad).is_err(), "bit {bit}");
+        }
+        for cut in 0..sealed.len() {
+            assert!(key.open(b"name\0v1", &sealed[..cut]).is_err());
+        }
+    }
+}

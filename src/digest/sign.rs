@@ -1,0 +1,94 @@
+//! Ed25519 (RFC 8032) and ECDSA P-256 with SHA-256 (ES256, RFC 7518) signatures.
+
+use crate::model::SecretBytes;
+use ring::{
+    rand::SystemRandom,
+    signature::{self, KeyPair},
+};
+
+/// Bytes that are not a key, or a key that could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is not a private key of the expected kind (PKCS #8)")]
+pub struct KeyError;
+
+/// An Ed25519 private key.
+pub struct Ed25519Key(signature::Ed25519KeyPair);
+
+impl Ed25519Key {
+    /// A new key as PKCS #8 bytes.
+    pub fn generate() -> Result<SecretBytes, KeyError> {
+        let document = signature::Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| KeyError)?;
+        Ok(SecretBytes::new(document.as_ref().to_vec()))
+    }
+
+    /// Reads PKCS #8.
+    pub fn from_pkcs8(bytes: &[u8]) -> Result<Self, KeyError> {
+        signature::Ed25519KeyPair::from_pkcs8(bytes).map(Self).map_err(|_| KeyError)
+    }
+
+    /// The 32 public bytes.
+    pub fn public(&self) -> &[u8] {
+        self.0.public_key().as_ref()
+    }
+
+    /// The 64-byte signature.
+    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
+        self.0.sign(message).as_ref().to_vec()
+    }
+}
+
+/// Whether `signature` over `message` is by the holder of `public` (32 bytes).
+pub fn verify_ed25519(public: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    signature::UnparsedPublicKey::new(&signature::ED25519, public).verify(message, signature).is_ok()
+}
+
+/// A P-256 private key for ES256.
+pub struct EcdsaKey(signature::EcdsaKeyPair);
+
+impl EcdsaKey {
+    /// A new key as PKCS #8 bytes.
+    pub fn generate() -> Result<SecretBytes, KeyError> {
+        let document = signature::EcdsaKeyPair::generate_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+            .map_err(|_| KeyError)?;
+        Ok(SecretBytes::new(document.as_ref().to_vec()))
+    }
+
+    /// Reads PKCS #8.
+    pub fn from_pkcs8(bytes: &[u8]) -> Result<Self, KeyError> {
+        signature::EcdsaKeyPair::from_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, bytes, &SystemRandom::new())
+            .map(Self)
+            .map_err(|_| KeyError)
+    }
+
+    /// The public point, uncompressed: 0x04, x, y.
+    pub fn public(&self) -> &[u8] {
+        self.0.public_key().as_ref()
+    }
+
+    /// The 64-byte signature r || s.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+        self.0.sign(&SystemRandom::new(), message).map(|s| s.as_ref().to_vec()).map_err(|_| KeyError)
+    }
+}
+
+/// Whether the ES256 `signature` (r || s) over `message` is by the holder of `public` (uncompressed point).
+pub fn verify_es256(public: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    signature::UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, public).verify(message, signature).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signatures_hold_for_their_message_only() {
+        let key = Ed25519Key::from_pkcs8(Ed25519Key::generate().unwrap().expose()).unwrap();
+        let signature = key.sign(b"m");
+        assert!(verify_ed25519(key.public(), b"m", &signature));
+        assert!(!verify_ed25519(key.public(), b"n", &signature));
+        let key = EcdsaKey::from_pkcs8(EcdsaKey::generate().unwrap().expose()).unwrap();
+        let signature = key.sign(b"m").unwrap();
+        assert!(verify_es256(key.public(), b"m", &signature));
+        assert!(!verify_es256(key.public(), b"n", &signature));
+    }
+}

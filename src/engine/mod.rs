@@ -1,0 +1,104 @@
+//! Clearance to issued secret: one file or folder per secrets engine behind one trait.
+//!
+//! The contract every engine keeps (the contract suite holds all of them to it):
+//!
+//! 1. `issue` is called only after the lease's reservation is durable (engines with nothing upstream: together with it). Whatever it
+//!    makes upstream bears a name that follows from the lease id and the daemon's mark alone, so that it can be found without a reference.
+//! 2. `issue` either returns a credential or leaves nothing behind that `settle` would not find and kill.
+//! 3. `read` makes the value again from the lease: the same bytes, or for signed tokens an equally valid one, also after a restart.
+//!    No engine keeps values of live leases.
+//! 4. `end` is idempotent and safe to repeat at any time, for ever. It answers `Revoked` only when the source confirmed that the
+//!    credential is dead, `Lapsed` when there is nothing upstream to revoke. It never answers done without having looked.
+//! 5. `settle` ends what a reservation without a commit may have left: it looks for the deterministic name.
+//! 6. No error, log line or upstream statement holds a secret byte.
+//! 7. Every wait has a deadline.
+
+use crate::model::{
+    EndResult, EndsBy, IdentityName, LeaseId, Operation, Purpose, RequestId, SecretBytes, SecretDefinition, Target, WallTime,
+};
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+/// What an engine is asked to make. Built from a clearance and a reserved slot only.
+pub struct Order<'a> {
+    /// The lease it belongs to.
+    pub lease: LeaseId,
+    /// The request that led to it.
+    pub request: RequestId,
+    /// What is asked for.
+    pub secret: &'a SecretDefinition,
+    /// Who asked.
+    pub identity: &'a IdentityName,
+    /// Why.
+    pub purpose: &'a Purpose,
+    /// The worst the credential may allow.
+    pub operation: Operation,
+    /// Where it will be used.
+    pub hosts: &'a [Target],
+    /// When it was issued, on the wall clock.
+    pub issued: WallTime,
+    /// When it must be dead, on the wall clock.
+    pub expires: WallTime,
+}
+
+/// The engine's own reference for revoking and reading again. Kept in the journal, so it never holds a secret byte.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamRef(pub serde_json::Map<String, serde_json::Value>);
+
+/// A credential that exists.
+pub struct Issued {
+    /// The value.
+    pub value: SecretBytes,
+    /// Names beside the value that the holder needs (user name, host, token id ...); none is secret.
+    pub attributes: Vec<(&'static str, String)>,
+    /// How to find it again.
+    pub reference: UpstreamRef,
+}
+
+/// Why an engine could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The operator has to mend something: a definition, a missing value, a wrong grant. Trying again changes nothing.
+    #[error("{0}")]
+    Setup(String),
+    /// There is no value for this secret yet.
+    #[error("the secret has no value")]
+    NoValue,
+    /// The source cannot be reached or did not answer in time. Trying again may help.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The source refused.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// One source of secrets. See the module for the contract.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    /// `local`, `jwt`, `postgres`, ...
+    fn kind(&self) -> &'static str;
+
+    /// How its credentials end.
+    fn ends_by(&self) -> EndsBy;
+
+    /// Whether something exists upstream, so that the reservation must be durable before `issue`.
+    fn has_upstream(&self) -> bool;
+
+    /// Checks a definition's settings at load; the text names what is wrong.
+    fn check(&self, secret: &SecretDefinition) -> Result<(), String>;
+
+    /// Makes the credential.
+    async fn issue(&self, order: &Order<'_>) -> Result<Issued, EngineError>;
+
+    /// Makes the value of a live lease again.
+    async fn read(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<Issued, EngineError>;
+
+    /// Makes the credential last until `order.expires`.
+    async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError>;
+
+    /// Ends the credential. `Revoked` or `Lapsed`; everything else is an error.
+    async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<EndResult, EngineError>;
+
+    /// Ends whatever a reservation without a commit may have left. `Revoked` when something was found and ended, `Lapsed` when nothing was there.
+    async fn settle(&self, lease: LeaseId, secret: &SecretDefinition) -> Result<EndResult, EngineError>;
+}

@@ -1,0 +1,12 @@
+//! claviger, the keeper of a host's keys.
+
+pub mod approval;
+pub mod attest;
+pub mod audit;
+pub mod digest;
+pub mod engine;
+pub mod intent;
+pub mod model;
+pub mod policy;
+pub mod sys;
+pub mod wire;

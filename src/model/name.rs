@@ -1,0 +1,190 @@
+//! Names, parsed once and canonical: two different byte strings never mean the same thing.
+//!
+//! A name that is not canonical is refused, never repaired: policy, cache, audit and limits all see the same bytes.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Why a name was refused. The offending text is not repeated: it may hold anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    #[error("is empty")]
+    Empty,
+    #[error("is longer than {0} bytes")]
+    TooLong(usize),
+    #[error("may hold only a-z, 0-9, '.', '_' and '-', and must start with a letter or digit")]
+    Character,
+    #[error("must be up to 8 such parts joined by single slashes")]
+    Parts,
+}
+
+fn check_part(part: &str) -> Result<(), NameError> {
+    let bytes = part.as_bytes();
+    let Some(first) = bytes.first() else { return Err(NameError::Parts) };
+    if !(first.is_ascii_lowercase() || first.is_ascii_digit()) {
+        return Err(NameError::Character);
+    }
+    if bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(b)) {
+        Ok(())
+    } else {
+        Err(NameError::Character)
+    }
+}
+
+fn check(text: &str, max_bytes: usize, max_parts: usize) -> Result<(), NameError> {
+    if text.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if text.len() > max_bytes {
+        return Err(NameError::TooLong(max_bytes));
+    }
+    let mut parts = 0;
+    for part in text.split('/') {
+        check_part(part)?;
+        parts += 1;
+    }
+    if parts > max_parts { Err(if max_parts == 1 { NameError::Character } else { NameError::Parts }) } else { Ok(()) }
+}
+
+macro_rules! names {
+    ($($(#[$doc:meta])* $type:ident($bytes:expr, $parts:expr);)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $type(Box<str>);
+
+        impl $type {
+            /// Parses the canonical form; anything else is refused.
+            pub fn parse(text: &str) -> Result<Self, NameError> {
+                check(text, $bytes, $parts)?;
+                Ok(Self(text.into()))
+            }
+
+            /// The name as it is written everywhere.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = NameError;
+            fn try_from(text: String) -> Result<Self, NameError> {
+                check(&text, $bytes, $parts)?;
+                Ok(Self(text.into_boxed_str()))
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                Self::parse(text)
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(name: $type) -> String {
+                name.0.into_string()
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+    )*};
+}
+
+names! {
+    /// A secret in the catalogue, such as `prod-db/orders-ro`. Everything before a slash is a folder that policy can name.
+    SecretName(200, 8);
+    /// A registered workload, agent or shared identity.
+    IdentityName(64, 1);
+    /// A group of identities, for policy.
+    GroupName(64, 1);
+    /// Why something is done, from a closed catalogue: an identity and a secret must both list it.
+    Purpose(64, 1);
+    /// `prod`, `staging` and the like; an identity never reaches another environment's secrets.
+    Environment(32, 1);
+    /// The team or person who answers for a secret, an identity or a grant.
+    Owner(64, 1);
+    /// One configured secrets engine.
+    EngineName(64, 1);
+}
+
+impl SecretName {
+    /// The folders above this secret, outermost first: `a/b/c` lies in `a` and `a/b`.
+    pub fn folders(&self) -> impl Iterator<Item = &str> {
+        self.0.match_indices('/').map(|(at, _)| &self.0[..at])
+    }
+}
+
+/// A ticket in some tracker, as `SYSTEM:ID` in the tracker's own spelling.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TicketId(Box<str>);
+
+impl TicketId {
+    /// Parses `system:id`: the system in lower case, the id of letters, digits, `-`, `_`, `.`, `#`, `/`.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        if text.len() > 96 {
+            return Err(NameError::TooLong(96));
+        }
+        let (system, id) = text.split_once(':').ok_or(NameError::Character)?;
+        check(system, 32, 1)?;
+        if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.#/".contains(&b)) {
+            return Err(NameError::Character);
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The ticket as it is written everywhere.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for TicketId {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<TicketId> for String {
+    fn from(ticket: TicketId) -> String {
+        ticket.0.into_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn canonical_names_are_kept_and_everything_else_is_refused() {
+        for good in ["a", "prod-db/orders-ro", "0/1/2/3/4/5/6/7", "a.b_c-d"] {
+            assert_eq!(SecretName::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "/", "a/", "/a", "a//b", "A", "a b", " a", "a\n", "ä", "a/-b", "0/1/2/3/4/5/6/7/8", "..", "a/../b", "a\0"] {
+            assert!(SecretName::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(IdentityName::parse("a/b").is_err());
+    }
+
+    #[test]
+    fn folders_lead_to_the_secret() {
+        let name = SecretName::parse("a/b/c").unwrap();
+        assert_eq!(name.folders().collect::<Vec<_>>(), ["a", "a/b"]);
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_changes_a_byte(text in "\\PC{0,40}|[a-z0-9._/-]{0,40}") {
+            if let Ok(name) = SecretName::parse(&text) {
+                prop_assert_eq!(name.as_str().as_bytes(), text.as_bytes());
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! (`Workload`, `Intent`, the time) to `Permit` or what is missing. Cedar lives here.

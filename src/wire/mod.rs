@@ -1,0 +1,1 @@
+//! The JSON that crosses the sockets, shared by server and client.
