@@ -1,7 +1,28 @@
 //! Peer to `Workload`: who is asking.
+//!
+//! **Contract.** A connection is pinned when it is accepted (`Attestor::accept`), judged when it asks (`attest`), and looked at again
+//! right before anything leaves (`still`, `still_for_issue`). The caller must use a stream that checks the writer of every chunk
+//! (`sys::CheckedStream`) with the ids that `Peer::sender` names.
+//!
+//! Gathering (`gather`, privileged, reads the kernel) and judging (`judge`, `identity`, pure) meet in `evidence`, plain data.
+//!
+//! **Deliberately absent:** command line, process name and environment are never read: the process writes them itself. There is no
+//! "soft" failure: what cannot be attested is refused, never attested with fewer facts.
 
+mod attestor;
+mod evidence;
 mod facts;
+mod gather;
+mod hash;
+mod identity;
+mod judge;
 mod workload;
 
+pub use attestor::{Attested, Attestor, ClientProgram, Peer, Subject};
+pub use evidence::{ConnectIds, Evidence, ExeEvidence, ProcessEvidence};
 pub use facts::{Ancestor, Exe, Facts, Login, Unit};
+pub use gather::{Changed, Gatherer, Pins};
+pub use hash::{ExeHashes, HashError};
+pub use identity::{Candidate, Names, Roll};
+pub use judge::judge;
 pub use workload::{Basis, Workload};

@@ -3,6 +3,11 @@
 //! `Claimed` is what the caller (or a reviewed declared use) said. `Effective` is what the broker would issue; it is computed
 //! here and narrowed by policy, and nothing that a caller says can widen it: there is no way to read one from a request.
 
+mod ask;
+mod declare;
+
+pub use ask::{Ask, MAX_BODY};
+
 use crate::model::{Channel, Line, Operation, Purpose, SecretDefinition, Target, TicketId, Ttl};
 use serde::Serialize;
 use std::sync::Arc;

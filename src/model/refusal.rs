@@ -192,6 +192,12 @@ impl Refusal {
         Self { message: Cow::Owned(format!("{field} {why}.")), field: Some(field), ..Self::new(Code::MALFORMED) }
     }
 
+    /// The same refusal under a more telling code.
+    pub fn code(mut self, code: Code) -> Self {
+        self.code = code;
+        self
+    }
+
     /// Adds what operators should know.
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());

@@ -1,5 +1,24 @@
 //! The kernel: peers, processes, files, clocks, systemd. The only home of `nix`, `libc` and `unsafe`.
 
 mod clock;
+mod exe;
+mod host;
+mod mutation;
+mod peer;
+mod pidfd;
+mod probe;
+mod procfs;
+mod socket;
+mod stream;
 
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use exe::{Executable, FileId, TRUSTED_FILE_SYSTEMS, file_id};
+pub use host::{Host, HostFile};
+#[cfg(mutations)]
+pub use mutation::active as mutation_active;
+pub use peer::{OVERFLOW_ID, PeerCred, pass_credentials, peer_cred, peer_groups, peer_pidfd, refuse_descriptors};
+pub use pidfd::{Found, PidHandle, PidInfo, Pidfd};
+pub use probe::{Feature, Kernel};
+pub use procfs::{MapPin, ProcDir, Stat, Status, boot_id, machine_id, printable, printable_path};
+pub use socket::{BindError, adopt, arm, listen_at, open_trusted_dir, remove as remove_socket};
+pub use stream::{CheckedStream, Cut, CutFlag};

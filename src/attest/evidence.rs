@@ -1,0 +1,82 @@
+//! Evidence: what was read from the kernel about a peer, before anybody judges it.
+//!
+//! Gathering it needs privilege and no secrets; judging it needs neither. This type is the seam between the two: plain data that can
+//! cross a process boundary.
+
+use serde::{Deserialize, Serialize};
+
+/// Everything about one connection's process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// Ids at connect.
+    pub connect: ConnectIds,
+    /// The process as it is now.
+    pub process: ProcessEvidence,
+    /// Its ancestors, nearest first.
+    pub ancestors: Vec<ProcessEvidence>,
+    /// The kernel pinned the process at connect, or it proved itself by a nonce. Otherwise nothing beyond ids is believed.
+    pub pinned: bool,
+}
+
+/// `SO_PEERCRED` and `SO_PEERGROUPS`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectIds {
+    /// Process id then.
+    pub pid: u32,
+    /// Effective uid then.
+    pub uid: u32,
+    /// Effective gid then.
+    pub gid: u32,
+    /// Supplementary groups then.
+    pub groups: Vec<u32>,
+}
+
+/// One process, read through its pinned `/proc` directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessEvidence {
+    /// Process id.
+    pub pid: u32,
+    /// Start in clock ticks since boot.
+    pub start: u64,
+    /// Real, effective, saved and file-system uid.
+    pub uids: [u32; 4],
+    /// The same for groups.
+    pub gids: [u32; 4],
+    /// Supplementary groups now.
+    pub groups: Vec<u32>,
+    /// Tracer's pid, 0 for none.
+    pub tracer: u32,
+    /// Its executable; `None` when it has none that can be looked at (its first thread has exited).
+    pub exe: Option<ExeEvidence>,
+    /// Path in the unified control group hierarchy, raw.
+    pub cgroup: Option<Vec<u8>>,
+    /// systemd's invocation id of the unit in that path.
+    pub invocation: Option<String>,
+    /// The audit login uid.
+    pub login_uid: Option<u32>,
+    /// Namespaces that are not the host's.
+    pub foreign: Vec<String>,
+}
+
+/// One executable file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExeEvidence {
+    /// The path as the kernel shows it, raw.
+    pub path: Vec<u8>,
+    /// Device number.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Inode with its generation, where the file system has such handles.
+    pub handle: Option<Vec<u8>>,
+    /// File system type.
+    pub fs: String,
+    /// The file system is local and kernel-served.
+    pub trusted_fs: bool,
+    /// No link leads to it any more.
+    pub deleted: bool,
+    /// In the host's own tree the path leads to this very file.
+    pub verified: bool,
+    /// Owned by root and writable by nobody else, as are all folders above it.
+    pub root_owned: bool,
+}

@@ -1,0 +1,250 @@
+//! What file a process executes, learnt without opening anything that a hostile file system could stall.
+//!
+//! A FUSE server that never answers leaves its caller in an uninterruptible wait, even past SIGKILL. So a file is first held by
+//! `O_PATH`, its file system is asked of the kernel (`statmount(2)`, or mountinfo), and only files on ordinary local file systems are
+//! opened, walked to or hashed.
+
+use super::procfs::ProcDir;
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, openat},
+    sys::stat::Mode,
+};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::unix::ffi::OsStrExt,
+};
+
+/// Where a file is, without asking its file system's server: `statx(2)` with `AT_STATX_DONT_SYNC`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    /// Device number.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Links left; 0 for a deleted file.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Type and permission bits.
+    pub mode: u16,
+    /// Bytes.
+    pub size: u64,
+    /// Last change of content, nanoseconds.
+    pub mtime: i128,
+    /// Last change of content or attributes, nanoseconds: no caller can set it.
+    pub ctime: i128,
+    pub(super) mount: u64,
+    unique_mount: bool,
+}
+
+impl FileId {
+    /// Whether both stand for one file with one content, as far as its attributes tell.
+    pub fn same_file(&self, other: &FileId) -> bool {
+        (self.dev, self.ino, self.size, self.mtime, self.ctime) == (other.dev, other.ino, other.size, other.mtime, other.ctime)
+    }
+
+    /// A folder.
+    pub fn is_dir(&self) -> bool {
+        u32::from(self.mode) & libc::S_IFMT == libc::S_IFDIR
+    }
+
+    /// A socket.
+    pub fn is_socket(&self) -> bool {
+        u32::from(self.mode) & libc::S_IFMT == libc::S_IFSOCK
+    }
+
+    /// Owned by root and writable by root alone.
+    pub fn root_only(&self) -> bool {
+        self.uid == 0 && self.mode & 0o022 == 0
+    }
+}
+
+/// File systems whose files may be opened and hashed: local, kernel-served, and not writable from outside the kernel's view.
+pub const TRUSTED_FILE_SYSTEMS: &[&str] =
+    &["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "erofs", "squashfs", "overlay", "zfs", "bcachefs"];
+
+/// An executable held by `O_PATH`.
+pub struct Executable {
+    held: OwnedFd,
+    /// What it is.
+    pub id: FileId,
+    /// Its file system's type.
+    pub fs: String,
+    /// The path as the kernel shows it, raw.
+    pub path: Vec<u8>,
+}
+
+/// Device, inode and the rest of an open descriptor (`O_PATH` will do).
+pub fn file_id(fd: &impl AsFd) -> io::Result<FileId> {
+    statx(fd.as_fd(), c"", libc::AT_EMPTY_PATH)
+}
+
+const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
+
+fn statx(fd: BorrowedFd<'_>, path: &std::ffi::CStr, flags: libc::c_int) -> io::Result<FileId> {
+    // SAFETY: an all-zero statx is valid; the kernel fills it.
+    let mut raw: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is a C string and `raw` is writable.
+    let done = unsafe {
+        libc::statx(
+            fd.as_raw_fd(),
+            path.as_ptr(),
+            flags | libc::AT_STATX_DONT_SYNC | libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT,
+            libc::STATX_BASIC_STATS | libc::STATX_MNT_ID | STATX_MNT_ID_UNIQUE,
+            &raw mut raw,
+        )
+    };
+    Errno::result(done)?;
+    let nanos = |t: libc::statx_timestamp| i128::from(t.tv_sec) * 1_000_000_000 + i128::from(t.tv_nsec);
+    Ok(FileId {
+        dev: libc::makedev(raw.stx_dev_major, raw.stx_dev_minor),
+        ino: raw.stx_ino,
+        nlink: raw.stx_nlink,
+        uid: raw.stx_uid,
+        mode: raw.stx_mode,
+        size: raw.stx_size,
+        mtime: nanos(raw.stx_mtime),
+        ctime: nanos(raw.stx_ctime),
+        mount: raw.stx_mnt_id,
+        unique_mount: raw.stx_mask & STATX_MNT_ID_UNIQUE != 0,
+    })
+}
+
+#[repr(C)]
+struct MountRequest {
+    size: u32,
+    spare: u32,
+    mount: u64,
+    param: u64,
+}
+const STATMOUNT_FS_TYPE: u64 = 0x20;
+/// Bytes of the kernel's `struct statmount` before its strings, and where `mask` and `fs_type` lie in it (`include/uapi/linux/mount.h`).
+const STATMOUNT_HEAD: usize = 512;
+const STATMOUNT_MASK: std::ops::Range<usize> = 8..16;
+const STATMOUNT_TYPE: std::ops::Range<usize> = 36..40;
+
+/// The type of the file system a file lies on, as the kernel knows it. `mountinfo` is read through `proc` where `statmount(2)` is
+/// missing or the mount lies in another namespace.
+pub(super) fn file_system(id: &FileId, proc: Option<&ProcDir>) -> io::Result<String> {
+    if id.unique_mount
+        && let Ok(name) = statmount_type(id.mount)
+    {
+        return Ok(name);
+    }
+    let Some(proc) = proc else { return Err(Errno::ENOENT.into()) };
+    // mountinfo shows the old, reused ids; ask for that one.
+    let text = proc.read("mountinfo", 4 << 20)?;
+    let (major, minor) = (libc::major(id.dev), libc::minor(id.dev));
+    let device = format!("{major}:{minor}");
+    text.split(|b| *b == b'\n')
+        .filter_map(|line| {
+            let line = std::str::from_utf8(line).ok()?;
+            let (before, after) = line.split_once(" - ")?;
+            (before.split(' ').nth(2)? == device).then(|| after.split(' ').next().map(str::to_owned))?
+        })
+        .next()
+        .ok_or_else(|| Errno::ENOENT.into())
+}
+
+fn statmount_type(mount: u64) -> io::Result<String> {
+    const SYS_STATMOUNT: libc::c_long = 457;
+    let request = MountRequest { size: size_of::<MountRequest>() as u32, spare: 0, mount, param: STATMOUNT_FS_TYPE };
+    #[repr(align(8))]
+    struct Buffer([u8; STATMOUNT_HEAD + 256]);
+    let mut buffer = Buffer([0; STATMOUNT_HEAD + 256]);
+    // SAFETY: the request is readable and the buffer writable for the sizes given.
+    let done = unsafe { libc::syscall(SYS_STATMOUNT, &raw const request, buffer.0.as_mut_ptr(), buffer.0.len(), 0) };
+    Errno::result(done)?;
+    let field = |range: std::ops::Range<usize>| buffer.0[range].iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
+    if field(STATMOUNT_MASK) & STATMOUNT_FS_TYPE == 0 {
+        return Err(Errno::ENODATA.into());
+    }
+    let text = buffer.0.get(STATMOUNT_HEAD + field(STATMOUNT_TYPE) as usize..).unwrap_or_default();
+    let name = text.split(|b| *b == 0).next().unwrap_or_default();
+    String::from_utf8(name.to_vec()).map_err(|_| Errno::EILSEQ.into())
+}
+
+impl Executable {
+    /// The executable that a process runs now.
+    pub fn of(proc: &ProcDir) -> io::Result<Self> {
+        let held = openat(proc.fd(), "exe", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        let id = file_id(&held)?;
+        let fs = file_system(&id, Some(proc))?;
+        let path = proc.link("exe")?.as_bytes().to_vec();
+        Ok(Self { held, id, fs, path })
+    }
+
+    /// Whether its file system may be asked for content.
+    pub fn on_trusted_fs(&self) -> bool {
+        TRUSTED_FILE_SYSTEMS.contains(&self.fs.as_str())
+    }
+
+    /// Still the same file, unchanged.
+    pub fn unchanged(&self) -> bool {
+        file_id(&self.held).is_ok_and(|now| now.same_file(&self.id))
+    }
+
+    /// Opens its content for reading through `/proc/self/fd`, which leads to the held file and nowhere else.
+    pub fn open(&self) -> io::Result<std::fs::File> {
+        if !self.on_trusted_fs() {
+            return Err(Errno::EPERM.into());
+        }
+        let path = format!("/proc/self/fd/{}", self.held.as_raw_fd());
+        std::fs::File::open(path)
+    }
+
+    /// The file handle (inode and generation), which a later file on a reused inode number does not have.
+    pub fn handle(&self) -> Option<Vec<u8>> {
+        handle_of(&self.held)
+    }
+
+    /// The same for the file at a path.
+    pub fn handle_of(path: &std::path::Path) -> Option<Vec<u8>> {
+        handle_of(&nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()?)
+    }
+}
+
+fn handle_of(fd: &OwnedFd) -> Option<Vec<u8>> {
+    #[repr(C)]
+    struct Raw {
+        bytes: libc::c_uint,
+        kind: libc::c_int,
+        data: [u8; 128],
+    }
+    let mut raw = Raw { bytes: 128, kind: 0, data: [0; 128] };
+    let mut mount: libc::c_int = 0;
+    // SAFETY: the path is a C string; at most `bytes` bytes are written behind the header.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            (&raw mut raw).cast::<libc::c_void>(),
+            &raw mut mount,
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    (done == 0).then(|| raw.data[..raw.bytes as usize].to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_its_own_program() {
+        let me = ProcDir::open(std::process::id()).unwrap();
+        let exe = Executable::of(&me).unwrap();
+        assert_eq!(exe.path, std::env::current_exe().unwrap().as_os_str().as_bytes());
+        assert!(!exe.fs.is_empty());
+        assert!(exe.unchanged());
+        let host = crate::sys::Host::probe().unwrap();
+        if exe.on_trusted_fs() {
+            assert!(host.file(&exe.path).unwrap().id.same_file(&exe.id));
+        }
+        assert!(host.file(b"/no/such/file").is_none());
+        assert!(host.file(b"/proc/self/exe").is_none(), "proc is not a file system whose files are opened");
+    }
+}

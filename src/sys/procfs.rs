@@ -1,0 +1,257 @@
+//! `/proc/PID` through a directory descriptor: once validated against a pidfd, every later read is of that process.
+
+use super::pidfd::Pidfd;
+use nix::{
+    errno::Errno,
+    fcntl::{AtFlags, OFlag, openat, readlinkat},
+    sys::stat::{Mode, fstatat},
+};
+use std::{
+    ffi::OsString,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    os::unix::ffi::OsStrExt,
+};
+
+/// The directory of one process.
+pub struct ProcDir {
+    dir: OwnedFd,
+    pid: u32,
+}
+
+/// The ids, tracer and thread-group facts of `/proc/PID/status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Real, effective, saved, file-system user ids.
+    pub uids: [u32; 4],
+    /// The same for groups.
+    pub gids: [u32; 4],
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Parent.
+    pub ppid: u32,
+    /// The process that traces it, 0 for none.
+    pub tracer: u32,
+    /// `no_new_privs` is set.
+    pub no_new_privs: bool,
+}
+
+/// `/proc/PID/stat`, fields 4 and 22.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Parent.
+    pub ppid: u32,
+    /// Session.
+    pub session: u32,
+    /// Start in clock ticks since boot.
+    pub start: u64,
+}
+
+/// Fixes the memory map that a process has now: after any exec the old map is gone, and reading says so.
+///
+/// A helper that shares the map (`CLONE_VM`) keeps it alive, so the executable is compared as well.
+pub struct MapPin(OwnedFd);
+
+impl ProcDir {
+    /// The directory of whatever process has this number now. Poll a pidfd of it afterwards to know that it was the pinned one.
+    pub fn open(pid: u32) -> io::Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let dir = nix::fcntl::open(format!("/proc/{pid}").as_str(), flags, Mode::empty())?;
+        Ok(Self { dir, pid })
+    }
+
+    /// The directory of a pinned process: opened by number, then proved by the pidfd being alive still.
+    pub fn of(pidfd: &Pidfd, pid: u32) -> io::Result<Self> {
+        let dir = Self::open(pid)?;
+        if pidfd.is_alive() { Ok(dir) } else { Err(Errno::ESRCH.into()) }
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The descriptor.
+    pub fn fd(&self) -> &OwnedFd {
+        &self.dir
+    }
+
+    /// A whole small file below it, at most `max` bytes; longer is an error, never a shorter truth.
+    pub fn read(&self, name: &str, max: usize) -> io::Result<Vec<u8>> {
+        let file = openat(&self.dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let mut bytes = vec![0; max + 1];
+        let mut len = 0;
+        loop {
+            match nix::unistd::read(&file, &mut bytes[len..]) {
+                Ok(0) => break,
+                Ok(n) => len += n,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            if len > max {
+                return Err(Errno::EFBIG.into());
+            }
+        }
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
+    /// Where a link below it points, as raw bytes.
+    pub fn link(&self, name: &str) -> io::Result<OsString> {
+        readlinkat(&self.dir, name).map_err(io::Error::from)
+    }
+
+    /// Device and inode of what a namespace link stands for.
+    pub fn namespace(&self, name: &str) -> io::Result<(u64, u64)> {
+        let stat = fstatat(&self.dir, format!("ns/{name}").as_str(), AtFlags::empty())?;
+        Ok((stat.st_dev, stat.st_ino))
+    }
+
+    /// Device and inode of its root directory, without asking the file system.
+    pub fn root(&self) -> io::Result<(u64, u64)> {
+        let root = openat(&self.dir, "root", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        super::file_id(&root).map(|id| (id.dev, id.ino))
+    }
+
+    /// Ids and tracer.
+    pub fn status(&self) -> io::Result<Status> {
+        parse_status(&self.read("status", 64 << 10)?).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    }
+
+    /// Parent and start.
+    pub fn stat(&self) -> io::Result<Stat> {
+        parse_stat(&self.read("stat", 4096)?).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    }
+
+    /// Path in the unified hierarchy; `None` when the process is in none.
+    pub fn cgroup(&self) -> io::Result<Option<Vec<u8>>> {
+        let text = self.read("cgroup", 64 << 10)?;
+        Ok(text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"0::")).map(<[u8]>::to_vec))
+    }
+
+    /// The audit login uid; `None` when it is unset or the kernel keeps none.
+    pub fn login_uid(&self) -> Option<u32> {
+        let text = self.read("loginuid", 32).ok()?;
+        std::str::from_utf8(&text).ok()?.trim().parse().ok().filter(|uid| *uid != u32::MAX)
+    }
+
+    /// Fixes the present memory map.
+    pub fn pin(&self) -> io::Result<MapPin> {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        // pagemap costs half of maps to ask; kernels built without it have maps.
+        let fd = match openat(&self.dir, "pagemap", flags, Mode::empty()) {
+            Err(Errno::ENOENT) => openat(&self.dir, "maps", flags, Mode::empty()),
+            other => other,
+        }?;
+        let pin = MapPin(fd);
+        if pin.holds() { Ok(pin) } else { Err(Errno::ESRCH.into()) }
+    }
+}
+
+impl MapPin {
+    /// Whether the process still has the memory map of when it was pinned. Any error counts as no.
+    pub fn holds(&self) -> bool {
+        let mut entry = [0u8; 8];
+        matches!(nix::sys::uio::pread(self.0.as_fd(), &mut entry, 0), Ok(n) if n > 0)
+    }
+}
+
+fn parse_status(text: &[u8]) -> Option<Status> {
+    // `Name:` comes first and is escaped by the kernel, so a line can only be what it says.
+    let text = std::str::from_utf8(text).ok().map(str::to_owned).unwrap_or_else(|| String::from_utf8_lossy(text).into_owned());
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    let four = |name: &str| -> Option<[u32; 4]> {
+        let ids: Vec<u32> = field(name)?.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+        ids.try_into().ok()
+    };
+    Some(Status {
+        uids: four("Uid")?,
+        gids: four("Gid")?,
+        groups: field("Groups")?.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?,
+        ppid: field("PPid")?.parse().ok()?,
+        tracer: field("TracerPid")?.parse().ok()?,
+        no_new_privs: field("NoNewPrivs").is_some_and(|v| v == "1"),
+    })
+}
+
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    // The name may hold spaces and parentheses; the last ')' ends it.
+    let end = text.iter().rposition(|b| *b == b')')?;
+    let rest = std::str::from_utf8(&text[end + 1..]).ok()?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    Some(Stat { ppid: fields.get(1)?.parse().ok()?, session: fields.get(3)?.parse().ok()?, start: fields.get(19)?.parse().ok()? })
+}
+
+/// The id of this boot (`/proc/sys/kernel/random/boot_id`).
+pub fn boot_id() -> io::Result<String> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned())
+}
+
+/// This machine's id (machine-id(5)), if it has one.
+pub fn machine_id() -> Option<String> {
+    let text = std::fs::read_to_string("/etc/machine-id").ok()?;
+    let id = text.trim();
+    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_owned())
+}
+
+/// Bytes as printable ASCII: everything else as `\xHH`, a backslash doubled, so that text from a process stays one line of text.
+pub fn printable(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for &b in bytes {
+        match b {
+            b'\\' => out.push_str("\\\\"),
+            0x20..=0x7e => out.push(b as char),
+            _ => out.push_str(&format!("\\x{b:02x}")),
+        }
+    }
+    out
+}
+
+/// The path behind an `/proc/PID/exe` link.
+pub fn printable_path(path: &OsString) -> String {
+    printable(path.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_itself() {
+        let dir = ProcDir::open(std::process::id()).unwrap();
+        let status = dir.status().unwrap();
+        assert_eq!(status.uids[1], nix::unistd::geteuid().as_raw());
+        assert_eq!(status.ppid, dir.stat().unwrap().ppid);
+        assert!(dir.pin().unwrap().holds());
+        assert!(dir.namespace("user").is_ok());
+        assert!(dir.cgroup().is_ok());
+    }
+
+    #[test]
+    fn odd_names_change_nothing() {
+        let stat = b"7 (a) S 1 (x)) S 42 7 9 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 12345 0\n";
+        assert_eq!(parse_stat(stat), Some(Stat { ppid: 42, session: 9, start: 12345 }));
+        assert_eq!(parse_stat(b"7 (a S 1"), None);
+        assert_eq!(printable(b"/tmp/a\nb\\\xff"), "/tmp/a\\x0ab\\\\\\xff");
+    }
+
+    #[test]
+    fn the_pin_breaks_on_exec() {
+        let mut child =
+            std::process::Command::new("sh").args(["-c", "read x; exec sleep 60"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let dir = ProcDir::open(child.id()).unwrap();
+        let pin = dir.pin().unwrap();
+        assert!(pin.holds());
+        drop(child.stdin.take());
+        for _ in 0..200 {
+            if !pin.holds() {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("exec did not break the pin");
+    }
+}

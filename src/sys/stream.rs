@@ -1,0 +1,173 @@
+//! A Unix stream that looks at who sent every chunk it reads.
+//!
+//! A descriptor can be inherited or passed, so the process that connected need not be the one that writes. The kernel attaches the
+//! sender's pid and real ids to each chunk (`SCM_CREDENTIALS`) and never merges chunks of different senders in one `recvmsg(2)`;
+//! plain `read(2)` would.
+
+use super::peer::PeerCred;
+use nix::errno::Errno;
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::UnixStream,
+};
+
+/// Why a connection was cut while reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Cut {
+    /// A chunk came from a process other than the one that connected, or one with other real ids.
+    ForeignWriter = 1,
+    /// A chunk carried descriptors or more ancillary data than ids.
+    Descriptors = 2,
+    /// A chunk carried no ids: it was queued before they were asked for.
+    NoCredentials = 3,
+}
+
+/// Tells whoever serves the connection why it was cut.
+#[derive(Clone, Default)]
+pub struct CutFlag(Arc<AtomicU8>);
+
+impl CutFlag {
+    /// Why, if it was.
+    pub fn cut(&self) -> Option<Cut> {
+        match self.0.load(Ordering::Acquire) {
+            1 => Some(Cut::ForeignWriter),
+            2 => Some(Cut::Descriptors),
+            3 => Some(Cut::NoCredentials),
+            _ => None,
+        }
+    }
+}
+
+/// A stream whose every byte was written by one process: the expected pid with the expected real ids.
+pub struct CheckedStream {
+    inner: UnixStream,
+    sender: PeerCred,
+    flag: CutFlag,
+}
+
+impl CheckedStream {
+    /// `sender` holds the pid at connect and the *real* uid and gid, which is what the kernel attaches.
+    pub fn new(inner: UnixStream, sender: PeerCred) -> (Self, CutFlag) {
+        let flag = CutFlag::default();
+        (Self { inner, sender, flag: flag.clone() }, flag)
+    }
+
+    fn cut(&self, cut: Cut) -> io::Error {
+        self.flag.0.store(cut as u8, Ordering::Release);
+        io::Error::new(io::ErrorKind::PermissionDenied, "connection cut")
+    }
+}
+
+/// Room for one `SCM_CREDENTIALS` and one refused `SCM_RIGHTS` of a few descriptors; anything more is truncated, which cuts too.
+const CONTROL: usize = 128;
+
+struct Chunk {
+    len: usize,
+    sender: Option<PeerCred>,
+    extra: bool,
+}
+
+fn receive(fd: BorrowedFd<'_>, buffer: &mut ReadBuf<'_>) -> io::Result<Chunk> {
+    #[repr(align(8))]
+    struct Control([u8; CONTROL]);
+    let mut control = Control([0; CONTROL]);
+    // SAFETY: only the kernel writes into the unfilled part, and exactly `len` bytes of it are marked initialised below.
+    let room = unsafe { buffer.unfilled_mut() };
+    let mut piece = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
+    // SAFETY: an all-zero msghdr is a valid empty one.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut piece;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL as _;
+    // SAFETY: all pointers in `message` are valid for the lengths beside them during the call.
+    let len = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) };
+    let len = Errno::result(len)? as usize;
+    // SAFETY: the kernel filled `len` bytes.
+    unsafe { buffer.assume_init(len) };
+    buffer.advance(len);
+    let mut chunk = Chunk { len, sender: None, extra: message.msg_flags & libc::MSG_CTRUNC != 0 };
+    // SAFETY: the control buffer holds what the kernel wrote; the CMSG macros stay within msg_controllen.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while !header.is_null() {
+            let data = libc::CMSG_DATA(header);
+            match ((*header).cmsg_level, (*header).cmsg_type) {
+                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
+                    let cred = std::ptr::read_unaligned(data.cast::<libc::ucred>());
+                    chunk.sender = Some(PeerCred { pid: cred.pid as u32, uid: cred.uid, gid: cred.gid });
+                }
+                (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                    chunk.extra = true;
+                    let bytes = (*header).cmsg_len as usize - (data as usize - header as usize);
+                    for n in 0..bytes / size_of::<libc::c_int>() {
+                        let fd = std::ptr::read_unaligned(data.cast::<libc::c_int>().add(n));
+                        drop(OwnedFd::from_raw_fd(fd));
+                    }
+                }
+                _ => chunk.extra = true,
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+        }
+    }
+    Ok(chunk)
+}
+
+impl AsyncRead for CheckedStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            ready!(this.inner.poll_read_ready(cx))?;
+            let filled = buffer.filled().len();
+            let chunk = match this.inner.try_io(Interest::READABLE, || receive(this.inner.as_fd(), buffer)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                other => other?,
+            };
+            let verdict = match chunk.sender {
+                _ if chunk.extra => Some(Cut::Descriptors),
+                // The end of the stream carries no ids, and no bytes that could be believed.
+                _ if chunk.len == 0 => None,
+                None => Some(Cut::NoCredentials),
+                Some(sender) if sender.pid == 0 => Some(Cut::NoCredentials),
+                Some(sender) if sender != this.sender && !crate::mutation!("foreign-writer") => Some(Cut::ForeignWriter),
+                Some(_) => None,
+            };
+            return Poll::Ready(match verdict {
+                None => Ok(()),
+                Some(cut) => {
+                    buffer.set_filled(filled);
+                    Err(this.cut(cut))
+                }
+            });
+        }
+    }
+}
+
+impl AsyncWrite for CheckedStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write(cx, buffer)
+    }
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, pieces: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, pieces)
+    }
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}
