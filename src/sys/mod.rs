@@ -1,5 +1,6 @@
 //! The kernel: peers, processes, files, clocks, systemd. The only home of `nix`, `libc` and `unsafe`.
 
+pub mod append;
 mod clock;
 mod exe;
 mod host;
@@ -22,3 +23,12 @@ pub use probe::{Feature, Kernel};
 pub use procfs::{MapPin, ProcDir, Stat, Status, boot_id, machine_id, printable, printable_path};
 pub use socket::{BindError, adopt, arm, listen_at, open_trusted_dir, remove as remove_socket};
 pub use stream::{CheckedStream, Cut, CutFlag};
+mod journal;
+#[cfg(any(test, feature = "testing"))]
+mod simulated;
+mod storage;
+
+pub use journal::{JOURNAL_SOCKET, SYSLOG_SOCKET, send_journal, send_syslog};
+#[cfg(any(test, feature = "testing"))]
+pub use simulated::{Fault, SimulatedVolume};
+pub use storage::{DiskVolume, Keep, Space, Storage, Volume};

@@ -1,0 +1,207 @@
+//! A volume in memory that can run out of space, fail a write or a sync, and crash: for tests of everything that must survive a disk.
+
+use super::storage::{Keep, Space, Storage, Volume};
+use std::{
+    collections::BTreeMap,
+    io::{self, Cursor, Read},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+/// What goes wrong next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The next write takes half its bytes and fails with this errno.
+    Write(i32),
+    /// The next sync fails with this errno; what was not synced is lost.
+    Sync(i32),
+}
+
+#[derive(Clone, Default)]
+struct Content {
+    bytes: Vec<u8>,
+    synced: usize,
+    generation: u64,
+}
+
+struct Disk {
+    files: BTreeMap<String, Content>,
+    faults: Vec<Fault>,
+    capacity: u64,
+    ballast: u64,
+    ballast_held: bool,
+    generations: u64,
+}
+
+impl Disk {
+    fn free(&self) -> u64 {
+        let used: usize = self.files.values().map(|file| file.bytes.len()).sum();
+        self.capacity.saturating_sub(used as u64 + if self.ballast_held { self.ballast } else { 0 })
+    }
+}
+
+/// The volume; clones share one disk.
+#[derive(Clone)]
+pub struct SimulatedVolume(Arc<Mutex<Disk>>);
+
+impl SimulatedVolume {
+    /// An empty disk of `capacity` bytes with a ballast of so many, not held yet.
+    pub fn new(capacity: u64, ballast: u64) -> Self {
+        let disk = Disk { files: BTreeMap::new(), faults: Vec::new(), capacity, ballast, ballast_held: false, generations: 0 };
+        Self(Arc::new(Mutex::new(disk)))
+    }
+
+    fn disk(&self) -> MutexGuard<'_, Disk> {
+        // A test that panicked while it held the lock has failed already.
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Adds a fault; faults strike in the order they were added, each at the first call of its sort.
+    pub fn fail(&self, fault: Fault) {
+        self.disk().faults.push(fault);
+    }
+
+    /// The disk becomes larger or smaller.
+    pub fn resize(&self, capacity: u64) {
+        self.disk().capacity = capacity;
+    }
+
+    /// Bytes of one file.
+    pub fn content(&self, name: &str) -> Option<Vec<u8>> {
+        self.disk().files.get(name).map(|file| file.bytes.clone())
+    }
+
+    /// Power fails: of what was not synced, the first `kept` bytes of each file remain.
+    pub fn crash(&self, kept: usize) {
+        for file in self.disk().files.values_mut() {
+            let len = file.bytes.len().min(file.synced + kept);
+            file.bytes.truncate(len);
+            file.synced = len;
+        }
+    }
+
+    /// Copies every file into a folder of the host.
+    pub fn export(&self, folder: &std::path::Path) -> io::Result<()> {
+        self.disk().files.iter().try_for_each(|(name, file)| std::fs::write(folder.join(name), &file.bytes))
+    }
+
+    fn storage(&self, name: &str) -> io::Result<Box<dyn Storage>> {
+        let generation = self.disk().files.get(name).ok_or(io::ErrorKind::NotFound)?.generation;
+        Ok(Box::new(SimulatedFile { volume: self.clone(), name: name.to_owned(), generation }))
+    }
+}
+
+impl Volume for SimulatedVolume {
+    fn create(&mut self, name: &str) -> io::Result<Box<dyn Storage>> {
+        {
+            let mut disk = self.disk();
+            if disk.files.contains_key(name) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            disk.generations += 1;
+            let generation = disk.generations;
+            disk.files.insert(name.to_owned(), Content { generation, ..Content::default() });
+        }
+        self.storage(name)
+    }
+
+    fn open(&mut self, name: &str) -> io::Result<Box<dyn Storage>> {
+        self.storage(name)
+    }
+
+    fn read(&self, name: &str) -> io::Result<Box<dyn Read>> {
+        Ok(Box::new(Cursor::new(self.content(name).ok_or(io::ErrorKind::NotFound)?)))
+    }
+
+    fn list(&self) -> io::Result<Vec<(String, u64)>> {
+        Ok(self.disk().files.iter().map(|(name, file)| (name.clone(), file.bytes.len() as u64)).collect())
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.disk().files.remove(name).map(|_| ()).ok_or(io::ErrorKind::NotFound.into())
+    }
+
+    fn replace(&mut self, name: &str, bytes: &[u8], _: Keep) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.generations += 1;
+        let content = Content { bytes: bytes.to_vec(), synced: bytes.len(), generation: disk.generations };
+        disk.files.insert(name.to_owned(), content);
+        Ok(())
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let disk = self.disk();
+        Ok(Space { free: disk.free(), total: disk.capacity })
+    }
+
+    fn has_ballast(&self) -> bool {
+        self.disk().ballast_held
+    }
+
+    fn hold_ballast(&mut self, held: bool) -> io::Result<()> {
+        let mut disk = self.disk();
+        if held && !disk.ballast_held && disk.free() < disk.ballast {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        disk.ballast_held = held;
+        Ok(())
+    }
+}
+
+struct SimulatedFile {
+    volume: SimulatedVolume,
+    name: String,
+    generation: u64,
+}
+
+impl SimulatedFile {
+    fn with<T>(&self, change: impl FnOnce(&mut Content) -> T) -> io::Result<T> {
+        let mut disk = self.volume.disk();
+        // A displaced file goes on under its descriptor; nobody can read what is written there.
+        Ok(change(disk.files.get_mut(&self.name).filter(|file| file.generation == self.generation).unwrap_or(&mut Content::default())))
+    }
+}
+
+impl Storage for SimulatedFile {
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let (take, errno) = {
+            let mut disk = self.volume.disk();
+            let fault = disk.faults.iter().position(|fault| matches!(fault, Fault::Write(_))).map(|at| disk.faults.remove(at));
+            match fault {
+                Some(Fault::Write(errno)) => (bytes.len() / 2, Some(errno)),
+                _ if disk.free() < bytes.len() as u64 => (disk.free() as usize, Some(libc::ENOSPC)),
+                _ => (bytes.len(), None),
+            }
+        };
+        self.with(|file| file.bytes.extend_from_slice(&bytes[..take]))?;
+        errno.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let fault = {
+            let mut disk = self.volume.disk();
+            disk.faults.iter().position(|fault| matches!(fault, Fault::Sync(_))).map(|at| disk.faults.remove(at))
+        };
+        match fault {
+            Some(Fault::Sync(errno)) => {
+                self.with(|file| file.bytes.truncate(file.synced))?;
+                Err(io::Error::from_raw_os_error(errno))
+            }
+            _ => self.with(|file| file.synced = file.bytes.len()),
+        }
+    }
+
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
+        self.with(|file| {
+            file.bytes.truncate(len as usize);
+            file.synced = file.synced.min(file.bytes.len());
+        })
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.with(|file| file.bytes.len() as u64)
+    }
+
+    fn displaced(&self) -> bool {
+        self.volume.disk().files.get(&self.name).is_none_or(|file| file.generation != self.generation)
+    }
+}
