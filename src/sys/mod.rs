@@ -32,3 +32,6 @@ pub use journal::{JOURNAL_SOCKET, SYSLOG_SOCKET, send_journal, send_syslog};
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::{Fault, SimulatedVolume};
 pub use storage::{DiskVolume, Keep, Space, Storage, Volume};
+mod file;
+
+pub use file::{FileError, FileLock, file_names, private_folder, read_private, write_atomic};
