@@ -6,6 +6,7 @@ pub mod audit;
 pub mod digest;
 pub mod engine;
 pub mod intent;
+pub mod lease;
 pub mod model;
 pub mod policy;
 pub mod sys;

@@ -1,0 +1,249 @@
+//! The durable journal of leases: one checked line per event, folded again at start.
+//!
+//! Each line is 16 hexadecimal digits (the first 8 bytes of the SHA-256 of what follows), a space, and one JSON event. A file begins
+//! with a heading and with every lease that is not over, so older files are removed once it is on the disk. Events are idempotent:
+//! folding one twice, or one that the snapshot already holds, changes nothing.
+
+use super::{
+    row::{Ended, Lease},
+    table::Table,
+};
+use crate::{
+    digest::sha256,
+    model::{BootTime, LeaseId, WallTime},
+    sys::{
+        Keep, Space, Storage, Volume,
+        append::{Reopen, Scribe},
+    },
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io::{self, Read},
+    sync::Arc,
+    time::Duration,
+};
+
+/// The layout that this version writes; it reads this one and the one before.
+pub const FORMAT: u32 = 1;
+
+/// One line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub(super) enum Event {
+    /// First in each file.
+    Heading { format: u32, state_id: String },
+    /// A lease as it is now: reserved, committed or being ended.
+    Lease(Box<Lease>),
+    /// Its life was extended.
+    Renewed { id: LeaseId, expires: WallTime, deadline: BootTime },
+    /// It is over.
+    Ended(Box<Ended>),
+}
+
+/// Why the journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The disk.
+    #[error("lease journal: {0}")]
+    Io(#[from] io::Error),
+    /// A line that is not the last is damaged.
+    #[error(
+        "lease journal: {file}, line {line}: damaged, with sound lines after it. Leases may be missing, so nothing is started; restore the file or move it away to give up the leases in it"
+    )]
+    Damaged {
+        /// In which file.
+        file: String,
+        /// Counted from 1.
+        line: usize,
+    },
+    /// Written by a later version.
+    #[error(
+        "lease journal: written in format {found}, this version reads up to {FORMAT}; nothing was changed. Start the version that wrote it"
+    )]
+    Newer {
+        /// Its format.
+        found: u32,
+    },
+    /// It belongs to another state.
+    #[error("lease journal: belongs to another installation's state")]
+    Foreign,
+}
+
+/// What was read back.
+#[derive(Default)]
+pub(super) struct Folded {
+    pub(super) leases: BTreeMap<LeaseId, Lease>,
+    pub(super) ended: Vec<Ended>,
+    over: HashSet<LeaseId>,
+    pub(super) torn: usize,
+    pub(super) last_file: u64,
+}
+
+pub(super) fn encode(event: &Event, out: &mut Vec<u8>) {
+    // Only maps with keys that are not strings could fail, and there are none.
+    let body = serde_json::to_vec(event).expect("journal events are plain data");
+    out.extend_from_slice(hex::encode(&sha256(&[&body])[..8]).as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(&body);
+    out.push(b'\n');
+}
+
+fn decode(line: &[u8]) -> Option<Event> {
+    let (sum, body) = line.split_at_checked(17)?;
+    (sum[..16] == *hex::encode(&sha256(&[body])[..8]).as_bytes() && sum[16] == b' ').then_some(())?;
+    serde_json::from_slice(body).ok()
+}
+
+fn file_name(number: u64) -> String {
+    format!("leases-{number:012}.jsonl")
+}
+
+fn file_number(name: &str) -> Option<u64> {
+    name.strip_prefix("leases-")?.strip_suffix(".jsonl")?.parse().ok()
+}
+
+/// Reads every file in order. A damaged tail of the last file is what a crash leaves; damage before sound lines is not.
+pub(super) fn fold(volume: &dyn Volume, state_id: &str) -> Result<Folded, JournalError> {
+    let mut numbers: Vec<u64> = volume.list()?.iter().filter_map(|(name, _)| file_number(name)).collect();
+    numbers.sort_unstable();
+    let mut folded = Folded { last_file: numbers.last().copied().unwrap_or(0), ..Folded::default() };
+    for number in numbers {
+        let mut bytes = Vec::new();
+        volume.read(&file_name(number))?.read_to_end(&mut bytes)?;
+        let mut damaged = None;
+        for (n, line) in bytes.split(|b| *b == b'\n').enumerate() {
+            match decode(line) {
+                None if line.is_empty() => {}
+                None => {
+                    damaged.get_or_insert(n + 1);
+                    folded.torn += 1;
+                }
+                Some(_) if damaged.is_some() => {
+                    return Err(JournalError::Damaged { file: file_name(number), line: damaged.unwrap_or_default() });
+                }
+                Some(Event::Heading { format, .. }) if format > FORMAT => return Err(JournalError::Newer { found: format }),
+                Some(Event::Heading { state_id: of, .. }) if of != state_id => return Err(JournalError::Foreign),
+                Some(event) => folded.apply(event),
+            }
+        }
+    }
+    Ok(folded)
+}
+
+impl Folded {
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Heading { .. } => {}
+            // An event that lies behind its lease's end is an older copy from a snapshot.
+            Event::Lease(lease) if self.over.contains(&lease.id) => {}
+            Event::Lease(lease) => {
+                self.leases.insert(lease.id, *lease);
+            }
+            Event::Renewed { id, expires, deadline } => {
+                if let Some(lease) = self.leases.get_mut(&id) {
+                    (lease.expires, lease.deadline) = (expires, deadline);
+                }
+            }
+            Event::Ended(ended) => {
+                self.leases.remove(&ended.id);
+                if self.over.insert(ended.id) {
+                    self.ended.push(*ended);
+                }
+            }
+        }
+    }
+}
+
+/// Writes events, and a snapshot at the head of every file.
+pub(super) struct Journal {
+    volume: Box<dyn Volume>,
+    table: Arc<Table>,
+    state_id: String,
+    number: u64,
+    snapshot: u64,
+    stale: bool,
+}
+
+/// A file is followed by another when it is this much longer than its snapshot.
+const GROWTH: u64 = 16 << 20;
+
+impl Journal {
+    /// Begins a new file; `number` is the last one that was there.
+    pub(super) fn begin(volume: Box<dyn Volume>, table: Arc<Table>, state_id: String, number: u64) -> io::Result<(Self, Box<dyn Storage>)> {
+        let mut journal = Self { volume, table, state_id, number, snapshot: 0, stale: true };
+        let mut out = Vec::new();
+        let mut storage = journal.open(Reopen::Full, &mut out)?;
+        storage.write_all(&out)?;
+        storage.sync()?;
+        journal.synced();
+        Ok((journal, storage))
+    }
+
+    fn snapshot(&self, out: &mut Vec<u8>) {
+        encode(&Event::Heading { format: FORMAT, state_id: self.state_id.clone() }, out);
+        self.table.each(|lease| encode(&Event::Lease(Box::new(lease.clone())), out), |_| ());
+        let mut ended = Vec::new();
+        self.table.each(|_| (), |over| ended.push(over.clone()));
+        for over in ended {
+            encode(&Event::Ended(Box::new(over)), out);
+        }
+    }
+}
+
+impl Scribe for Journal {
+    type Item = Event;
+    type Done = ();
+
+    fn encode(&mut self, item: Event, out: &mut Vec<u8>) {
+        encode(&item, out);
+    }
+    fn due(&self) -> Option<Duration> {
+        None
+    }
+    fn turn(&mut self, _low: bool, _out: &mut Vec<u8>) {}
+    fn written(&mut self) {}
+    fn synced(&mut self) {
+        if std::mem::take(&mut self.stale) {
+            for (name, _) in self.volume.list().unwrap_or_default() {
+                if file_number(&name).is_some_and(|number| number < self.number) {
+                    // What stays is folded again and changes nothing.
+                    let _ = self.volume.remove(&name);
+                }
+            }
+        }
+    }
+    fn dropped(&mut self) {}
+    fn full(&self, len: u64) -> bool {
+        len > self.snapshot * 2 + GROWTH
+    }
+    fn close(&mut self, _out: &mut Vec<u8>) {}
+    fn open(&mut self, _why: Reopen, out: &mut Vec<u8>) -> io::Result<Box<dyn Storage>> {
+        self.number += 1;
+        let storage = self.volume.create(&file_name(self.number))?;
+        let before = out.len();
+        self.snapshot(out);
+        self.snapshot = (out.len() - before) as u64;
+        self.stale = true;
+        Ok(storage)
+    }
+    fn space(&self) -> io::Result<Space> {
+        self.volume.space()
+    }
+    fn has_ballast(&self) -> bool {
+        self.volume.has_ballast()
+    }
+    fn hold_ballast(&mut self, held: bool) -> io::Result<()> {
+        self.volume.hold_ballast(held)
+    }
+}
+
+/// The event that says how a lease is now.
+pub(super) fn now(lease: &Lease) -> Event {
+    Event::Lease(Box::new(lease.clone()))
+}
+
+/// A small file that says what the folder is; written once.
+pub(super) fn mark(volume: &mut dyn Volume, text: &str) -> io::Result<()> {
+    volume.replace("STATE", text.as_bytes(), Keep::Durably)
+}

@@ -1,0 +1,208 @@
+//! What is owed back and when: every credential that is out has a lease, and every lease ends.
+//!
+//! **Contract.** `reserve` writes the debt down before the engine is asked; `commit` before the holder is answered. Where nothing exists
+//! upstream both are one row, written at commit. A lease is ended by whoever gets its [`Ending`], exactly once, and the ending is carried
+//! through by `broker::end` alone. Deadlines are on `CLOCK_BOOTTIME`; the wall clock is for people and for sources.
+//!
+//! After a crash `open` gives back every lease that is not over: reservations to be settled, live leases to be bound again, endings to
+//! be carried on. Nothing committed is forgotten; a reservation may be found that led to nothing.
+
+mod journal;
+mod row;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    engine::UpstreamRef,
+    model::{BootTime, EndReason, EndResult, IdentityName, LeaseId, WallTime},
+    sys::{
+        Volume,
+        append::{AppendError, Log, Reserve, Room, Sync},
+    },
+};
+use journal::{Event, Journal};
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+pub use journal::{FORMAT, JournalError};
+pub use row::{Ended, Holder, HolderGroup, HolderKey, Lease, State};
+pub use table::Ending;
+
+/// A reserved place for one lease: the debt, before there is anything to pay back.
+#[must_use]
+pub struct Slot {
+    lease: Lease,
+    written: bool,
+}
+
+impl Slot {
+    /// The lease to be.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+}
+
+/// What was found at start.
+#[derive(Default)]
+pub struct Recovered {
+    /// Reserved and never committed: may exist upstream.
+    pub reserved: Vec<Arc<Lease>>,
+    /// Live when the daemon stopped.
+    pub live: Vec<Arc<Lease>>,
+    /// Ending when it stopped.
+    pub ending: Vec<Arc<Lease>>,
+    /// Lines of a torn tail that were left out.
+    pub torn: usize,
+}
+
+/// All leases, in memory and in the journal.
+pub struct Leases {
+    table: Arc<table::Table>,
+    log: Log<Journal>,
+    changed: Notify,
+}
+
+/// The end could not be carried through yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Postponed {
+    /// Failed tries so far.
+    pub tries: u32,
+    /// No further try will be made by itself.
+    pub irrevocable: bool,
+}
+
+impl Leases {
+    /// Reads the journal back and goes on with a new file that begins with all that is not over.
+    pub fn open(mut volume: Box<dyn Volume>, state_id: &str, reserve: Reserve, queue: usize) -> Result<(Self, Recovered), JournalError> {
+        let folded = journal::fold(&*volume, state_id)?;
+        journal::mark(&mut *volume, &format!("claviger lease journal, format {FORMAT}\n"))?;
+        let table = Arc::new(table::Table::default());
+        table.load(folded.leases.into_values(), folded.ended);
+        let (journal, storage) = Journal::begin(volume, table.clone(), state_id.to_owned(), folded.last_file)?;
+        let log = Log::start("leases", storage, journal, reserve, queue)?;
+        let mut recovered = Recovered { torn: folded.torn, ..Recovered::default() };
+        for lease in table.all() {
+            match lease.state {
+                State::Reserved => recovered.reserved.push(lease),
+                State::Live => recovered.live.push(lease),
+                State::Ending { .. } => recovered.ending.push(lease),
+            }
+        }
+        Ok((Self { table, log, changed: Notify::new() }, recovered))
+    }
+
+    /// Takes a place. With `durable` it is on the disk when this returns, as it must be before anything is made upstream.
+    pub async fn reserve(&self, lease: Lease, durable: bool) -> Result<Slot, AppendError> {
+        let lease = Lease { state: State::Reserved, ..lease };
+        self.table.put(Arc::new(lease.clone()));
+        if durable && let Err(error) = self.log.append(journal::now(&lease), Sync::Now, Room::Ordinary).await {
+            // After a failed sync the row may be there: the fold settles it, and settling what never was does nothing.
+            self.table.forget(lease.id);
+            return Err(error);
+        }
+        Ok(Slot { lease, written: durable })
+    }
+
+    /// Makes the lease live; it is on the disk when this returns. On an error the lease stays reserved, to be ended by the caller.
+    pub async fn commit(&self, slot: Slot, reference: UpstreamRef) -> Result<Arc<Lease>, AppendError> {
+        let lease = Arc::new(Lease { reference, state: State::Live, ..slot.lease });
+        self.table.put(lease.clone());
+        self.changed.notify_one();
+        // A reservation on the disk may use the reserve to become a lease: refusing it would leave something upstream with less known.
+        let room = if slot.written { Room::Ending } else { Room::Ordinary };
+        self.log.append(journal::now(&lease), Sync::Now, room).await?;
+        Ok(lease)
+    }
+
+    /// A lease that is not over.
+    pub fn find(&self, id: LeaseId) -> Option<Arc<Lease>> {
+        self.table.find(id)
+    }
+
+    /// One that is over and still remembered.
+    pub fn find_ended(&self, id: LeaseId) -> Option<Ended> {
+        self.table.find_ended(id)
+    }
+
+    /// The lease that an identity's idempotency key led to.
+    pub fn find_key(&self, identity: &IdentityName, key: &str) -> Option<Arc<Lease>> {
+        self.table.find_key(identity, key)
+    }
+
+    /// Counts a read of the value; `None` when no read is left.
+    pub fn count_read(&self, id: LeaseId) -> Option<u64> {
+        self.table.count_read(id)
+    }
+
+    /// All that are not over, oldest first.
+    pub fn all(&self) -> Vec<Arc<Lease>> {
+        self.table.all()
+    }
+
+    /// How many are not over.
+    pub fn count(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Those of one holder.
+    pub fn of_holder(&self, key: &HolderKey) -> Vec<Arc<Lease>> {
+        self.table.of_holder(key)
+    }
+
+    /// Those whose time is up.
+    pub fn due(&self, now: BootTime) -> Vec<LeaseId> {
+        self.table.due(now)
+    }
+
+    /// When the next one's time is up.
+    pub fn next_deadline(&self) -> Option<BootTime> {
+        self.table.next_deadline()
+    }
+
+    /// Returns when a deadline may have come nearer.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Extends a live lease, on the disk when this returns.
+    pub async fn renew(&self, lease: &Lease, expires: WallTime, deadline: BootTime) -> Result<Arc<Lease>, AppendError> {
+        let event = Event::Renewed { id: lease.id, expires, deadline };
+        self.log.append(event, Sync::Now, Room::Ordinary).await?;
+        let renewed = Arc::new(Lease { expires, deadline, ..lease.clone() });
+        self.table.put(renewed.clone());
+        self.changed.notify_one();
+        Ok(renewed)
+    }
+
+    /// The right to end a lease, for the first who asks.
+    pub fn begin_end(&self, id: LeaseId, reason: EndReason, at: WallTime) -> Option<Ending> {
+        self.table.begin_end(id, reason, at)
+    }
+
+    /// The right to carry on an end that did not come through: for the one task that retries.
+    pub fn resume_end(&self, id: LeaseId) -> Option<Ending> {
+        self.table.resume_end(id)
+    }
+
+    /// Closes the books on a lease. The line need not be on the disk: an end that is forgotten is carried through again.
+    pub async fn end(&self, ending: Ending, result: EndResult, at: WallTime) -> (Ended, Result<(), AppendError>) {
+        let ended = self.table.end(&ending, result, at);
+        let written = self.log.append(Event::Ended(Box::new(ended.clone())), Sync::Soon, Room::Ending).await;
+        (ended, written)
+    }
+
+    /// Notes that a try failed. The line survives a restart, so the count goes on.
+    pub async fn postpone(&self, id: LeaseId, state: Postponed) -> Result<(), AppendError> {
+        match self.table.postpone(id, state.tries, state.irrevocable) {
+            Some(lease) => self.log.append(journal::now(&lease), Sync::Soon, Room::Ending).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Writes what waits and closes the journal.
+    pub fn stop(&self) {
+        self.log.stop();
+    }
+}

@@ -1,0 +1,229 @@
+//! The leases in memory: the one place where a lease changes its state.
+
+use super::row::{Ended, HolderKey, Lease, State};
+use crate::model::{BootTime, EndReason, EndResult, IdentityName, LeaseId, WallTime};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Ended leases that are remembered, at most.
+const REMEMBERED: usize = 10_000;
+
+/// Every lease that is not over, with the indexes that are needed on the request path.
+#[derive(Default)]
+pub(super) struct Table(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    leases: BTreeMap<LeaseId, Entry>,
+    by_holder: HashMap<HolderKey, HashSet<LeaseId>>,
+    by_deadline: BTreeSet<(BootTime, LeaseId)>,
+    by_key: HashMap<(IdentityName, String), LeaseId>,
+    ended: VecDeque<Ended>,
+}
+
+struct Entry {
+    lease: Arc<Lease>,
+    reads: u64,
+}
+
+/// The right to end one lease: given out once.
+#[must_use]
+pub struct Ending {
+    lease: Arc<Lease>,
+    reason: EndReason,
+    since: WallTime,
+    was_reserved: bool,
+}
+
+impl Ending {
+    /// The lease as it was.
+    pub fn lease(&self) -> &Arc<Lease> {
+        &self.lease
+    }
+    /// Why it ends.
+    pub fn reason(&self) -> EndReason {
+        self.reason
+    }
+    /// When it began to end.
+    pub fn since(&self) -> WallTime {
+        self.since
+    }
+    /// It was never committed: there is no reference, only the name that follows from its id.
+    pub fn was_reserved(&self) -> bool {
+        self.was_reserved
+    }
+}
+
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic between two of the short steps below would leave an index behind the map, which only costs a look-up.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn load(&self, leases: impl IntoIterator<Item = Lease>, ended: Vec<Ended>) {
+        let mut inner = self.lock();
+        for lease in leases {
+            inner.insert(Arc::new(lease));
+        }
+        inner.ended.extend(ended);
+        while inner.ended.len() > REMEMBERED {
+            inner.ended.pop_front();
+        }
+    }
+
+    /// Adds or replaces a lease.
+    pub(super) fn put(&self, lease: Arc<Lease>) {
+        self.lock().insert(lease);
+    }
+
+    /// Takes back a lease that never came to be.
+    pub(super) fn forget(&self, id: LeaseId) {
+        self.lock().remove(id);
+    }
+
+    pub(super) fn find(&self, id: LeaseId) -> Option<Arc<Lease>> {
+        self.lock().leases.get(&id).map(|entry| entry.lease.clone())
+    }
+
+    pub(super) fn find_ended(&self, id: LeaseId) -> Option<Ended> {
+        self.lock().ended.iter().rev().find(|ended| ended.id == id).cloned()
+    }
+
+    pub(super) fn find_key(&self, identity: &IdentityName, key: &str) -> Option<Arc<Lease>> {
+        let inner = self.lock();
+        let id = inner.by_key.get(&(identity.clone(), key.to_owned()))?;
+        inner.leases.get(id).map(|entry| entry.lease.clone())
+    }
+
+    /// Counts one more read of a live lease; `None` when its reads are used up, else how many there were before.
+    pub(super) fn count_read(&self, id: LeaseId) -> Option<u64> {
+        let mut inner = self.lock();
+        let entry = inner.leases.get_mut(&id)?;
+        (entry.reads < entry.lease.reads_max).then(|| {
+            entry.reads += 1;
+            entry.reads - 1
+        })
+    }
+
+    pub(super) fn of_holder(&self, key: &HolderKey) -> Vec<Arc<Lease>> {
+        let inner = self.lock();
+        let ids = inner.by_holder.get(key).into_iter().flatten();
+        ids.filter_map(|id| inner.leases.get(id)).map(|entry| entry.lease.clone()).collect()
+    }
+
+    pub(super) fn each(&self, mut of_lease: impl FnMut(&Lease), of_ended: impl FnMut(&Ended)) {
+        let inner = self.lock();
+        inner.leases.values().for_each(|entry| of_lease(&entry.lease));
+        inner.ended.iter().for_each(of_ended);
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Lease>> {
+        self.lock().leases.values().map(|entry| entry.lease.clone()).collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lock().leases.len()
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<BootTime> {
+        self.lock().by_deadline.first().map(|(at, _)| *at)
+    }
+
+    pub(super) fn due(&self, now: BootTime) -> Vec<LeaseId> {
+        self.lock().by_deadline.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| *id).collect()
+    }
+
+    /// Begins the end of a lease. Exactly one caller gets it; a lease that is ending already has its ender.
+    pub(super) fn begin_end(&self, id: LeaseId, reason: EndReason, at: WallTime) -> Option<Ending> {
+        let mut inner = self.lock();
+        let lease = inner.leases.get(&id)?.lease.clone();
+        let was_reserved = match lease.state {
+            State::Reserved => true,
+            State::Live => false,
+            State::Ending { .. } => return None,
+        };
+        let state = State::Ending { reason, since: at, tries: 0, irrevocable: false };
+        inner.replace(Arc::new(Lease { state, ..Lease::clone(&lease) }));
+        Some(Ending { lease, reason, since: at, was_reserved })
+    }
+
+    /// Takes up an end that did not come through before.
+    pub(super) fn resume_end(&self, id: LeaseId) -> Option<Ending> {
+        let lease = self.find(id)?;
+        let State::Ending { reason, since, .. } = lease.state else { return None };
+        let was_reserved = lease.reference.0.is_empty();
+        Some(Ending { lease, reason, since, was_reserved })
+    }
+
+    /// A try to end it failed. The new state is returned for the journal.
+    pub(super) fn postpone(&self, id: LeaseId, tries: u32, irrevocable: bool) -> Option<Arc<Lease>> {
+        let mut inner = self.lock();
+        let lease = inner.leases.get(&id)?.lease.clone();
+        let State::Ending { reason, since, .. } = lease.state else { return None };
+        let lease = Arc::new(Lease { state: State::Ending { reason, since, tries, irrevocable }, ..Lease::clone(&lease) });
+        inner.replace(lease.clone());
+        Some(lease)
+    }
+
+    /// The lease is over.
+    pub(super) fn end(&self, ending: &Ending, result: EndResult, at: WallTime) -> Ended {
+        let lease = &ending.lease;
+        let ended = Ended {
+            id: lease.id,
+            identity: lease.identity.clone(),
+            secret: lease.secret.clone(),
+            holder: lease.holder.clone(),
+            reason: ending.reason,
+            result,
+            at,
+        };
+        let mut inner = self.lock();
+        inner.remove(lease.id);
+        inner.ended.push_back(ended.clone());
+        if inner.ended.len() > REMEMBERED {
+            inner.ended.pop_front();
+        }
+        ended
+    }
+}
+
+impl Inner {
+    fn insert(&mut self, lease: Arc<Lease>) {
+        self.unlink(lease.id);
+        self.by_holder.entry(lease.holder.key()).or_default().insert(lease.id);
+        if !matches!(lease.state, State::Ending { .. }) {
+            self.by_deadline.insert((lease.deadline, lease.id));
+        }
+        if let Some((key, _)) = &lease.idempotency {
+            self.by_key.insert((lease.identity.clone(), key.clone()), lease.id);
+        }
+        let reads = self.leases.get(&lease.id).map_or(0, |entry| entry.reads);
+        self.leases.insert(lease.id, Entry { lease, reads });
+    }
+
+    fn replace(&mut self, lease: Arc<Lease>) {
+        self.insert(lease);
+    }
+
+    fn remove(&mut self, id: LeaseId) {
+        self.unlink(id);
+        self.leases.remove(&id);
+    }
+
+    fn unlink(&mut self, id: LeaseId) {
+        let Some(lease) = self.leases.get(&id).map(|entry| entry.lease.clone()) else { return };
+        let key = lease.holder.key();
+        if let Some(ids) = self.by_holder.get_mut(&key) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_holder.remove(&key);
+            }
+        }
+        self.by_deadline.remove(&(lease.deadline, id));
+        if let Some((key, _)) = &lease.idempotency {
+            self.by_key.remove(&(lease.identity.clone(), key.clone()));
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Leases over a simulated disk.
+
+use super::*;
+use crate::{
+    model::{Assurance, Channel, EndsBy, HolderKind, IdentityKind, Operation, RequestId, Sensitivity, Ttl},
+    sys::SimulatedVolume,
+};
+use std::io::Read;
+
+fn lease(n: u128) -> Lease {
+    let holder = Holder {
+        kind: HolderKind::Process,
+        pid: 7,
+        start: n as u64 % 3,
+        inode: None,
+        handle: None,
+        boot: "b".into(),
+        cgroup: None,
+        exe: None,
+        uid: 1000,
+    };
+    Lease {
+        id: LeaseId::from_parts(1_000 + n as u64, n),
+        request: RequestId::from_parts(1, n),
+        identity: "orders".parse().unwrap(),
+        identity_kind: IdentityKind::Workload,
+        assurance: Assurance::Program,
+        secret: "db/ro".parse().unwrap(),
+        generation: "g".into(),
+        engine: "local".parse().unwrap(),
+        sensitivity: Sensitivity::Internal,
+        ends_by: EndsBy::None,
+        owner: "team".parse().unwrap(),
+        purpose: "serve".parse().unwrap(),
+        operation: Operation::Read,
+        hosts: vec![],
+        channel: Channel::Deliver,
+        holder: Arc::new(holder),
+        ttl: Ttl::from_secs(60).unwrap(),
+        issued: WallTime(0),
+        expires: WallTime(60_000_000),
+        deadline: BootTime(60_000_000 - n as u64),
+        uses: 1,
+        reads_max: 2,
+        renewable: true,
+        grant: "grant.x".into(),
+        bundle: "b".into(),
+        idempotency: (n == 1).then(|| ("0123456789abcdef".to_owned(), "d".to_owned())),
+        reference: UpstreamRef::default(),
+        state: State::Reserved,
+    }
+}
+
+fn open(volume: &SimulatedVolume) -> (Leases, Recovered) {
+    Leases::open(Box::new(volume.clone()), "state", Reserve { bytes: 0, percent: 0, floor: 0 }, 64).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_committed_comes_back_and_what_is_ended_does_not() {
+    let volume = SimulatedVolume::new(1 << 30, 0);
+    let (leases, _) = open(&volume);
+    let mut live = Vec::new();
+    for n in 0..6 {
+        let slot = leases.reserve(lease(n), n % 2 == 0).await.unwrap();
+        if n < 4 {
+            live.push(leases.commit(slot, UpstreamRef::default()).await.unwrap());
+        }
+    }
+    let ending = leases.begin_end(live[0].id, EndReason::Asked, WallTime(5)).unwrap();
+    assert!(leases.begin_end(live[0].id, EndReason::Expired, WallTime(6)).is_none(), "one ender only");
+    leases.end(ending, EndResult::Lapsed, WallTime(7)).await.1.unwrap();
+    let _unfinished = leases.begin_end(live[1].id, EndReason::HolderGone, WallTime(8)).unwrap();
+    leases.postpone(live[1].id, Postponed { tries: 3, irrevocable: false }).await.unwrap();
+    leases.renew(&live[2], WallTime(99), BootTime(99)).await.unwrap();
+    leases.stop();
+
+    for _ in 0..2 {
+        let (again, recovered) = open(&volume);
+        assert_eq!(recovered.reserved.iter().map(|l| l.id).collect::<Vec<_>>(), [lease(4).id], "a durable reservation comes back");
+        assert_eq!(recovered.live.iter().map(|l| l.id).collect::<Vec<_>>(), [live[2].id, live[3].id]);
+        assert_eq!(recovered.live[0].deadline, BootTime(99));
+        assert!(matches!(recovered.ending[0].state, State::Ending { tries: 3, reason: EndReason::HolderGone, .. }));
+        assert_eq!(again.find_ended(live[0].id).unwrap().reason, EndReason::Asked);
+        assert!(again.resume_end(live[1].id).is_some());
+        again.stop();
+    }
+}
+
+#[tokio::test]
+async fn indexes_follow_the_leases() {
+    let volume = SimulatedVolume::new(1 << 30, 0);
+    let (leases, _) = open(&volume);
+    for n in 0..3 {
+        let slot = leases.reserve(lease(n), false).await.unwrap();
+        leases.commit(slot, UpstreamRef::default()).await.unwrap();
+    }
+    assert_eq!(leases.of_holder(&lease(1).holder.key()).len(), 1);
+    assert_eq!(leases.next_deadline(), Some(lease(2).deadline));
+    assert_eq!(leases.due(lease(1).deadline), [lease(2).id, lease(1).id]);
+    assert_eq!(leases.find_key(&lease(1).identity, "0123456789abcdef").unwrap().id, lease(1).id);
+    assert_eq!((leases.count_read(lease(1).id), leases.count_read(lease(1).id), leases.count_read(lease(1).id)), (Some(0), Some(1), None));
+    let ending = leases.begin_end(lease(1).id, EndReason::Asked, WallTime(0)).unwrap();
+    assert_eq!(leases.due(BootTime(u64::MAX)).len(), 2, "an ending lease is nobody's deadline");
+    leases.end(ending, EndResult::Revoked, WallTime(0)).await.1.unwrap();
+    assert!(leases.of_holder(&lease(1).holder.key()).is_empty());
+    assert!(leases.find_key(&lease(1).identity, "0123456789abcdef").is_none());
+    assert_eq!(leases.count(), 2);
+}
+
+#[tokio::test]
+async fn damage_before_sound_lines_stops_the_start_and_a_torn_tail_does_not() {
+    let volume = SimulatedVolume::new(1 << 30, 0);
+    let (leases, _) = open(&volume);
+    for n in 0..3 {
+        let slot = leases.reserve(lease(n), false).await.unwrap();
+        leases.commit(slot, UpstreamRef::default()).await.unwrap();
+    }
+    leases.stop();
+    let (name, len) = volume.list().unwrap().into_iter().find(|(name, _)| name.starts_with("leases-")).unwrap();
+    let mut bytes = Vec::new();
+    volume.read(&name).unwrap().read_to_end(&mut bytes).unwrap();
+    let mut torn = volume.clone();
+    torn.replace(&name, &bytes[..len as usize - 9], crate::sys::Keep::Durably).unwrap();
+    let (again, recovered) = open(&torn);
+    assert_eq!((recovered.live.len(), recovered.torn), (2, 1));
+    again.stop();
+    drop(again);
+
+    let volume = SimulatedVolume::new(1 << 30, 0);
+    let mut damaged = volume.clone();
+    bytes[len as usize / 2] ^= 1;
+    damaged.replace(&name, &bytes, crate::sys::Keep::Durably).unwrap();
+    let result = Leases::open(Box::new(damaged), "state", Reserve::default(), 64);
+    assert!(matches!(result, Err(JournalError::Damaged { .. })));
+}
