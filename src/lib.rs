@@ -2,7 +2,8 @@
 
 pub mod approval;
 pub mod attest;
-pub mod audit;
+pub mod config;
+
 pub mod digest;
 pub mod engine;
 pub mod intent;

@@ -1,0 +1,54 @@
+//! The files, parsed once, fail closed: an unknown key, a wrong type or a missing owner is an error with path and line, never a default.
+//!
+//! Only `app` and `cli` see this module. It reads no file itself: whoever calls has opened them and checked who may write there.
+
+mod daemon;
+mod identities;
+mod secrets;
+
+pub use daemon::{
+    AnchorKind, AttestConfig, AuditConfig, Config, EngineConfig, JwtConfig, LeaseConfig, LimitConfig, LocalConfig, MetricsConfig,
+    PathConfig, PostgresConfig, ShutdownRule, SocketConfig,
+};
+pub use identities::identities;
+pub use secrets::{RowDraft, secrets};
+
+use serde::de::DeserializeOwned;
+
+/// A file with its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// As messages name it.
+    pub path: String,
+    /// What is in it.
+    pub text: String,
+}
+
+/// What is wrong with a file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{path}:{line}: {message}")]
+pub struct ConfigError {
+    /// Which file.
+    pub path: String,
+    /// From 1; 0 when it is about the whole file.
+    pub line: usize,
+    /// What, and what to do.
+    pub message: String,
+}
+
+impl ConfigError {
+    fn at(file: &File, line: usize, message: impl Into<String>) -> Self {
+        Self { path: file.path.clone(), line, message: message.into() }
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.as_bytes()[..offset.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1
+}
+
+fn parse<T: DeserializeOwned>(file: &File) -> Result<T, ConfigError> {
+    toml::from_str(&file.text).map_err(|error| {
+        let line = error.span().map_or(0, |span| line_of(&file.text, span.start));
+        ConfigError::at(file, line, error.message().to_owned())
+    })
+}

@@ -1,0 +1,159 @@
+//! `secrets.d/*.toml`: the catalogue. A row without owner, purpose or sensitivity does not load.
+
+use super::{ConfigError, File, line_of, parse};
+use crate::{
+    digest::sha256,
+    model::{
+        EndsBy, EngineName, Environment, Operation, Owner, Purpose, SecretDefinition, SecretName, Sensitivity, Target, Ttl, TtlLimits,
+    },
+};
+use serde::Deserialize;
+use std::collections::HashMap;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rows {
+    #[serde(default)]
+    secret: Vec<toml::Spanned<Row>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    name: SecretName,
+    engine: EngineName,
+    owner: Owner,
+    sensitivity: Sensitivity,
+    environment: Environment,
+    purposes: Vec<Purpose>,
+    operation: Operation,
+    #[serde(default)]
+    hosts: Vec<Target>,
+    ttl: Limits,
+    #[serde(default = "default_reads")]
+    reads_max: u64,
+    #[serde(default)]
+    quarantined: bool,
+    description: String,
+    #[serde(default)]
+    settings: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limits {
+    #[serde(default)]
+    default: Option<Ttl>,
+    max: Ttl,
+}
+
+fn default_reads() -> u64 {
+    10_000_000
+}
+
+/// A row whose engine has not been asked yet how its credentials end.
+pub struct RowDraft {
+    /// Where it stands.
+    pub file: String,
+    /// In which line.
+    pub line: usize,
+    definition: SecretDefinition,
+}
+
+impl RowDraft {
+    /// The row as written; `ends_by` is not yet true.
+    pub fn row(&self) -> &SecretDefinition {
+        &self.definition
+    }
+
+    /// Completes the row with what follows from its engine.
+    pub fn with(self, ends_by: EndsBy) -> SecretDefinition {
+        SecretDefinition { ends_by, ..self.definition }
+    }
+
+    /// A problem with this row.
+    pub fn problem(&self, message: impl std::fmt::Display) -> ConfigError {
+        ConfigError { path: self.file.clone(), line: self.line, message: format!("secret {}: {message}", self.definition.name) }
+    }
+}
+
+/// Parses all files. Every problem is named; with any, nothing is loaded.
+pub fn secrets(files: &[File]) -> Result<Vec<RowDraft>, Vec<ConfigError>> {
+    let (mut rows, mut problems) = (Vec::new(), Vec::new());
+    let mut names: HashMap<SecretName, String> = HashMap::new();
+    for file in files {
+        match parse::<Rows>(file) {
+            Err(error) => problems.push(error),
+            Ok(found) => {
+                for row in found.secret {
+                    let span = row.span();
+                    let (line, source) = (line_of(&file.text, span.start), &file.text[span]);
+                    let row = row.into_inner();
+                    let mut problem = |text: &str| problems.push(ConfigError::at(file, line, format!("secret {}: {text}", row.name)));
+                    if row.purposes.is_empty() {
+                        problem("purposes must name at least one");
+                    }
+                    if row.description.trim().is_empty() || row.description.chars().any(char::is_control) {
+                        problem("description must be one line that says what it is");
+                    }
+                    let default = row.ttl.default.unwrap_or(row.ttl.max);
+                    if default > row.ttl.max {
+                        problem("ttl.default is longer than ttl.max");
+                    }
+                    if let Some(other) = names.insert(row.name.clone(), format!("{}:{line}", file.path)) {
+                        problem(&format!("is already defined at {other}"));
+                    }
+                    let definition = SecretDefinition {
+                        name: row.name,
+                        engine: row.engine,
+                        owner: row.owner,
+                        sensitivity: row.sensitivity,
+                        environment: row.environment,
+                        purposes: row.purposes,
+                        operation: row.operation,
+                        hosts: row.hosts,
+                        ttl: TtlLimits { default, max: row.ttl.max },
+                        reads_max: row.reads_max,
+                        quarantined: row.quarantined,
+                        description: row.description,
+                        ends_by: EndsBy::None,
+                        settings: row.settings,
+                        generation: hex::encode(&sha256(&[source.as_bytes()])[..8]),
+                    };
+                    rows.push(RowDraft { file: file.path.clone(), line, definition });
+                }
+            }
+        }
+    }
+    if problems.is_empty() { Ok(rows) } else { Err(problems) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+[[secret]]
+name = "db/ro"
+engine = "local"
+owner = "team-orders"
+sensitivity = "internal"
+environment = "prod"
+purposes = ["serve-orders"]
+operation = "read"
+ttl = { max = "1h" }
+description = "Read-only access to orders"
+"#;
+
+    #[test]
+    fn a_row_without_owner_purpose_or_sensitivity_does_not_load() {
+        let load = |text: &str| secrets(&[File { path: "s.toml".into(), text: text.into() }]);
+        assert_eq!(load(GOOD).unwrap().len(), 1);
+        for line in GOOD.lines().filter(|line| line.contains('=')) {
+            assert!(load(&GOOD.replace(line, "")).is_err(), "without {line}");
+        }
+        assert!(load(&GOOD.replace("\"1h\"", "\"1h\", default = \"2h\"")).is_err());
+        assert!(load(&GOOD.repeat(2)).is_err());
+        assert!(load(&GOOD.replace("description", "descripton")).is_err());
+    }
+}
