@@ -55,8 +55,8 @@ pub struct Subject {
 
 /// The other end of one connection, pinned when it was accepted.
 pub struct Peer {
-    own: Subject,
-    parent: Option<Subject>,
+    own: Arc<Subject>,
+    parent: Option<Arc<Subject>>,
     nonce: String,
     fresh: AtomicBool,
 }
@@ -97,12 +97,12 @@ impl Attestor {
         let parent = match self.is_client(&own) {
             true => {
                 let (evidence, pins) = self.gatherer.parent(&own.pins)?;
-                Some(Subject { evidence, pins })
+                Some(Arc::new(Subject { evidence, pins }))
             }
             false => None,
         };
         let fresh = AtomicBool::new(own.evidence.pinned);
-        Ok(Peer { own, parent, nonce: format!("{:032x}", self.random.u128()), fresh })
+        Ok(Peer { own: Arc::new(own), parent, nonce: format!("{:032x}", self.random.u128()), fresh })
     }
 
     fn is_client(&self, subject: &Subject) -> bool {
@@ -208,12 +208,12 @@ fn refusal_for(changed: Changed) -> Refusal {
 
 impl Peer {
     /// The process whose identity counts.
-    pub fn subject(&self) -> &Subject {
+    pub fn subject(&self) -> &Arc<Subject> {
         self.parent.as_ref().unwrap_or(&self.own)
     }
 
     /// The process at the other end, which is the client when it speaks for its parent.
-    pub fn own(&self) -> &Subject {
+    pub fn own(&self) -> &Arc<Subject> {
         &self.own
     }
 

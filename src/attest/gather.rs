@@ -4,7 +4,11 @@
 
 use super::evidence::{ConnectIds, Evidence, ExeEvidence, ProcessEvidence};
 use crate::sys::{Executable, Host, Kernel, MapPin, PeerCred, Pidfd, ProcDir, peer_cred, peer_groups, peer_pidfd};
-use std::{io, os::fd::AsFd};
+use std::{
+    io,
+    os::fd::AsFd,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// Ancestors looked at, at most: deeper trees are not attested.
 const MAX_ANCESTORS: usize = 64;
@@ -46,13 +50,18 @@ pub enum Changed {
 pub struct Gatherer {
     kernel: Kernel,
     host: Host,
-    ancestors_in_full: bool,
+    ancestors_in_full: AtomicBool,
 }
 
 impl Gatherer {
-    /// `ancestors_in_full` reads ancestors as closely as the process itself, which matching agents needs.
-    pub fn new(kernel: Kernel, host: Host, ancestors_in_full: bool) -> Self {
-        Self { kernel, host, ancestors_in_full }
+    /// Gathers through what this kernel offers.
+    pub fn new(kernel: Kernel, host: Host) -> Self {
+        Self { kernel, host, ancestors_in_full: AtomicBool::new(true) }
+    }
+
+    /// Whether ancestors are read as closely as the process itself, as matching agents needs.
+    pub fn read_ancestors_in_full(&self, full: bool) {
+        self.ancestors_in_full.store(full, Ordering::Release);
     }
 
     /// The tier in use.
@@ -176,7 +185,8 @@ impl Gatherer {
                 return Err(io::Error::other("the process tree is deeper than is attested"));
             }
             let proc = ProcDir::open(pid)?;
-            let evidence = if self.ancestors_in_full {
+            let stat = proc.stat()?;
+            let evidence = if self.ancestors_in_full.load(Ordering::Acquire) {
                 let exe = Executable::of(&proc).ok();
                 self.read(&proc, exe.as_ref())?
             } else {
@@ -184,9 +194,9 @@ impl Gatherer {
                 let exe = proc.link("exe").ok().map(|path| ExeEvidence { path: path.into_encoded_bytes(), ..Default::default() });
                 let (login_uid, cgroup) = (proc.login_uid(), proc.cgroup()?);
                 let (uids, gids) = (status.uids, status.gids);
-                ProcessEvidence { pid, uids, gids, exe, login_uid, cgroup, ..Default::default() }
+                ProcessEvidence { pid, start: stat.start, uids, gids, exe, login_uid, cgroup, ..Default::default() }
             };
-            let next = proc.stat()?.ppid;
+            let next = stat.ppid;
             // The child still has this parent, so what was read was its parent and not a later process of the same number.
             let still = match &child {
                 None => self.parent_pid(from)? == pid,

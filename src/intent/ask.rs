@@ -1,6 +1,6 @@
 //! The body of a declaration, parsed strictly: every refusal names the field.
 
-use crate::model::{Channel, HolderKind, Line, NameError, Operation, Purpose, Refusal, SecretName, Target, TicketId, Ttl};
+use crate::model::{Channel, Line, NameError, Operation, Purpose, Refusal, SecretName, Target, TicketId, Ttl};
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, MapAccess, Visitor},
@@ -30,9 +30,25 @@ pub struct Ask {
     /// How it should arrive.
     pub channel: Option<Channel>,
     /// What the lease should be bound to.
-    pub holder: Option<HolderKind>,
+    pub holder: Option<HolderChoice>,
     /// Makes a repetition of this request give the same lease.
     pub idempotency_key: Option<String>,
+}
+
+/// What a caller may bind its lease to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HolderChoice {
+    /// The subject: the peer, or the parent of our client.
+    Process,
+    /// The leader of the subject's session.
+    Ancestor,
+    /// The subject's systemd unit.
+    Unit,
+    /// The subject's container.
+    Container,
+    /// The client itself, when the peer is our client: what `clav exec` does.
+    Client,
 }
 
 /// Bytes that a body may have.
@@ -63,7 +79,7 @@ impl Ask {
                 "purpose" => ask.purpose = Some(named("purpose", value)?),
                 "operation" => ask.operation = Some(one_of("operation", value, "read, write, admin or destroy")?),
                 "channel" => ask.channel = Some(one_of("channel", value, "deliver, inject or sign")?),
-                "holder" => ask.holder = Some(one_of("holder", value, "process, ancestor, unit or container")?),
+                "holder" => ask.holder = Some(one_of("holder", value, "process, ancestor, unit, container or client")?),
                 "targets" => ask.targets = list("targets", value, MAX_TARGETS)?,
                 "tickets" => ask.tickets = list("tickets", value, MAX_TICKETS)?,
                 "ttl" => ask.ttl = Some(one_of("ttl", value, "seconds from 1 to 2592000, or such as \"15m\"")?),

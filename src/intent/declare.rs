@@ -25,7 +25,7 @@ impl Intent {
                 };
                 (claimed, Source::Caller)
             }
-            None => (fill(ask, declared_use(ask, name, &workload.identity().uses)?), Source::Registry),
+            None => (fill(ask, declared_use(ask, name, &workload.identity().uses)?)?, Source::Registry),
         };
         let secret = catalogue
             .find(name)
@@ -55,17 +55,14 @@ fn declared_use<'a>(ask: &Ask, name: &SecretName, uses: &'a [DeclaredUse]) -> Re
 }
 
 /// What was said wins where it is narrower; what was not said comes from the declared use.
-fn fill(ask: &Ask, declared: &DeclaredUse) -> Claimed {
+fn fill(ask: &Ask, declared: &DeclaredUse) -> Result<Claimed, Refusal> {
     let targets = match (ask.targets.as_slice(), declared.targets.as_slice()) {
         ([], _) => declared.targets.clone(),
         (said, []) => said.to_vec(),
-        // Both said: what lies in both. An empty cut would mean "all hosts", so the caller's own list stands and policy refuses it.
-        (said, reviewed) => {
-            let both: Vec<_> = said.iter().filter(|t| reviewed.contains(t)).cloned().collect();
-            if both.is_empty() { said.to_vec() } else { both }
-        }
+        (said, reviewed) if said.iter().all(|target| reviewed.contains(target)) => said.to_vec(),
+        _ => return Err(Refusal::field("targets", "go beyond the declared use; say the purpose yourself")),
     };
-    Claimed {
+    Ok(Claimed {
         purpose: declared.purpose.clone(),
         operation: ask.operation.or(declared.operation),
         targets,
@@ -73,7 +70,7 @@ fn fill(ask: &Ask, declared: &DeclaredUse) -> Claimed {
         uses: shorter(ask.uses, declared.uses),
         reason: ask.reason.clone().or_else(|| declared.reason.clone()),
         tickets: ask.tickets.clone(),
-    }
+    })
 }
 
 fn shorter<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {

@@ -1,37 +1,37 @@
 //! The kernel: peers, processes, files, clocks, systemd. The only home of `nix`, `libc` and `unsafe`.
 
 pub mod append;
+mod cgroup;
 mod clock;
 mod exe;
+mod file;
 mod host;
+mod journal;
 mod mutation;
 mod peer;
 mod pidfd;
 mod probe;
 mod procfs;
+#[cfg(any(test, feature = "testing"))]
+mod simulated;
 mod socket;
+mod storage;
 mod stream;
 
+pub use cgroup::GroupWatch;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use exe::{Executable, FileId, TRUSTED_FILE_SYSTEMS, file_id};
+pub use file::{FileError, FileLock, file_names, private_folder, read_private, write_atomic};
 pub use host::{Host, HostFile};
+pub use journal::{JOURNAL_SOCKET, SYSLOG_SOCKET, send_journal, send_syslog};
 #[cfg(mutations)]
 pub use mutation::active as mutation_active;
 pub use peer::{OVERFLOW_ID, PeerCred, pass_credentials, peer_cred, peer_groups, peer_pidfd, refuse_descriptors};
 pub use pidfd::{Found, PidHandle, PidInfo, Pidfd};
 pub use probe::{Feature, Kernel};
 pub use procfs::{MapPin, ProcDir, Stat, Status, boot_id, machine_id, printable, printable_path};
-pub use socket::{BindError, adopt, arm, listen_at, open_trusted_dir, remove as remove_socket};
-pub use stream::{CheckedStream, Cut, CutFlag};
-mod journal;
-#[cfg(any(test, feature = "testing"))]
-mod simulated;
-mod storage;
-
-pub use journal::{JOURNAL_SOCKET, SYSLOG_SOCKET, send_journal, send_syslog};
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::{Fault, SimulatedVolume};
+pub use socket::{BindError, adopt, arm, listen_at, open_trusted_dir, remove as remove_socket};
 pub use storage::{DiskVolume, Keep, Space, Storage, Volume};
-mod file;
-
-pub use file::{FileError, FileLock, file_names, private_folder, read_private, write_atomic};
+pub use stream::{CheckedStream, Cut, CutFlag};

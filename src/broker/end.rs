@@ -1,0 +1,129 @@
+//! The one way a lease ends, whatever the reason.
+//!
+//! The first who asks gets the right to end it. The source is told, and told again with growing pauses until it confirms; the count of
+//! tries survives a restart. After too many it is left to an operator as irrevocable, and never forgotten.
+
+use super::{Broker, record};
+use crate::{
+    audit::{Ended, Event, Kind, Need, Outcome},
+    engine::EngineError,
+    lease::{Ending, Postponed},
+    model::{EndReason, EndResult, LeaseId},
+};
+use std::{sync::Arc, time::Duration};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+impl Broker {
+    /// Ends a lease and says what became of its credential; `None` when it is over already or somebody else is ending it. Runs in a task
+    /// of its own, so whoever waits may go.
+    pub async fn end(self: &Arc<Self>, id: LeaseId, reason: EndReason) -> Option<EndResult> {
+        let ending = self.leases.begin_end(id, reason, self.clock.wall())?;
+        let broker = self.clone();
+        tokio::spawn(async move { broker.carry_through(ending, 0).await }).await.ok()
+    }
+
+    /// Takes up an end that did not come through before the daemon stopped, or that an operator asks to be tried again.
+    pub(super) async fn resume(self: &Arc<Self>, id: LeaseId, tries: u32) -> Option<EndResult> {
+        let ending = self.leases.resume_end(id)?;
+        let broker = self.clone();
+        tokio::spawn(async move { broker.carry_through(ending, tries).await }).await.ok()
+    }
+
+    async fn carry_through(self: Arc<Self>, ending: Ending, tries: u32) -> EndResult {
+        let lease = ending.lease().clone();
+        crate::failpoint!("before-end");
+        match self.tell_source(&ending).await {
+            Ok(result) => {
+                let ended = self.clock.wall();
+                self.reaper.release(&lease);
+                let told = Ended {
+                    reason: ending.reason(),
+                    result,
+                    asked: ending.since(),
+                    ended,
+                    dead: match result {
+                        EndResult::Revoked => Some(ended),
+                        // It dies by its own expiry, if it has one.
+                        _ => (lease.ends_by == crate::model::EndsBy::ShortLife).then_some(lease.expires),
+                    },
+                    attempts: tries + 1,
+                };
+                self.metrics.ended(ending.reason().as_str(), result.as_str(), ended.0.saturating_sub(ending.since().0));
+                self.on_record(self.about(Kind::End, &ending).ended(told).outcome(Outcome::Done)).await;
+                let (_, written) = self.leases.end(ending, result, ended).await;
+                if let Err(error) = written {
+                    tracing::error!(lease = %lease.id, %error, "an ended lease is not in the journal; it will be ended again after a restart");
+                }
+                result
+            }
+            Err(error) => self.put_off(&ending, tries + 1, &error).await,
+        }
+    }
+
+    async fn tell_source(&self, ending: &Ending) -> Result<EndResult, EngineError> {
+        let lease = ending.lease();
+        let engine = self
+            .engines
+            .find(&lease.engine)
+            .ok_or_else(|| EngineError::Setup(format!("engine {} is no longer configured", lease.engine)))?;
+        match ending.was_reserved() {
+            true => engine.settle(lease.id).await,
+            false => engine.end(lease.id, &lease.reference).await,
+        }
+    }
+
+    async fn put_off(self: &Arc<Self>, ending: &Ending, tries: u32, error: &EngineError) -> EndResult {
+        let lease = ending.lease();
+        let irrevocable = tries >= self.settings.end_tries;
+        tracing::warn!(lease = %lease.id, engine = %lease.engine, tries, irrevocable, %error, "ending a lease did not come through");
+        let kind = if irrevocable { Kind::Irrevocable } else { Kind::Retry };
+        self.on_record(self.about(kind, ending).outcome(Outcome::Failed)).await;
+        if let Err(error) = self.leases.postpone(lease.id, Postponed { tries, irrevocable }).await {
+            tracing::error!(lease = %lease.id, %error, "a failed try is not in the journal");
+        }
+        if irrevocable {
+            self.metrics.irrevocable();
+            return EndResult::Irrevocable;
+        }
+        let (broker, id) = (self.clone(), lease.id);
+        tokio::spawn(async move {
+            tokio::time::sleep(pause(tries)).await;
+            broker.resume_later(id, tries).await;
+        });
+        EndResult::Retrying
+    }
+
+    // A function of its own type: the task above must not contain itself.
+    fn resume_later(self: Arc<Self>, id: LeaseId, tries: u32) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            self.resume(id, tries).await;
+        })
+    }
+
+    fn about(&self, kind: Kind, ending: &Ending) -> Event {
+        let lease = ending.lease();
+        let event = record::of_lease(kind, lease).request(lease.request);
+        let governance = self.governance();
+        let event = match governance.roll.registry().find(&lease.identity) {
+            Some(identity) => event.identity(identity),
+            None => event,
+        };
+        match governance.catalogue.find(&lease.secret) {
+            Some(secret) => event.secret(secret, None),
+            None => event,
+        }
+    }
+
+    /// Endings go on even when the record cannot be written: a dead credential without a record is better than a live one.
+    async fn on_record(&self, event: Event) {
+        if let Err(error) = self.audit.append(event, Need::Soon).await {
+            tracing::error!(%error, "an ending is not on the record");
+        }
+    }
+}
+
+fn pause(tries: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << tries.min(12)).min(LONGEST_PAUSE)
+}

@@ -1,0 +1,208 @@
+//! The heart: one request for a secret, from peer to answer.
+
+use super::{Broker, Delivery, Fault, Stop, holder::Bound, record, record::Trail};
+use crate::{
+    approval::Clearance,
+    attest::Peer,
+    audit::{Kind, Need, Outcome},
+    digest::sha256,
+    engine::{Issued, Order},
+    intent::{Ask, Intent},
+    lease::{Lease, Slot, State},
+    model::{Code, EndReason, LeaseId, Refusal, RequestId},
+    policy::{Decision, Evidence, Permit},
+};
+use std::sync::Arc;
+
+impl Broker {
+    /// Answers a declaration. Runs in a task of its own: whoever waits may go, the pipeline comes to its end.
+    pub async fn issue(self: &Arc<Self>, peer: Arc<Peer>, ask: Ask, body: &[u8], request: RequestId) -> Result<Delivery, Refusal> {
+        let (broker, digest) = (self.clone(), hex::encode(&sha256(&[body])[..16]));
+        let task = tokio::spawn(async move {
+            let mut trail = Trail::new(request, &peer);
+            match broker.run(&peer, &ask, digest, &mut trail).await {
+                Ok(delivery) => {
+                    broker.metrics.issued();
+                    Ok(delivery)
+                }
+                Err(stop) => Err(broker.refuse(&trail, stop).await),
+            }
+        });
+        task.await.unwrap_or_else(|_| Err(Stop::from(Fault::Task).refusal()))
+    }
+
+    async fn run(self: &Arc<Self>, peer: &Arc<Peer>, ask: &Ask, digest: String, trail: &mut Trail) -> Result<Delivery, Stop> {
+        self.must_be_fresh(peer)?;
+        let governance = self.governance();
+        let workload = self.attestor.attest(peer, &governance.roll)?; // who is asking
+        trail.workload = Some(workload.clone());
+        let intent = Intent::declare(ask, &workload, &governance.catalogue)?; // what they say they want
+        trail.intent = Some(intent.clone());
+        if let Some(reason) = &self.read_only {
+            return Err(Refusal::new(Code::READ_ONLY).detail(reason.clone()).into());
+        }
+        let decision = governance.bundle.decide(&workload, &intent, &Evidence::none(), self.clock.wall(), self.is_frozen()); // whether they may
+        trail.decided = Some(record::decided(decision.because()));
+        let permit = match decision {
+            Decision::Permit(permit) => permit,
+            Decision::Needs(unmet) => return Err(unmet.refusal().into()),
+            Decision::Forbid(refused) => return Err(refused.refusal().into()),
+        };
+        let clearance = Clearance::settle(permit); // whether the evidence is there
+        let bound = self.bind(peer, &workload, ask.holder)?;
+        let key = ask.idempotency_key.clone().map(|key| (key, digest));
+        if let Some(lease) = self.repeated(&key, &bound, &workload.identity().name)? {
+            return self.give_again(peer, &lease, trail).await;
+        }
+        let draft = self.draft(clearance.permit(), &bound, key, trail.request)?;
+        let engine = self.engine(&draft.engine)?;
+        let slot = self.leases.reserve(draft, engine.has_upstream()).await?; // the debt is written down first
+        let id = slot.lease().id;
+        match self.deliver(peer, &governance, &clearance, slot, bound, trail).await {
+            Ok(delivery) => Ok(delivery),
+            Err((reason, stop)) => {
+                // Whatever failed, the lease ends: nobody has the secret, and nothing may stay upstream.
+                self.end(id, reason).await;
+                Err(stop)
+            }
+        }
+    }
+
+    async fn deliver(
+        self: &Arc<Self>,
+        peer: &Peer,
+        governance: &super::Governance,
+        clearance: &Clearance,
+        slot: Slot,
+        bound: Bound,
+        trail: &Trail,
+    ) -> Result<Delivery, (EndReason, Stop)> {
+        let unfinished = |stop: Stop| (EndReason::Unfinished, stop);
+        let permit = clearance.permit();
+        let engine = self.engine(&slot.lease().engine).map_err(unfinished)?;
+        let order = order(slot.lease(), permit.intent());
+        crate::failpoint!("before-issue");
+        let issued = engine.issue(&order).await.map_err(|error| unfinished(error.into()))?;
+        crate::failpoint!("after-issue");
+        // Watched before it is live: a holder that dies in between is noticed.
+        self.reaper.watch(self, slot.lease(), bound);
+        let event = record::of_lease(Kind::Issue, slot.lease());
+        let event = self.issue_event(event, trail, &issued);
+        let reference = issued.reference.clone();
+        let (lease, recorded) = tokio::join!(self.leases.commit(slot, reference), self.audit.append(event, Need::Durable));
+        let lease = lease.map_err(|error| unfinished(error.into()))?;
+        let recorded = recorded.map_err(|error| unfinished(error.into()))?; // no record, no secret
+        crate::failpoint!("after-record");
+        if self.is_frozen() || self.governance().generation != governance.generation {
+            return Err((EndReason::Policy, Refusal::new(Code::FROZEN).message("Policy changed while this was decided; ask again.").into()));
+        }
+        // The same process, the same program, right now: nothing is awaited between this and the answer.
+        self.attestor.still_for_issue(peer).map_err(|refusal| (EndReason::HolderChanged, refusal.into()))?;
+        let clamped = clamped(permit);
+        Ok(Delivery::new(trail.request, lease, issued, clamped, recorded))
+    }
+
+    fn issue_event(&self, lease: crate::audit::Event, trail: &Trail, issued: &Issued) -> crate::audit::Event {
+        let version = issued.reference.0.get("version").and_then(serde_json::Value::as_u64);
+        trail.fill(lease, version).outcome(Outcome::Done).credential_of(&issued.reference)
+    }
+
+    /// Puts a refusal on the record and says what the caller is told.
+    pub(super) async fn refuse(&self, trail: &Trail, stop: Stop) -> Refusal {
+        if let Stop::Fault(fault) = &stop {
+            tracing::error!(request = %trail.request, error = %fault, "a request failed");
+        }
+        let refusal = stop.refusal();
+        self.metrics.refused(refusal.code.as_str());
+        match self.audit.append(trail.stopped(&stop), Need::Soon).await {
+            Ok(_) => refusal,
+            // There is no answering around the record.
+            Err(error) => Stop::from(error).refusal(),
+        }
+    }
+
+    /// The lease that the same key led to before. Another body or another holder is refused.
+    fn repeated(
+        &self,
+        key: &Option<(String, String)>,
+        bound: &Bound,
+        identity: &crate::model::IdentityName,
+    ) -> Result<Option<Arc<Lease>>, Stop> {
+        let Some((key, digest)) = key else { return Ok(None) };
+        let Some(lease) = self.leases.find_key(identity, key) else { return Ok(None) };
+        let same_body = lease.idempotency.as_ref().is_some_and(|(_, before)| before == digest);
+        match same_body && lease.holder.key() == bound.holder.key() {
+            true if lease.state == State::Live => Ok(Some(lease)),
+            true => Ok(None),
+            false => Err(Refusal::new(Code::IDEMPOTENCY).into()),
+        }
+    }
+
+    fn draft(&self, permit: &Permit, bound: &Bound, key: Option<(String, String)>, request: RequestId) -> Result<Lease, Stop> {
+        let (workload, intent, effective) = (permit.workload(), permit.intent(), permit.effective());
+        let (identity, secret) = (workload.identity(), intent.secret());
+        let live = self.leases.count_of(&identity.name);
+        if live >= self.settings.per_identity {
+            return Err(Refusal::new(Code::LIMIT).detail(format!("{} has {live} live leases", identity.name)).into());
+        }
+        let (wall, boot) = (self.clock.wall(), self.clock.boot());
+        Ok(Lease {
+            id: LeaseId::from_parts(wall.unix_ms(), self.random.u128()),
+            request,
+            identity: identity.name.clone(),
+            identity_kind: identity.kind,
+            assurance: workload.assurance(),
+            secret: secret.name.clone(),
+            generation: secret.generation.clone(),
+            engine: secret.engine.clone(),
+            sensitivity: secret.sensitivity,
+            ends_by: secret.ends_by,
+            owner: secret.owner.clone(),
+            purpose: intent.claimed().purpose.clone(),
+            operation: effective.operation,
+            hosts: effective.hosts.clone(),
+            channel: intent.channel(),
+            holder: bound.holder.clone(),
+            ttl: effective.ttl,
+            issued: wall,
+            expires: wall.plus(effective.ttl),
+            deadline: boot.plus(effective.ttl),
+            uses: effective.uses,
+            reads_max: secret.reads_max,
+            renewable: permit.renewable(),
+            grant: permit.grant().id.clone(),
+            bundle: permit.bundle().to_string(),
+            idempotency: key,
+            reference: Default::default(),
+            state: State::Reserved,
+        })
+    }
+}
+
+/// What the engine is told about a lease.
+pub(super) fn order<'a>(lease: &'a Lease, intent: &'a Intent) -> Order<'a> {
+    Order {
+        lease: lease.id,
+        request: lease.request,
+        secret: intent.secret(),
+        identity: &lease.identity,
+        purpose: &lease.purpose,
+        operation: lease.operation,
+        hosts: &lease.hosts,
+        issued: lease.issued,
+        expires: lease.expires,
+    }
+}
+
+/// What policy shortened, in words: only what the caller or its declared use had said.
+fn clamped(permit: &Permit) -> Vec<String> {
+    let (said, granted) = (permit.intent().claimed(), permit.effective());
+    let mut out = Vec::new();
+    if let Some(ttl) = said.ttl.filter(|ttl| *ttl > granted.ttl) {
+        out.push(format!("ttl {ttl} was shortened to {}", granted.ttl));
+    }
+    if let Some(uses) = said.uses.filter(|uses| *uses > granted.uses) {
+        out.push(format!("uses {uses} were reduced to {}", granted.uses));
+    }
+    out
+}

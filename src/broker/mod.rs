@@ -1,0 +1,165 @@
+//! The pipeline: the only module that names every stage. Start reading in [`issue`].
+//!
+//! **Invariants.** A secret leaves only with a [`Recorded`](crate::audit::Recorded) and after a last look at its holder. Every lease is
+//! ended by [`end`] and nowhere else. Whatever fails after a reservation ends that lease. Pipelines run in tasks of their own, so a peer
+//! that hangs up interrupts nothing half-way.
+
+mod delivery;
+mod end;
+mod explain;
+mod govern;
+mod holder;
+mod issue;
+mod metrics;
+mod operator;
+mod reaper;
+mod record;
+mod renew;
+mod revive;
+mod stop;
+mod view;
+mod why;
+
+pub use delivery::Delivery;
+pub use govern::{Governance, LoadProblems, Loader};
+pub use metrics::Metrics;
+pub use operator::Selection;
+pub use stop::{Fault, Stop};
+
+use crate::{
+    attest::{Attestor, Peer},
+    audit::Audit,
+    digest::Random,
+    engine::Engines,
+    lease::Leases,
+    model::{Code, EngineName, Refusal, RequestId, WallTime},
+    sys::Clock,
+};
+use arc_swap::ArcSwap;
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
+
+/// What an installation may set.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Tries before an ending is left to an operator.
+    pub end_tries: u32,
+    /// Microseconds between two looks at every holder's program.
+    pub sweep_micros: u64,
+    /// Live leases of one identity, at most.
+    pub per_identity: usize,
+    /// The file that keeps a freeze over a restart.
+    pub freeze_file: std::path::PathBuf,
+    /// The id of this boot.
+    pub boot: Arc<str>,
+}
+
+/// Everything a broker is made of.
+pub struct Parts {
+    /// Connections to workloads.
+    pub attestor: Arc<Attestor>,
+    /// Sources of secrets.
+    pub engines: Engines,
+    /// The name under which the local store is configured.
+    pub local: Arc<crate::engine::local::LocalStore>,
+    /// What is owed back.
+    pub leases: Leases,
+    /// The record.
+    pub audit: Audit,
+    /// The policy in force at start.
+    pub governance: Governance,
+    /// Reads policy, secrets and identities from the disk.
+    pub loader: Loader,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub random: Arc<dyn Random>,
+    /// Settings.
+    pub settings: Settings,
+    /// Why nothing may be issued although the daemon runs.
+    pub read_only: Option<String>,
+}
+
+/// The pipeline with all it needs. One for each daemon.
+pub struct Broker {
+    attestor: Arc<Attestor>,
+    engines: Engines,
+    local: Arc<crate::engine::local::LocalStore>,
+    leases: Leases,
+    audit: Audit,
+    governance: ArcSwap<Governance>,
+    loader: Loader,
+    load_problems: Mutex<Vec<String>>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    settings: Settings,
+    frozen: AtomicBool,
+    read_only: Option<String>,
+    reaper: reaper::Holders,
+    metrics: Metrics,
+    started: WallTime,
+}
+
+impl Broker {
+    /// Puts the parts together. Nothing runs yet: see [`Broker::start`].
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let frozen = parts.settings.freeze_file.exists();
+        parts.attestor.gatherer().read_ancestors_in_full(parts.governance.roll.has_agents());
+        Arc::new(Self {
+            attestor: parts.attestor,
+            engines: parts.engines,
+            local: parts.local,
+            leases: parts.leases,
+            audit: parts.audit,
+            governance: ArcSwap::from_pointee(parts.governance),
+            loader: parts.loader,
+            load_problems: Mutex::default(),
+            started: parts.clock.wall(),
+            clock: parts.clock,
+            random: parts.random,
+            settings: parts.settings,
+            frozen: AtomicBool::new(frozen),
+            read_only: parts.read_only,
+            reaper: reaper::Holders::default(),
+            metrics: Metrics::default(),
+        })
+    }
+
+    /// A new request's id.
+    pub fn request_id(&self) -> RequestId {
+        RequestId::from_parts(self.clock.wall().unix_ms(), self.random.u128())
+    }
+
+    /// The attestor, for accepting connections.
+    pub fn attestor(&self) -> &Attestor {
+        &self.attestor
+    }
+
+    /// The audit log, for readers.
+    pub fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
+    /// Figures.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Whether an operator has stopped issuing.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire)
+    }
+
+    fn engine(&self, name: &EngineName) -> Result<&Arc<dyn crate::engine::Engine>, Stop> {
+        self.engines.find(name).ok_or_else(|| {
+            Refusal::new(Code::ENGINE_UNAVAILABLE).detail(format!("engine {name} is not configured")).into()
+        })
+    }
+
+    /// The peer must have proved that it is the process that was pinned.
+    fn must_be_fresh(&self, peer: &Peer) -> Result<(), Stop> {
+        if peer.is_fresh() { Ok(()) } else { Err(Refusal::new(Code::NONCE_REQUIRED).into()) }
+    }
+}

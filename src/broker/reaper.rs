@@ -1,0 +1,159 @@
+//! Who is watched: holders that may die or become another program, and deadlines.
+
+use super::{Broker, holder::Bound};
+use crate::{
+    attest::Subject,
+    lease::{HolderKey, Lease},
+    model::{EndReason, ExecRule, HolderKind},
+    sys::GroupWatch,
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::task::AbortHandle;
+
+/// Every holder of a live lease.
+#[derive(Default)]
+pub(super) struct Holders(Mutex<HashMap<HolderKey, Watched>>);
+
+struct Watched {
+    subject: Option<Arc<Subject>>,
+    leases: usize,
+    task: AbortHandle,
+}
+
+impl Holders {
+    fn lock(&self) -> MutexGuard<'_, HashMap<HolderKey, Watched>> {
+        // A panic in between would leave a holder watched for too long, never too short.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Watches a lease's holder from now on. One task waits for each holder, however many leases it has.
+    pub(super) fn watch(&self, broker: &Arc<Broker>, lease: &Lease, bound: Bound) {
+        let key = lease.holder.key();
+        let mut holders = self.lock();
+        if let Some(watched) = holders.get_mut(&key) {
+            watched.leases += 1;
+            return;
+        }
+        let (broker, lost, subject, holder) = (broker.clone(), key.clone(), bound.subject.clone(), bound.holder.clone());
+        let task = tokio::spawn(async move {
+            match (&subject, &holder.cgroup) {
+                (Some(subject), _) => subject.pins.pidfd.exited().await,
+                (None, Some(group)) => {
+                    if let Ok(watch) = GroupWatch::open(&group.path, group.id) {
+                        watch.emptied().await;
+                    }
+                }
+                (None, None) => {}
+            }
+            broker.end_all(&lost, EndReason::HolderGone);
+        });
+        holders.insert(key, Watched { subject: bound.subject, leases: 1, task: task.abort_handle() });
+    }
+
+    /// One lease fewer.
+    pub(super) fn release(&self, lease: &Lease) {
+        let key = lease.holder.key();
+        let mut holders = self.lock();
+        if let Some(watched) = holders.get_mut(&key) {
+            watched.leases -= 1;
+            if watched.leases == 0 {
+                watched.task.abort();
+                holders.remove(&key);
+            }
+        }
+    }
+
+    /// The process behind a holder.
+    pub(super) fn subject(&self, key: &HolderKey) -> Option<Arc<Subject>> {
+        self.lock().get(key)?.subject.clone()
+    }
+
+    fn subjects(&self) -> Vec<(HolderKey, Arc<Subject>)> {
+        self.lock().iter().filter_map(|(key, watched)| Some((key.clone(), watched.subject.clone()?))).collect()
+    }
+
+    fn replace(&self, key: &HolderKey, subject: Subject) {
+        if let Some(watched) = self.lock().get_mut(key) {
+            watched.subject = Some(Arc::new(subject));
+        }
+    }
+
+    /// How many holders are watched.
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
+    }
+}
+
+impl Broker {
+    /// Ends all leases of a holder, all at once.
+    pub(super) fn end_all(self: &Arc<Self>, key: &HolderKey, reason: EndReason) {
+        for lease in self.leases.of_holder(key) {
+            let broker = self.clone();
+            tokio::spawn(async move { broker.end(lease.id, reason).await });
+        }
+    }
+
+    /// Ends what is due, for ever. Deadlines are on `CLOCK_BOOTTIME`; timers do not count suspend, so it looks at least every second.
+    pub(super) async fn keep_deadlines(self: Arc<Self>) {
+        loop {
+            let now = self.clock.boot();
+            for id in self.leases.due(now) {
+                let broker = self.clone();
+                tokio::spawn(async move { broker.end(id, EndReason::Expired).await });
+            }
+            let wait = self.leases.next_deadline().map_or(Duration::from_secs(3600), |at| Duration::from_micros(at.since(now)));
+            let wait = wait.clamp(Duration::from_millis(1), Duration::from_secs(1));
+            if self.leases.next_deadline().is_none() {
+                self.leases.changed().await;
+            } else {
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = self.leases.changed() => {}
+                }
+            }
+        }
+    }
+
+    /// Looks at every holder's program, for ever: an exec raises no event.
+    pub(super) async fn sweep(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(Duration::from_micros(self.settings.sweep_micros)).await;
+            for (key, subject) in self.reaper.subjects() {
+                if self.attestor.gatherer().still(&subject.pins).is_err() && subject.pins.pidfd.is_alive() {
+                    self.look_again(&key, &subject);
+                }
+            }
+        }
+    }
+
+    /// The holder became another program: its leases live if it is the same identity at the same assurance and none asks for more.
+    fn look_again(self: &Arc<Self>, key: &HolderKey, before: &Subject) {
+        let leases = self.leases.of_holder(key);
+        let roll = &self.governance().roll;
+        let pid = before.evidence.process.pid;
+        let now = before.pins.pidfd.try_clone().and_then(|pidfd| self.attestor.look_again(pidfd, pid)).ok();
+        let workload = now.as_ref().and_then(|now| self.attestor.examine_process(now, roll).ok()?.workload.ok());
+        let mut kept = 0;
+        for lease in &leases {
+            let lives = workload.as_ref().is_some_and(|workload| {
+                let row = workload.identity();
+                // An ancestor that holds is a shell or a supervisor: it need not be the identity that asked, only alive.
+                lease.holder.kind == HolderKind::Ancestor
+                    || (row.name == lease.identity && workload.assurance() >= lease.assurance && row.on_exec == ExecRule::Reattest)
+            });
+            if lives {
+                kept += 1;
+            } else {
+                let (broker, id) = (self.clone(), lease.id);
+                tokio::spawn(async move { broker.end(id, EndReason::HolderChanged).await });
+            }
+        }
+        if let (Some(now), true) = (now, kept > 0) {
+            self.reaper.replace(key, now);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What becomes known along the path, gathered for the record.
+
+use super::Stop;
+use crate::{
+    attest::{Basis, Facts as ProcessFacts, Peer, Workload},
+    audit::{Decided, Event, Facts, Holder as HolderFacts, Kind, Recordable, Word},
+    engine::UpstreamRef,
+    intent::{Claimed, Effective, Intent, Source},
+    lease::Lease,
+    model::RequestId,
+    policy::Because,
+};
+use std::sync::Arc;
+
+/// Facts from the kernel, escaped.
+impl Recordable for ProcessFacts {}
+/// A closed list.
+impl Recordable for Basis {}
+/// A closed list.
+impl Recordable for Source {}
+/// Parsed names, numbers and one checked line.
+impl Recordable for Claimed {}
+/// Computed by us.
+impl Recordable for Effective {}
+/// Names only, by the engines' contract.
+impl Recordable for UpstreamRef {}
+
+/// The trail of one request.
+pub(super) struct Trail {
+    pub(super) request: RequestId,
+    uid: u32,
+    pub(super) workload: Option<Workload>,
+    pub(super) intent: Option<Intent>,
+    pub(super) decided: Option<Decided>,
+}
+
+impl Trail {
+    pub(super) fn new(request: RequestId, peer: &Peer) -> Self {
+        Self { request, uid: peer.uid(), workload: None, intent: None, decided: None }
+    }
+
+    /// An event of this kind with all that is known so far.
+    pub(super) fn event(&self, kind: Kind) -> Event {
+        let mut event = Event::new(kind).request(self.request).uid(self.uid);
+        if let Some(workload) = &self.workload {
+            event = event.identity(workload.identity()).assurance(workload.assurance());
+            event = with(event, Event::basis, &workload.basis());
+            event = with(event, Event::attested, &**workload.facts());
+            if let Some(client) = workload.client() {
+                event = with(event, Event::client, &**client);
+            }
+        }
+        if let Some(intent) = &self.intent {
+            event = event.channel(intent.channel()).secret(intent.secret(), None);
+            event = with(event, Event::source, &intent.source());
+            event = with(event, Event::claimed, intent.claimed());
+            event = with(event, Event::effective, intent.effective());
+        }
+        match &self.decided {
+            Some(decided) => event.policy(decided.clone()),
+            None => event,
+        }
+    }
+
+    /// The record of a request that led to nothing.
+    pub(super) fn stopped(&self, stop: &Stop) -> Event {
+        let refusal = stop.refusal();
+        let kind = if refusal.code == crate::model::Code::NEEDS { Kind::Needs } else { Kind::Refuse };
+        self.event(kind).refusal(&refusal)
+    }
+}
+
+/// Adds facts; a value without a JSON form is left out, which no type above has.
+pub(super) fn with<T: Recordable>(event: Event, add: fn(Event, Facts) -> Event, value: &T) -> Event {
+    match Facts::of(value) {
+        Ok(facts) => add(event, facts),
+        Err(_) => event,
+    }
+}
+
+/// What a decision rests on, for the record.
+pub(super) fn decided(because: &Because) -> Decided {
+    let word = |text: &str| Word::parse(text).ok();
+    Decided {
+        bundle: word(&because.bundle),
+        grant: because.grant.as_ref().and_then(|grant| word(&grant.id)),
+        grant_owner: because.grant.as_ref().map(|grant| grant.owner.clone()),
+        ticket: because.grant.as_ref().and_then(|grant| grant.ticket.clone()),
+        determining: because.policies.iter().filter_map(|note| word(&note.id)).collect(),
+        shadow: because
+            .shadows
+            .iter()
+            .filter_map(|shadow| match shadow {
+                crate::policy::Shadow::Would(note) => word(&note.id),
+                crate::policy::Shadow::Fails(_) => None,
+            })
+            .collect(),
+    }
+}
+
+/// A bundle alone.
+pub(super) fn bundle(hash: &Arc<str>) -> Decided {
+    Decided { bundle: Word::parse(hash).ok(), ..Decided::default() }
+}
+
+/// The holder of a lease.
+pub(super) fn holder(lease: &Lease) -> HolderFacts {
+    let holder = &lease.holder;
+    HolderFacts {
+        kind: holder.kind,
+        pid: holder.pid,
+        handle: holder.inode,
+        name: holder.cgroup.as_ref().and_then(|group| Word::parse(&group.path).ok()),
+    }
+}
+
+/// What is known about a lease, for records that are about it later.
+pub(super) fn of_lease(kind: Kind, lease: &Lease) -> Event {
+    let event = Event::new(kind).lease(lease.id).holder(holder(lease)).expires(lease.expires);
+    let event = event.assurance(lease.assurance).channel(lease.channel);
+    let decided = Decided { bundle: Word::parse(&lease.bundle).ok(), grant: Word::parse(&lease.grant).ok(), ..Decided::default() };
+    with(event.policy(decided), Event::credential, &lease.reference)
+}

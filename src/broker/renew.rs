@@ -1,0 +1,147 @@
+//! A live lease's value again, and more time for it.
+
+use super::{Broker, Delivery, Stop, issue::order, record, record::Trail};
+use crate::{
+    attest::{Peer, Workload},
+    audit::{Kind, Need, Outcome},
+    intent::Intent,
+    lease::{Lease, State},
+    model::{Code, EndReason, LeaseId, Refusal, RequestId, Sensitivity},
+    policy::{Decision, Evidence},
+};
+use std::sync::Arc;
+
+impl Broker {
+    /// The value of a live lease, for its holder.
+    pub async fn read(self: &Arc<Self>, peer: Arc<Peer>, id: LeaseId, request: RequestId) -> Result<Delivery, Refusal> {
+        let mut trail = Trail::new(request, &peer);
+        let done = async {
+            let (workload, lease) = self.own_lease(&peer, id, &mut trail)?;
+            let _ = workload;
+            self.give_again(&peer, &lease, &trail).await
+        };
+        match done.await {
+            Ok(delivery) => Ok(delivery),
+            Err(stop) => Err(self.refuse(&trail, stop).await),
+        }
+    }
+
+    /// One lease of the caller's.
+    pub async fn lease(&self, peer: &Peer, id: LeaseId, request: RequestId) -> Result<Arc<Lease>, Refusal> {
+        let mut trail = Trail::new(request, peer);
+        match self.own_lease(peer, id, &mut trail) {
+            Ok((_, lease)) => Ok(lease),
+            Err(stop) => Err(self.refuse(&trail, stop).await),
+        }
+    }
+
+    /// The caller's leases.
+    pub async fn leases_of(&self, peer: &Peer, request: RequestId) -> Result<Vec<Arc<Lease>>, Refusal> {
+        let mut trail = Trail::new(request, peer);
+        let found = self.attested(peer, &mut trail).map(|workload| {
+            self.leases.all().into_iter().filter(|lease| lease.state == State::Live && self.may_use(peer, &workload, lease)).collect()
+        });
+        match found {
+            Ok(leases) => Ok(leases),
+            Err(stop) => Err(self.refuse(&trail, stop).await),
+        }
+    }
+
+    /// The caller gives a lease back.
+    pub async fn give_back(self: &Arc<Self>, peer: &Peer, id: LeaseId, request: RequestId) -> Result<Arc<Lease>, Refusal> {
+        let mut trail = Trail::new(request, peer);
+        match self.own_lease(peer, id, &mut trail) {
+            Ok((_, lease)) => {
+                self.end(lease.id, EndReason::Asked).await;
+                Ok(lease)
+            }
+            Err(stop) => Err(self.refuse(&trail, stop).await),
+        }
+    }
+
+    /// As much time again, if policy would still grant it.
+    pub async fn renew(self: &Arc<Self>, peer: Arc<Peer>, id: LeaseId, request: RequestId) -> Result<Arc<Lease>, Refusal> {
+        let broker = self.clone();
+        let task = tokio::spawn(async move {
+            let mut trail = Trail::new(request, &peer);
+            match broker.extend(&peer, id, &mut trail).await {
+                Ok(lease) => Ok(lease),
+                Err(stop) => Err(broker.refuse(&trail, stop).await),
+            }
+        });
+        task.await.unwrap_or_else(|_| Err(Stop::from(super::Fault::Task).refusal()))
+    }
+
+    async fn extend(&self, peer: &Peer, id: LeaseId, trail: &mut Trail) -> Result<Arc<Lease>, Stop> {
+        let (workload, lease) = self.own_lease(peer, id, trail)?;
+        if !lease.renewable {
+            return Err(Refusal::new(Code::NOT_RENEWABLE).into());
+        }
+        let governance = self.governance();
+        let secret = governance.catalogue.find(&lease.secret).ok_or_else(|| Refusal::new(Code::NO_GRANT))?;
+        let intent = Intent::of_lease(secret.clone(), &lease.purpose, lease.channel, &lease.hosts, lease.ttl);
+        trail.intent = Some(intent.clone());
+        let decision = governance.bundle.decide(&workload, &intent, &Evidence::none(), self.clock.wall(), self.is_frozen());
+        trail.decided = Some(record::decided(decision.because()));
+        let permit = match decision {
+            Decision::Permit(permit) => permit,
+            Decision::Needs(unmet) => return Err(unmet.refusal().into()),
+            Decision::Forbid(refused) => return Err(refused.refusal().into()),
+        };
+        let ttl = permit.effective().ttl.min(lease.ttl);
+        let expires = self.clock.wall().plus(ttl).max(lease.expires);
+        let deadline = self.clock.boot().plus(ttl).max(lease.deadline);
+        let extended = Lease { expires, deadline, ..Lease::clone(&lease) };
+        let event = trail.fill(record::of_lease(Kind::Renew, &extended), None).outcome(Outcome::Done);
+        // On the record before the source is told: a credential never outlives what the record says.
+        let _recorded = self.audit.append(event, Need::Durable).await?;
+        self.engine(&lease.engine)?.renew(&order(&extended, &intent), &lease.reference).await?;
+        self.attestor.still(peer)?;
+        Ok(self.leases.renew(&lease, expires, deadline).await?)
+    }
+
+    /// Record, last look, value.
+    pub(super) async fn give_again(&self, peer: &Peer, lease: &Arc<Lease>, trail: &Trail) -> Result<Delivery, Stop> {
+        if lease.uses == 1 {
+            return Err(Refusal::new(Code::USED_UP).into());
+        }
+        if self.leases.count_read(lease.id).is_none() {
+            return Err(Refusal::new(Code::READS_EXCEEDED).into());
+        }
+        let governance = self.governance();
+        let secret = governance.catalogue.find(&lease.secret).ok_or_else(|| Refusal::new(Code::NO_GRANT))?;
+        let intent = Intent::of_lease(secret.clone(), &lease.purpose, lease.channel, &lease.hosts, lease.ttl);
+        let issued = self.engine(&lease.engine)?.read(&order(lease, &intent), &lease.reference).await?;
+        let need = if lease.sensitivity >= Sensitivity::Restricted { Need::Durable } else { Need::Soon };
+        let event = Trail::read_of(trail, record::of_lease(Kind::Read, lease), secret).outcome(Outcome::Done);
+        let recorded = self.audit.append(event, need).await?;
+        self.attestor.still(peer)?;
+        self.metrics.read();
+        Ok(Delivery::new(trail.request, lease.clone(), issued, Vec::new(), recorded))
+    }
+
+    pub(super) fn attested(&self, peer: &Peer, trail: &mut Trail) -> Result<Workload, Stop> {
+        self.must_be_fresh(peer)?;
+        let workload = self.attestor.attest(peer, &self.governance().roll)?;
+        trail.workload = Some(workload.clone());
+        Ok(workload)
+    }
+
+    /// A live lease that the caller may use. Another's lease is answered like one that never was.
+    fn own_lease(&self, peer: &Peer, id: LeaseId, trail: &mut Trail) -> Result<(Workload, Arc<Lease>), Stop> {
+        let workload = self.attested(peer, trail)?;
+        if let Some(lease) = self.leases.find(id)
+            && self.may_use(peer, &workload, &lease)
+        {
+            return match lease.state {
+                State::Live if lease.deadline > self.clock.boot() => Ok((workload, lease)),
+                State::Live | State::Reserved | State::Ending { .. } => Err(Refusal::new(Code::LEASE_ENDED).into()),
+            };
+        }
+        let was_own = self.leases.find_ended(id).is_some_and(|ended| {
+            let holder = &ended.holder;
+            ended.identity == workload.identity().name && (holder.pid, holder.start) == (workload.facts().pid, workload.facts().start)
+        });
+        Err(Refusal::new(if was_own { Code::LEASE_ENDED } else { Code::NO_LEASE }).into())
+    }
+}

@@ -1,0 +1,115 @@
+//! After a start: reservations settled, holders bound again, endings carried on.
+//!
+//! A holder is bound again only if it is provably the same process (pidfs handle or inode, within the same boot) and a full attestation
+//! still makes it the same identity. Whatever is not certain ends.
+
+use super::{Broker, holder::Bound};
+use crate::{
+    attest::Subject,
+    lease::{Holder, Lease, Recovered, State},
+    model::{EndReason, HolderKind},
+    sys::{Found, GroupWatch, Pidfd},
+};
+use std::sync::Arc;
+
+/// What became of what was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Revived {
+    /// Reservations that were settled or are being settled.
+    pub settled: usize,
+    /// Leases whose holders live on.
+    pub bound: usize,
+    /// Leases that end because their holder is gone or another.
+    pub lost: usize,
+    /// Endings carried on.
+    pub resumed: usize,
+}
+
+impl Broker {
+    /// Takes up what the journal held, then begins to watch. Call once, before any connection is accepted.
+    pub async fn start(self: &Arc<Self>, recovered: Recovered) -> Revived {
+        let mut revived = Revived::default();
+        for lease in recovered.live {
+            match self.bind_again(&lease) {
+                Ok(bound) => {
+                    self.reaper.watch(self, &lease, bound);
+                    revived.bound += 1;
+                }
+                Err(reason) => {
+                    revived.lost += 1;
+                    self.end_in_background(&lease, reason);
+                }
+            }
+        }
+        for lease in recovered.reserved {
+            revived.settled += 1;
+            self.end_in_background(&lease, EndReason::Unfinished);
+        }
+        for lease in recovered.ending {
+            if let State::Ending { tries, irrevocable: false, .. } = lease.state {
+                revived.resumed += 1;
+                let broker = self.clone();
+                tokio::spawn(async move { broker.resume(lease.id, tries).await });
+            }
+        }
+        tokio::spawn(self.clone().keep_deadlines());
+        tokio::spawn(self.clone().sweep());
+        revived
+    }
+
+    fn end_in_background(self: &Arc<Self>, lease: &Arc<Lease>, reason: EndReason) {
+        let (broker, id) = (self.clone(), lease.id);
+        tokio::spawn(async move { broker.end(id, reason).await });
+    }
+
+    fn bind_again(&self, lease: &Lease) -> Result<Bound, EndReason> {
+        let holder = &lease.holder;
+        if holder.boot != self.settings.boot {
+            return Err(EndReason::HolderGone);
+        }
+        if let (HolderKind::Unit | HolderKind::Container, Some(group)) = (holder.kind, &holder.cgroup) {
+            let populated = GroupWatch::open(&group.path, group.id).is_ok_and(|watch| watch.is_populated());
+            return if populated { Ok(Bound { holder: holder.clone(), subject: None }) } else { Err(EndReason::HolderGone) };
+        }
+        let pidfd = find(holder).ok_or(EndReason::HolderGone)?;
+        let subject = self.attestor.look_again(pidfd, holder.pid).map_err(|_| EndReason::HolderGone)?;
+        if !self.is_as_before(lease, &subject) {
+            return Err(EndReason::HolderChanged);
+        }
+        Ok(Bound { holder: holder.clone(), subject: Some(Arc::new(subject)) })
+    }
+
+    fn is_as_before(&self, lease: &Lease, subject: &Subject) -> bool {
+        let process = &subject.evidence.process;
+        let same_program = match (&lease.holder.exe, &process.exe) {
+            (Some((_, dev, ino)), Some(exe)) => (*dev, *ino) == (exe.dev, exe.ino),
+            (None, None) => true,
+            _ => false,
+        };
+        let same_process = (process.pid, process.start, process.uids[1]) == (lease.holder.pid, lease.holder.start, lease.holder.uid);
+        if lease.holder.kind == HolderKind::Ancestor {
+            return same_process;
+        }
+        let workload = self.attestor.examine_process(subject, &self.governance().roll).ok().and_then(|attested| attested.workload.ok());
+        // Our client as holder (`clav exec`) is no identity itself; that it is the same process with the same program must do.
+        let same_identity = match workload {
+            Some(workload) => workload.identity().name == lease.identity && workload.assurance() >= lease.assurance,
+            None => self.attestor.is_client_process(subject),
+        };
+        same_process && same_program && same_identity
+    }
+}
+
+/// The very process that held, if it lives.
+fn find(holder: &Holder) -> Option<Pidfd> {
+    if let Some(handle) = holder.handle {
+        match Pidfd::find(handle) {
+            Found::Alive(pidfd) => return Some(pidfd),
+            Found::Gone => return None,
+            Found::Unsupported => {}
+        }
+    }
+    let pidfd = Pidfd::open(holder.pid).ok()?;
+    // A pidfs inode is never used twice in one boot; without one nothing tells a reused number apart.
+    (holder.inode.is_some() && pidfd.inode() == holder.inode && pidfd.is_alive()).then_some(pidfd)
+}

@@ -1,0 +1,72 @@
+//! Control groups as holders: the moment the last process leaves one.
+
+use super::exe::file_id;
+use nix::{
+    fcntl::{OFlag, openat},
+    sys::{
+        inotify::{AddWatchFlags, InitFlags, Inotify},
+        stat::Mode,
+    },
+};
+use std::{
+    io::{self, Read},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::PathBuf,
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// One control group of the unified hierarchy, watched.
+pub struct GroupWatch {
+    dir: OwnedFd,
+    inotify: Inotify,
+}
+
+/// Where the unified hierarchy is mounted.
+fn mount_point() -> io::Result<PathBuf> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo")?;
+    text.lines()
+        .find_map(|line| {
+            let (before, after) = line.split_once(" - ")?;
+            after.starts_with("cgroup2 ").then(|| before.split(' ').nth(4).map(PathBuf::from))?
+        })
+        .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+}
+
+impl GroupWatch {
+    /// Watches the group at `path` (as in `/proc/PID/cgroup`). With `id`, only the group whose directory has that inode: one that was
+    /// removed and made again is another.
+    pub fn open(path: &str, id: u64) -> io::Result<Self> {
+        let relative =
+            path.strip_prefix('/').filter(|rest| !rest.is_empty() && !rest.split('/').any(|part| part.is_empty() || part == ".."));
+        let relative = relative.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let root = nix::fcntl::open(&mount_point()?, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let dir = openat(&root, relative, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        if id != 0 && file_id(&dir)?.ino != id {
+            return Err(io::Error::from(io::ErrorKind::NotFound));
+        }
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        let events = PathBuf::from(format!("/proc/self/fd/{}/cgroup.events", dir.as_raw_fd()));
+        inotify.add_watch(&events, AddWatchFlags::IN_MODIFY)?;
+        Ok(Self { dir, inotify })
+    }
+
+    /// Whether any process is in it or below it. Any error counts as no.
+    pub fn is_populated(&self) -> bool {
+        let Ok(file) = openat(&self.dir, "cgroup.events", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) else { return false };
+        let mut text = String::new();
+        std::fs::File::from(file).take(4096).read_to_string(&mut text).is_ok() && text.lines().any(|line| line == "populated 1")
+    }
+
+    /// Waits until nobody is left in it.
+    pub async fn emptied(&self) {
+        let Ok(copy) = self.inotify.as_fd().try_clone_to_owned() else { return };
+        // SAFETY: an OwnedFd names the same open descriptor for as long as it lives.
+        let Ok(ready) = (unsafe { AsyncFd::register_with_interest(copy, Interest::READABLE) }) else { return };
+        while self.is_populated() {
+            let Ok(mut guard) = ready.readable().await else { return };
+            // What changed does not matter; it is asked again.
+            let _ = self.inotify.read_events();
+            guard.clear_ready();
+        }
+    }
+}
