@@ -28,7 +28,7 @@ pub const BASELINE: &str = include_str!("../../config/policy.d/00-baseline.cedar
 /// How many slices are kept. A host with more live triples than this builds some of them again.
 const SLICES: u64 = 4_096;
 /// Attributes are looked up at most this many steps from the request, so a slice's entities are all that is ever needed.
-const LEVEL: u32 = 1;
+const LEVEL: u32 = 2;
 
 /// One state of the host's policy. Immutable: a reload makes another.
 pub struct Bundle {
@@ -147,8 +147,8 @@ impl Bundle {
         &self.grants
     }
 
-    pub(super) fn rule(&self, at: usize) -> &Rule {
-        &self.rules[at]
+    pub(super) fn rules(&self) -> &[Rule] {
+        &self.rules
     }
 
     pub(super) fn rule_at(&self, id: &str) -> Option<usize> {
@@ -183,8 +183,10 @@ fn validate(found: &[(Linted, Statement<'_>)], problems: &mut Vec<Problem>) {
     let result = Validator::new(PARSED.clone()).validate_with_level(&set, ValidationMode::Strict, LEVEL);
     let places = |id: &PolicyId, offset, text| by_id.get(id).map(|(_, at)| fault_at(at, offset, text));
     problems.extend(result.validation_errors().filter_map(|error| places(error.policy_id(), offset(error), error.to_string())));
-    // A policy that can never apply is a mistake somebody relies on.
-    problems.extend(result.validation_warnings().filter_map(|odd| places(odd.policy_id(), offset(odd), odd.to_string())));
+    // A policy that can never apply is a mistake somebody relies on. Where there is an error, it is only the echo of that.
+    let faulty: BTreeSet<&PolicyId> = result.validation_errors().map(|error| error.policy_id()).collect();
+    let odd = result.validation_warnings().filter(|odd| !faulty.contains(odd.policy_id()));
+    problems.extend(odd.filter_map(|odd| places(odd.policy_id(), offset(odd), odd.to_string())));
 }
 
 fn fault_at(at: &Statement<'_>, offset: usize, text: String) -> Problem {

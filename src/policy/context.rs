@@ -11,7 +11,7 @@ use crate::{
     intent::{Effective, Intent, Source},
     model::{Assurance, Ttl, UNLIMITED, WallTime},
 };
-use cedar_policy::{Context, EntityUid, RestrictedExpression};
+use cedar_policy::{Context, ContextCreationError, EntityUid, RestrictedExpression};
 
 /// What would be issued, as far as caps may narrow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub(super) struct Facts<'a> {
 }
 
 /// The context of a request.
-pub(super) fn context(facts: &Facts<'_>, action: &EntityUid) -> Result<Context, cedar_policy::ContextCreationError> {
+pub(super) fn context(facts: &Facts<'_>, action: &EntityUid) -> Result<Context, Box<ContextCreationError>> {
     let pairs = [
         ("claimed", claimed(facts.intent)),
         ("effective", record([

@@ -72,8 +72,8 @@ impl Bundle {
         match self.refusing(&slice, &Facts { assurance: Assurance::Measured, evidence: &hoped, grant: GrantFacts::BEST, ..facts }) {
             Err(broken) => because.broken(broken),
             Ok(still) if still.is_empty() => {
-                because.policies = rules.iter().map(|rule| rule.note.clone()).collect();
-                Decision::Needs(Unmet::new(because, narrowed(intent, scope)))
+                because.policies = rules.iter().map(|rule| rule.note.clone()).chain(caps).collect();
+                Decision::Needs(Unmet::new(because, narrowed(intent, scope), scope.renewable))
             }
             Ok(still) => because.refused_by(&still),
         }
@@ -120,7 +120,7 @@ impl Bundle {
         }
         at.sort_unstable();
         // Nothing refused and nothing allowed cannot be: the set holds a permit without conditions.
-        if at.is_empty() { Err(Broken(vec!["denied without a reason".to_owned()])) } else { Ok(at.into_iter().map(|at| self.rule(at)).collect()) }
+        if at.is_empty() { Err(Broken(vec!["denied without a reason".to_owned()])) } else { Ok(at.into_iter().map(|at| &self.rules()[at]).collect()) }
     }
 
     /// Cedar leaves out a policy that it cannot evaluate, so a forbid could fall silent: any error denies.

@@ -88,16 +88,22 @@ impl Permit {
 pub struct Unmet {
     because: Because,
     effective: Effective,
+    renewable: bool,
 }
 
 impl Unmet {
-    pub(super) fn new(because: Because, effective: Effective) -> Self {
-        Self { because, effective }
+    pub(super) fn new(because: Because, effective: Effective, renewable: bool) -> Self {
+        Self { because, effective, renewable }
     }
 
     /// What would be issued once the evidence is there.
     pub fn effective(&self) -> &Effective {
         &self.effective
+    }
+
+    /// Whether its lease would be renewable.
+    pub fn renewable(&self) -> bool {
+        self.renewable
     }
 
     /// Every requirement that is not met, with the rule that asks.
@@ -163,8 +169,8 @@ pub struct Because {
     pub intent: Intent,
     /// The bundle that decided, as hex SHA-256.
     pub bundle: Arc<str>,
-    /// The rules that decided, in the order of their files: caps that shortened a permit, requirements that are not met, or
-    /// what refused.
+    /// The rules that decided: what refused, or the requirements that are not met, in the order of their files; then the caps
+    /// that shortened what is or would be issued.
     pub policies: Vec<Arc<RuleNote>>,
     /// The grant it was weighed with; none when nothing covers the request.
     pub grant: Option<Arc<GrantNote>>,

@@ -2,16 +2,16 @@
 
 use super::words::{Kind, PARSED, entity, principal, stakes, uid};
 use crate::model::{Assurance, EndsBy, Identity, Operation, SecretDefinition, Sensitivity, WallTime};
-use cedar_policy::{Entities, Entity, EntityUid, RestrictedExpression};
+use cedar_policy::{Entities, Entity, EntityAttrEvaluationError, EntityUid, RestrictedExpression, entities_errors::EntitiesError};
 use std::collections::{HashMap, HashSet};
 
 /// Why entities could not be made: a row that the schema does not admit.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EntitiesFault {
-    #[error("{0}")]
-    Attribute(Box<cedar_policy::EntityAttrEvaluationError>),
-    #[error("{0}")]
-    Set(Box<cedar_policy::entities_errors::EntitiesError>),
+    #[error(transparent)]
+    Attribute(#[from] Box<EntityAttrEvaluationError>),
+    #[error(transparent)]
+    Set(#[from] Box<EntitiesError>),
 }
 
 /// The entities that a decision about these two may look at.
@@ -26,9 +26,9 @@ pub(super) fn entities(identity: &Identity, secret: &SecretDefinition, operation
         all.push(Entity::new_no_attrs(folder.clone(), above));
         above = HashSet::from([folder]);
     }
-    all.push(asking(identity).map_err(|error| EntitiesFault::Attribute(Box::new(error)))?);
-    all.push(asked_for(secret, operation, above).map_err(|error| EntitiesFault::Attribute(Box::new(error)))?);
-    Entities::from_entities(all, Some(&PARSED)).map_err(|error| EntitiesFault::Set(Box::new(error)))
+    all.push(asking(identity)?);
+    all.push(asked_for(secret, operation, above)?);
+    Ok(Entities::from_entities(all, Some(&PARSED)).map_err(Box::new)?)
 }
 
 /// Each rung lies in the one below it, so that `in` reads "at least".
@@ -37,7 +37,7 @@ fn ladder<const N: usize>(kind: Kind, rungs: [&str; N]) -> Vec<Entity> {
     rungs.iter().enumerate().map(|(at, rung)| Entity::new_no_attrs(uid(kind, rung), below(at))).collect()
 }
 
-fn asking(identity: &Identity) -> Result<Entity, cedar_policy::EntityAttrEvaluationError> {
+fn asking(identity: &Identity) -> Result<Entity, Box<EntityAttrEvaluationError>> {
     let attributes = HashMap::from([
         ("owner".to_owned(), text(identity.owner.as_str())),
         ("environment".to_owned(), text(identity.environment.as_str())),
@@ -47,14 +47,14 @@ fn asking(identity: &Identity) -> Result<Entity, cedar_policy::EntityAttrEvaluat
         ("expires".to_owned(), datetime(identity.expires)),
     ]);
     let groups = identity.groups.iter().map(|group| uid(Kind::Group, group.as_str())).collect();
-    Entity::new(uid(principal(identity.kind), identity.name.as_str()), attributes, groups)
+    Ok(Entity::new(uid(principal(identity.kind), identity.name.as_str()), attributes, groups)?)
 }
 
 fn asked_for(
     secret: &SecretDefinition,
     operation: Operation,
     mut above: HashSet<EntityUid>,
-) -> Result<Entity, cedar_policy::EntityAttrEvaluationError> {
+) -> Result<Entity, Box<EntityAttrEvaluationError>> {
     let stakes = stakes(secret.sensitivity, operation);
     above.insert(uid(Kind::Sensitivity, secret.sensitivity.as_str()));
     above.insert(uid(Kind::Stakes, stakes.as_str()));
@@ -71,7 +71,7 @@ fn asked_for(
         ("scoped".to_owned(), RestrictedExpression::new_bool(!secret.hosts.is_empty())),
         ("quarantined".to_owned(), RestrictedExpression::new_bool(secret.quarantined)),
     ]);
-    Entity::new(uid(Kind::Secret, secret.name.as_str()), attributes, above)
+    Ok(Entity::new(uid(Kind::Secret, secret.name.as_str()), attributes, above)?)
 }
 
 /// A string.

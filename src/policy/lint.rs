@@ -83,7 +83,7 @@ impl<'a> Notes<'a> {
         self.only(&["id", "owner", "purpose", "expires", "ticket", "lasting"], "a grant does not have it");
         // Evidence is what rules ask for, all at once; a grant that waited for it would be "no grant" instead.
         for forbidden in ["evidence", "grant", "effective.ttl", "effective.uses", "effective.renewable"] {
-            self.must_not_read("grant", forbidden);
+            self.must_not_read("a grant", forbidden);
         }
         let owner = self.required("owner").and_then(|text| self.parsed("owner", text, Owner::parse));
         let purposes = self.required("purpose").and_then(|text| {
@@ -120,8 +120,8 @@ impl<'a> Notes<'a> {
 
     fn invariant(&mut self) -> Option<RuleClass> {
         self.only(&["id", "class", "mode", "code", "sentence"], "an invariant does not have it");
-        self.must_not_read("invariant", "evidence");
-        self.must_not_read("invariant", "grant");
+        self.must_not_read("an invariant", "evidence");
+        self.must_not_read("an invariant", "grant");
         let name = self.required("code")?;
         if !is_word(name, b"_") {
             return self.bad("code", name, "must be of a-z, 0-9 and '_'");
@@ -168,7 +168,7 @@ impl<'a> Notes<'a> {
         let (cap, reading, body) = match key {
             "cap_ttl" => {
                 let Some(ttl) = Ttl::parse(text) else { return self.bad(key, text, "must be a time such as 15m") };
-                (Cap::Ttl(ttl), format!("context.effective.ttl > {}", ttl.as_secs()), more_than("ttl", ttl.as_secs().into()))
+                (Cap::Ttl(ttl), format!("context.effective.ttl > {}", ttl.as_secs()), more_than("ttl", ttl.as_secs()))
             }
             "cap_uses" => {
                 let Some(uses) = text.parse::<u32>().ok().filter(|uses| *uses > 0) else { return self.bad(key, text, "must be a number") };

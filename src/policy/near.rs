@@ -52,7 +52,9 @@ impl fmt::Display for Misfit {
 /// The nearest grants, those that miss by least first. Only ever called when nothing covers the request.
 pub(super) fn near_misses(grants: &[Grant], triple: &Triple, intent: &Intent, now: WallTime) -> Vec<NearMiss> {
     let mut near: Vec<NearMiss> = grants.iter().filter_map(|grant| near_miss(grant, triple, intent, now)).collect();
-    near.sort_by(|a, b| a.misfits.len().cmp(&b.misfits.len()).then_with(|| a.grant.id.cmp(&b.grant.id)));
+    // Among equals, those for this very identity first: they were meant for it.
+    let rank = |miss: &NearMiss| (miss.misfits.len(), miss.misfits.contains(&Misfit::Identity));
+    near.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| a.grant.id.cmp(&b.grant.id)));
     near.truncate(MOST);
     near
 }

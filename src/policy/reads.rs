@@ -13,8 +13,8 @@ pub(super) struct Reads {
 
 impl Reads {
     /// Walks the conditions of a policy.
-    pub fn of(policy: &Policy) -> Result<Self, PolicyToJsonError> {
-        let conditions = policy.to_json()?.get_mut("conditions").map(Value::take).unwrap_or_default();
+    pub fn of(policy: &Policy) -> Result<Self, Box<PolicyToJsonError>> {
+        let conditions = policy.to_json().map_err(Box::new)?.get_mut("conditions").map(Value::take).unwrap_or_default();
         let mut reads = Self { paths: BTreeSet::new(), literals: BTreeSet::new(), conditions: Value::Null };
         reads.walk(&conditions);
         reads.conditions = conditions;

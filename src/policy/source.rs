@@ -55,7 +55,7 @@ pub enum Fault {
     Value { key: &'static str, value: String, why: String },
     #[error("@id(\"{id}\") is taken by {by}")]
     Duplicate { id: String, by: Place },
-    #[error("a {0} may not look at {1}")]
+    #[error("{0} may not look at {1}")]
     Reads(&'static str, String),
     #[error("the condition does not look at {0}, so nothing could meet this requirement")]
     NeverMet(&'static str),
