@@ -3,6 +3,7 @@
 use super::{
     evidence::{Evidence, Signs},
     lint::{Linted, lint},
+    reads::Reads,
     rule::{Grant, Rule, RuleClass},
     slice::{Slice, SliceFault},
     source::{Fault, Notice, Place, Problem, Source, Statement, Warning, statements},
@@ -131,9 +132,7 @@ impl Bundle {
         intent: &Intent,
     ) -> Result<Arc<Slice>, String> {
         let (channel, operation) = (intent.channel(), intent.effective().operation);
-        let make = || {
-            Slice::new(&identity.1, &secret.1, (channel, operation), (&self.grants, &self.rules), self.loaded).map(Arc::new)
-        };
+        let make = || Slice::new(&identity.1, &secret.1, (channel, operation), (&self.grants, &self.rules), self.loaded).map(Arc::new);
         let made = self.slices.try_get_with((identity.0, secret.0, channel, operation), make);
         made.map_err(|fault: Arc<SliceFault>| fault.to_string())
     }
@@ -199,17 +198,26 @@ fn offset(of: &impl Diagnostic) -> usize {
 
 fn no_freeze(found: &[(Linted, Statement<'_>)]) -> Option<Problem> {
     let freezes = |linted: &Linted| match linted {
-        Linted::Rule(rule) => !rule.shadow && matches!(&rule.note.class, RuleClass::Invariant { code, .. } if *code == Code::FROZEN),
+        Linted::Rule(rule) => {
+            let tells = matches!(&rule.note.class, RuleClass::Invariant { code, .. } if *code == Code::FROZEN);
+            tells && !rule.shadow && rule.reach.is_everything() && is_exactly_frozen(&rule.policy)
+        }
         Linted::Grant(_) => false,
     };
     let none = !found.iter().any(|(linted, _)| freezes(linted));
     none.then(|| Problem { place: whole_bundle(), fault: Fault::NoFreeze })
 }
 
+fn is_exactly_frozen(policy: &Policy) -> bool {
+    let frozen = serde_json::json!({ ".": { "left": { "Var": "context" }, "attr": "frozen" } });
+    Reads::of(policy).is_ok_and(|reads| reads.is_exactly(frozen))
+}
+
 fn missing_baseline(found: &[(Linted, Statement<'_>)]) -> Vec<Warning> {
     let shipped = Source { name: "00-baseline.cedar".to_owned(), text: BASELINE.to_owned() };
     let here: BTreeSet<&str> = found.iter().map(|(linted, _)| linted.id()).collect();
-    let ids = statements(&shipped).into_iter().flatten().filter_map(|at| Policy::parse(None, at.text).ok()?.annotation("id").map(str::to_owned));
+    let ids =
+        statements(&shipped).into_iter().flatten().filter_map(|at| Policy::parse(None, at.text).ok()?.annotation("id").map(str::to_owned));
     let missing = ids.filter(|id| !here.contains(id.as_str()));
     missing.map(|id| Warning { place: whole_bundle(), notice: Notice::BaselineRule(id) }).collect()
 }
@@ -239,10 +247,11 @@ impl Known {
     /// A member that a closed set does not have is a problem: the rule would never apply. A name that no row bears is a warning:
     /// the row may come later.
     fn check(&self, policy: &Policy, at: &Statement<'_>, problems: &mut Vec<Problem>, warnings: &mut Vec<Warning>) {
-        let literals: BTreeSet<String> = policy.entity_literals().iter().map(EntityUid::to_string).collect();
-        for uid in policy.entity_literals().into_iter().filter(|uid| literals.contains(&uid.to_string())) {
+        let literals: BTreeMap<String, EntityUid> = policy.entity_literals().into_iter().map(|uid| (uid.to_string(), uid)).collect();
+        for (text, uid) in literals {
+            // The validator knows every other type to be unknown.
             let Some(&kind) = Kind::ALL.iter().find(|kind| type_name(**kind) == uid.type_name()) else { continue };
-            let (name, text): (&str, String) = (uid.id().unescaped(), uid.to_string());
+            let name: &str = uid.id().unescaped();
             let place = at.place(at.text.find(&text).unwrap_or(0));
             match members(kind) {
                 Some(members) if !members.contains(&name) => {

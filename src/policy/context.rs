@@ -15,13 +15,13 @@ use cedar_policy::{Context, ContextCreationError, EntityUid, RestrictedExpressio
 
 /// What would be issued, as far as caps may narrow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Scope {
+pub(super) struct Limits {
     pub ttl: Ttl,
     pub uses: u64,
     pub renewable: bool,
 }
 
-impl Scope {
+impl Limits {
     /// All that the intent leaves room for.
     pub fn of(effective: &Effective) -> Self {
         Self { ttl: effective.ttl, uses: effective.uses.min(UNLIMITED), renewable: true }
@@ -44,7 +44,7 @@ impl Scope {
 pub(super) struct Facts<'a> {
     pub workload: &'a Workload,
     pub intent: &'a Intent,
-    pub scope: Scope,
+    pub limits: Limits,
     pub assurance: Assurance,
     pub evidence: &'a Evidence,
     pub grant: GrantFacts,
@@ -56,28 +56,30 @@ pub(super) struct Facts<'a> {
 pub(super) fn context(facts: &Facts<'_>, action: &EntityUid) -> Result<Context, Box<ContextCreationError>> {
     let pairs = [
         ("claimed", claimed(facts.intent)),
-        ("effective", record([
-            ("operation", entity(Kind::Operation, facts.intent.effective().operation.as_str())),
-            ("hosts", texts(facts.intent.effective().hosts.iter().map(|host| host.as_str()))),
-            ("ttl", RestrictedExpression::new_long(facts.scope.ttl.as_secs().into())),
-            ("uses", long(facts.scope.uses)),
-            ("renewable", yes(facts.scope.renewable)),
-        ])),
-        ("attested", record([
-            ("assurance", entity(Kind::Assurance, facts.assurance.as_str())),
-            ("traced", yes(facts.workload.facts().tracer.is_some())),
-            ("viaClient", yes(facts.workload.client().is_some())),
-        ])),
-        ("session", record([
-            ("drift", yes(facts.evidence.signs.drift)),
-            ("untrustedInput", yes(facts.evidence.signs.untrusted_input)),
-        ])),
+        (
+            "effective",
+            record([
+                ("operation", entity(Kind::Operation, facts.intent.effective().operation.as_str())),
+                ("hosts", texts(facts.intent.effective().hosts.iter().map(|host| host.as_str()))),
+                ("ttl", RestrictedExpression::new_long(facts.limits.ttl.as_secs().into())),
+                ("uses", long(facts.limits.uses)),
+                ("renewable", yes(facts.limits.renewable)),
+            ]),
+        ),
+        (
+            "attested",
+            record([
+                ("assurance", entity(Kind::Assurance, facts.assurance.as_str())),
+                ("traced", yes(facts.workload.facts().tracer.is_some())),
+                ("viaClient", yes(facts.workload.client().is_some())),
+            ]),
+        ),
+        ("session", record([("drift", yes(facts.evidence.signs.drift)), ("untrustedInput", yes(facts.evidence.signs.untrusted_input))])),
         ("evidence", evidence(facts.evidence)),
-        ("grant", record([
-            ("ticket", yes(facts.grant.ticket)),
-            ("signed", yes(facts.grant.signed)),
-            ("lasting", yes(facts.grant.lasting)),
-        ])),
+        (
+            "grant",
+            record([("ticket", yes(facts.grant.ticket)), ("signed", yes(facts.grant.signed)), ("lasting", yes(facts.grant.lasting))]),
+        ),
         ("now", datetime(facts.now)),
         ("frozen", yes(facts.frozen)),
     ];

@@ -2,7 +2,7 @@
 
 use super::{
     bundle::Bundle,
-    context::{Facts, Scope, context},
+    context::{Facts, Limits, context},
     decision::{Because, Decision, Permit, Refused, Shadow, Unmet},
     evidence::Evidence,
     near::near_misses,
@@ -39,8 +39,9 @@ impl Bundle {
             Ok(slice) => slice,
             Err(fault) => return because.broken(Broken(vec![fault])),
         };
-        let (scope, caps) = slice.within_caps(intent.effective());
-        let facts = Facts { workload, intent, scope, assurance: workload.assurance(), evidence, grant: GrantFacts::default(), now, frozen };
+        let (limits, caps) = slice.within_caps(intent.effective());
+        let facts =
+            Facts { workload, intent, limits, assurance: workload.assurance(), evidence, grant: GrantFacts::default(), now, frozen };
         let covering = match self.covering(&slice, &facts) {
             Ok(covering) => covering,
             Err(broken) => return because.broken(broken),
@@ -53,7 +54,7 @@ impl Bundle {
                 Ok(rules) if rules.is_empty() => {
                     because.weighed_with(grant, self.shadows(&slice, &facts));
                     because.policies = caps;
-                    return Decision::Permit(Permit::new(because, narrowed(intent, scope), scope.renewable));
+                    return Decision::Permit(Permit::new(because, narrowed(intent, limits), limits.renewable));
                 }
                 Ok(rules) if rules.iter().any(|rule| is_invariant(rule)) => {
                     because.weighed_with(grant, self.shadows(&slice, &facts));
@@ -73,7 +74,7 @@ impl Bundle {
             Err(broken) => because.broken(broken),
             Ok(still) if still.is_empty() => {
                 because.policies = rules.iter().map(|rule| rule.note.clone()).chain(caps).collect();
-                Decision::Needs(Unmet::new(because, narrowed(intent, scope), scope.renewable))
+                Decision::Needs(Unmet::new(because, narrowed(intent, limits), limits.renewable))
             }
             Ok(still) => because.refused_by(&still),
         }
@@ -120,7 +121,11 @@ impl Bundle {
         }
         at.sort_unstable();
         // Nothing refused and nothing allowed cannot be: the set holds a permit without conditions.
-        if at.is_empty() { Err(Broken(vec!["denied without a reason".to_owned()])) } else { Ok(at.into_iter().map(|at| &self.rules()[at]).collect()) }
+        if at.is_empty() {
+            Err(Broken(vec!["denied without a reason".to_owned()]))
+        } else {
+            Ok(at.into_iter().map(|at| &self.rules()[at]).collect())
+        }
     }
 
     /// Cedar leaves out a policy that it cannot evaluate, so a forbid could fall silent: any error denies.
@@ -175,6 +180,6 @@ fn refuse(code: Code, because: Because) -> Decision {
     Decision::Forbid(Refused::new(code, sentence, because))
 }
 
-fn narrowed(intent: &Intent, scope: Scope) -> Effective {
-    Effective { ttl: scope.ttl, uses: scope.uses, ..intent.effective().clone() }
+fn narrowed(intent: &Intent, limits: Limits) -> Effective {
+    Effective { ttl: limits.ttl, uses: limits.uses, ..intent.effective().clone() }
 }

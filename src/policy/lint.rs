@@ -86,9 +86,9 @@ impl<'a> Notes<'a> {
             self.must_not_read("a grant", forbidden);
         }
         let owner = self.required("owner").and_then(|text| self.parsed("owner", text, Owner::parse));
-        let purposes = self.required("purpose").and_then(|text| {
-            text.split(',').map(|one| self.parsed("purpose", one.trim(), Purpose::parse)).collect::<Option<Vec<_>>>()
-        });
+        let purposes = self
+            .required("purpose")
+            .and_then(|text| text.split(',').map(|one| self.parsed("purpose", one.trim(), Purpose::parse)).collect::<Option<Vec<_>>>());
         let ticket = self.optional("ticket").map(|text| self.parsed("ticket", text, TicketId::parse));
         let lasting = self.one_of("lasting", &["yes"]).is_some();
         let expires = self.required("expires").and_then(|text| self.expiry(text, today));
@@ -187,7 +187,11 @@ impl<'a> Notes<'a> {
 
     fn id(&mut self) -> Option<String> {
         let id = self.required("id")?;
-        if is_word(id, b"-_.") && id.len() <= 128 { Some(id.to_owned()) } else { self.bad("id", id, "must be of a-z, 0-9, '.', '_' and '-'") }
+        if is_word(id, b"-_.") && id.len() <= 128 {
+            Some(id.to_owned())
+        } else {
+            self.bad("id", id, "must be of a-z, 0-9, '.', '_' and '-'")
+        }
     }
 
     fn expiry(&mut self, text: &'a str, today: WallTime) -> Option<WallTime> {

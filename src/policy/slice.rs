@@ -4,7 +4,7 @@
 //! triple, and each request evaluates the few policies that are left. A test holds slices and the full set against each other.
 
 use super::{
-    context::Scope,
+    context::Limits,
     entities::{EntitiesFault, entities},
     rule::{Cap, Grant, GrantNote, Rule, RuleClass, RuleNote},
     words::{Kind, principal, uid},
@@ -14,7 +14,8 @@ use crate::{
     model::{Channel, Identity, Operation, SecretDefinition, WallTime},
 };
 use cedar_policy::{
-    ActionConstraint, Entities, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, PolicySetError, PrincipalConstraint, ResourceConstraint,
+    ActionConstraint, Entities, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, PolicySetError, PrincipalConstraint,
+    ResourceConstraint,
 };
 use std::sync::Arc;
 
@@ -70,6 +71,16 @@ impl Reach {
     /// The scope of a policy.
     pub fn of(policy: &Policy) -> Self {
         Self { principal: policy.principal_constraint(), action: policy.action_constraint(), resource: policy.resource_constraint() }
+    }
+
+    /// The scope admits every triple there can be.
+    pub fn is_everything(&self) -> bool {
+        let every_action = match &self.action {
+            ActionConstraint::Any => true,
+            ActionConstraint::Eq(_) => false,
+            ActionConstraint::In(several) => several.contains(&uid(Kind::Action, "use")),
+        };
+        every_action && self.principal == PrincipalConstraint::Any && self.resource == ResourceConstraint::Any
     }
 
     /// Holds the scope against a triple.
@@ -140,8 +151,8 @@ impl Slice {
 
     /// What would be issued within the caps, and which of them took something away. A cap's condition says its limit and nothing
     /// else (the lint sees to that), so keeping to it beforehand is exact: no evaluation is lost on finding it out.
-    pub fn within_caps(&self, effective: &Effective) -> (Scope, Vec<Arc<RuleNote>>) {
-        let mut scope = Scope::of(effective);
+    pub fn within_caps(&self, effective: &Effective) -> (Limits, Vec<Arc<RuleNote>>) {
+        let mut limits = Limits::of(effective);
         let mut kept: Vec<&(Cap, Arc<RuleNote>)> = self.caps.iter().collect();
         kept.sort_by_key(|(cap, _)| match cap {
             Cap::Ttl(most) => u64::from(most.as_secs()),
@@ -149,8 +160,8 @@ impl Slice {
             Cap::Once => 0,
         });
         // The tightest comes first, so only the one that decides is named.
-        let kept = kept.into_iter().filter(|(cap, _)| scope.keep_to(*cap)).map(|(_, note)| note.clone()).collect();
-        (scope, kept)
+        let kept = kept.into_iter().filter(|(cap, _)| limits.keep_to(*cap)).map(|(_, note)| note.clone()).collect();
+        (limits, kept)
     }
 }
 

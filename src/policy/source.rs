@@ -63,7 +63,10 @@ pub enum Fault {
     Cap(String),
     #[error("{0} does not exist; there is {1}")]
     NoSuchMember(String, String),
-    #[error("no rule in force with @class(\"invariant\") @code(\"frozen\"): freezing this host would stop nothing")]
+    #[error(
+        "no rule in force reads @class(\"invariant\") @code(\"frozen\") forbid (principal, action in Claviger::Action::\"use\", resource) \
+         when {{ context.frozen }}: freezing this host would not stop everything"
+    )]
     NoFreeze,
 }
 

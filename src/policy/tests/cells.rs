@@ -114,7 +114,8 @@ fn shared(cell: &Cell) -> String {
 
 fn verdict(needs: &[(bool, Need)], ttl: u32, uses: u64, renewable: bool) -> String {
     let needs: BTreeSet<Need> = needs.iter().filter_map(|(missing, need)| missing.then_some(*need)).collect();
-    let outcome = if needs.is_empty() { "permit".to_owned() } else { needs.iter().fold("needs".to_owned(), |all, need| all + " " + need.as_str()) };
+    let outcome =
+        if needs.is_empty() { "permit".to_owned() } else { needs.iter().fold("needs".to_owned(), |all, need| all + " " + need.as_str()) };
     format!("{outcome}: {ttl} s, {uses} uses, renewable {renewable}")
 }
 
@@ -172,7 +173,9 @@ fn cells() -> Vec<Cell> {
 
 fn world() -> World {
     let mut secrets = Vec::new();
-    for cell in cells().into_iter().filter(|c| c.assurance == Assurance::Uid && c.channel == Channel::Sign && c.evidence == Evidence::none()) {
+    for cell in
+        cells().into_iter().filter(|c| c.assurance == Assurance::Uid && c.channel == Channel::Sign && c.evidence == Evidence::none())
+    {
         let mut row = secret(&name(&cell), cell.sensitivity, cell.operation, cell.ends_by);
         if !cell.scoped {
             row.hosts.clear();

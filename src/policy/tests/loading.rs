@@ -2,8 +2,8 @@
 
 use super::{BASELINE, Bundle, GRANT, Source, World, today};
 use crate::{
-    model::{Catalogue, Registry},
-    policy::Notice,
+    model::{Catalogue, Channel, Registry},
+    policy::{Decision, Notice},
 };
 
 const RULE: &str = r#"@id("r") @class("invariant") @code("r")
@@ -33,6 +33,17 @@ fn sound_policies_load() {
     for text in [GRANT, RULE, CAP, NEED] {
         assert_eq!(problems(text), Vec::<String>::new());
     }
+}
+
+#[test]
+fn the_grant_in_the_baseline_s_introduction_is_one() {
+    let example: String = BASELINE.lines().filter_map(|line| line.strip_prefix("//     ")).map(|line| format!("{line}\n")).collect();
+    assert_eq!(example.lines().count(), 4);
+    let mut world = World::small();
+    world.policies = example;
+    let (_, warnings) = world.load().map_err(|problems| problems[0].to_string()).unwrap();
+    assert!(warnings.is_empty());
+    assert!(matches!(world.ask("orders-api", Channel::Deliver), Decision::Permit(_)));
 }
 
 #[test]
@@ -87,7 +98,10 @@ fn members_of_closed_sets_exist() {
         assert_eq!(problems(&RULE.replace("context.frozen", good)), Vec::<String>::new());
         let at = good.find(bad.split('"').next().unwrap()).unwrap();
         let found = problems(&RULE.replace("context.frozen", &(good[..at].to_owned() + bad)));
-        assert!(found.iter().any(|problem| problem.contains("50-test.cedar:3:") && problem.contains("does not exist")), "{bad}: {found:#?}");
+        assert!(
+            found.iter().any(|problem| problem.contains("50-test.cedar:3:") && problem.contains("does not exist")),
+            "{bad}: {found:#?}"
+        );
     }
 }
 
@@ -108,6 +122,8 @@ fn a_bundle_that_could_not_be_frozen_does_not_load() {
     assert!(load(BASELINE.to_owned()).is_ok_and(|warnings| warnings.is_empty()));
     let shadow = load(BASELINE.replacen("@class(\"invariant\")", "@mode(\"shadow\") @class(\"invariant\")", 1)).unwrap_err();
     assert!(shadow[0].to_string().starts_with("policy.d: no rule in force"), "{}", shadow[0]);
+    let narrow = load(BASELINE.replacen("forbid (principal, action", "forbid (principal is Claviger::Agent, action", 1)).unwrap_err();
+    assert_eq!(narrow.len(), 1);
     let renamed = load(BASELINE.replace("\"base.traced\"", "\"base.tracked\"")).unwrap();
     assert_eq!(renamed.iter().map(|w| w.notice.clone()).collect::<Vec<_>>(), [Notice::BaselineRule("base.traced".into())]);
 }
@@ -122,11 +138,14 @@ fn what_is_odd_is_told_with_its_place() {
     };
     let (_, warnings) = world.load().map_err(|problems| problems[0].to_string()).unwrap();
     let told: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(told, [
-        "50-test.cedar:2:1: grant grant.orders-api.orders-db expired on 2026-11-22 and is left out",
-        "50-test.cedar:7:1: grant g2.orders-api.orders-db expires on 2026-12-01",
-        "50-test.cedar:15:21: Claviger::Secret::\"prod-db/orders-rw\" is not in the registry or the catalogue",
-    ]);
+    assert_eq!(
+        told,
+        [
+            "50-test.cedar:2:1: grant grant.orders-api.orders-db expired on 2026-11-22 and is left out",
+            "50-test.cedar:7:1: grant g2.orders-api.orders-db expires on 2026-12-01",
+            "50-test.cedar:15:21: Claviger::Secret::\"prod-db/orders-rw\" is not in the registry or the catalogue",
+        ]
+    );
 }
 
 #[test]

@@ -10,8 +10,8 @@ use crate::{
     attest::{Facts, Workload},
     intent::{Claimed, Intent, Source as Said},
     model::{
-        Assurance, Catalogue, Channel, EndsBy, EngineName, Environment, ExecRule, GroupName, Identity, IdentityKind, IdentityName, Operation,
-        Owner, Purpose, Registry, SecretDefinition, SecretName, Sensitivity, Target, Ttl, TtlLimits, WallTime,
+        Assurance, Catalogue, Channel, EndsBy, EngineName, Environment, ExecRule, GroupName, Identity, IdentityKind, IdentityName,
+        Operation, Owner, Purpose, Registry, SecretDefinition, SecretName, Sensitivity, Target, Ttl, TtlLimits, WallTime,
     },
 };
 use std::sync::Arc;
@@ -84,7 +84,8 @@ impl World {
             identity("batch", IdentityKind::Shared),
         ];
         let secrets = vec![secret("prod-db/orders-ro", Sensitivity::Confidential, Operation::Read, EndsBy::Upstream)];
-        let policies = GRANT.to_owned() + &GRANT.replace("Workload::\"orders-api", "Agent::\"helper").replace("@id(\"grant.", "@id(\"agent-grant.");
+        let policies =
+            GRANT.to_owned() + &GRANT.replace("Workload::\"orders-api", "Agent::\"helper").replace("@id(\"grant.", "@id(\"agent-grant.");
         Self { identities, secrets, policies }
     }
 
@@ -110,7 +111,8 @@ impl World {
 
     /// What becomes of the small world's request for the one secret.
     fn ask(&self, name: &str, channel: Channel) -> Decision {
-        let (workload, intent) = (self.workload(name, Assurance::Isolated), self.intent("prod-db/orders-ro", channel, claim("serve-orders")));
+        let (workload, intent) =
+            (self.workload(name, Assurance::Isolated), self.intent("prod-db/orders-ro", channel, claim("serve-orders")));
         self.bundle().decide(&workload, &intent, &Evidence::none(), days_later(1), false)
     }
 }

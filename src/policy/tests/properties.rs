@@ -6,7 +6,7 @@ use crate::{
     model::{Assurance, Channel, EndsBy, GroupName, IdentityKind, Operation, Sensitivity, Target, Ttl},
     policy::{
         Bundle, Decision, Evidence, Need,
-        context::{Facts, Scope, context},
+        context::{Facts, Limits, context},
         rule::GrantFacts,
     },
 };
@@ -25,7 +25,8 @@ static PLAIN: LazyLock<Plain> = LazyLock::new(|| {
     let of = |sensitivity: Sensitivity| {
         Operation::ALL.map(|operation| secret(&format!("{sensitivity}/{operation}"), sensitivity, operation, EndsBy::Upstream))
     };
-    let policies = "@id(\"g\") @owner(\"o\") @purpose(\"serve-orders, migrate\") @expires(\"2027-01-31\") permit (principal, action, resource);";
+    let policies =
+        "@id(\"g\") @owner(\"o\") @purpose(\"serve-orders, migrate\") @expires(\"2027-01-31\") permit (principal, action, resource);";
     let secrets = Sensitivity::ALL.into_iter().flat_map(of).collect();
     let world = World { identities: kinds.map(|kind| identity(kind.as_str(), kind)).to_vec(), secrets, policies: policies.to_owned() };
     let bundle = world.bundle();
@@ -44,14 +45,25 @@ fn claims() -> impl Strategy<Value = Claimed> {
         .prop_map(|(purpose, operation, ttl, uses, targets)| Claimed { operation, ttl, uses, targets, ..claim(purpose) })
 }
 
-/// What an answer asks for and what it would give; `None` for a refusal.
-fn weight(decision: &Decision) -> Option<(BTreeSet<Need>, u32, u64, Operation, BTreeSet<Target>)> {
+/// What an answer asks for and what it would give.
+#[derive(Debug, PartialEq)]
+struct Weight {
+    needs: BTreeSet<Need>,
+    ttl: Ttl,
+    uses: u64,
+    operation: Operation,
+    hosts: BTreeSet<Target>,
+}
+
+/// `None` for a refusal.
+fn weight(decision: &Decision) -> Option<Weight> {
     let (needs, effective) = match decision {
         Decision::Permit(permit) => (BTreeSet::new(), permit.effective()),
         Decision::Needs(unmet) => (unmet.requirements().map(|(requirement, _)| requirement.need).collect(), unmet.effective()),
         Decision::Forbid(_) => return None,
     };
-    Some((needs, effective.ttl.as_secs(), effective.uses, effective.operation, effective.hosts.iter().cloned().collect()))
+    let hosts = effective.hosts.iter().cloned().collect();
+    Some(Weight { needs, ttl: effective.ttl, uses: effective.uses, operation: effective.operation, hosts })
 }
 
 proptest! {
@@ -76,8 +88,10 @@ proptest! {
             (None, lied) => prop_assert_eq!(lied, None),
             (Some(_), None) => {}
             (Some(honest), Some(lied)) => {
-                prop_assert!(lied.0.is_superset(&honest.0), "needs {:?} against {:?}", lied.0, honest.0);
-                prop_assert!(lied.1 <= honest.1 && lied.2 <= honest.2 && lied.3 >= honest.3 && lied.4.is_subset(&honest.4));
+                prop_assert!(lied.needs.is_superset(&honest.needs), "{lied:?} against {honest:?}");
+                prop_assert!(lied.ttl <= honest.ttl && lied.uses <= honest.uses, "{lied:?} against {honest:?}");
+                prop_assert_eq!(lied.operation, honest.operation);
+                prop_assert!(lied.hosts.is_subset(&honest.hosts), "{lied:?} against {honest:?}");
             }
         }
     }
@@ -122,13 +136,15 @@ const CONDITIONS: [&str; 5] = [
 fn scopes() -> impl Strategy<Value = (String, String)> {
     let pick = |texts: &'static [&'static str]| select(texts);
     (pick(&PRINCIPALS), pick(&ACTIONS), pick(&RESOURCES), pick(&CONDITIONS), any::<bool>()).prop_map(|(p, a, r, c, grant)| {
-        let notes = if grant { "@owner(\"o\") @purpose(\"serve-orders\") @expires(\"2027-01-31\")" } else { "@class(\"invariant\") @code(\"x\")" };
+        let notes =
+            if grant { "@owner(\"o\") @purpose(\"serve-orders\") @expires(\"2027-01-31\")" } else { "@class(\"invariant\") @code(\"x\")" };
         (notes.to_owned(), format!("{} ({p}, {a}, {r}) {c};\n", if grant { "permit" } else { "forbid" }))
     })
 }
 
 fn rows() -> World {
-    let mut identities = [("w0", IdentityKind::Workload), ("w1", IdentityKind::Workload), ("a0", IdentityKind::Agent)].map(|(n, k)| identity(n, k));
+    let mut identities =
+        [("w0", IdentityKind::Workload), ("w1", IdentityKind::Workload), ("a0", IdentityKind::Agent)].map(|(n, k)| identity(n, k));
     identities[0].groups = vec![GroupName::parse("g0").unwrap(), GroupName::parse("g1").unwrap()];
     identities[2].groups = vec![GroupName::parse("g1").unwrap()];
     let secrets = vec![
@@ -165,7 +181,7 @@ proptest! {
                     let (who, what) = bundle.rows(identity, secret).unwrap();
                     let slice = bundle.slice(who, what, &intent).unwrap();
                     let facts = Facts {
-                        workload: &workload, intent: &intent, scope: Scope::of(intent.effective()), assurance: Assurance::Program,
+                        workload: &workload, intent: &intent, limits: Limits::of(intent.effective()), assurance: Assurance::Program,
                         evidence: &Evidence::none(), grant: GrantFacts::default(), now: days_later(1), frozen: false,
                     };
                     let evaluate = |set: &PolicySet| {
