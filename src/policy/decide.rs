@@ -1,0 +1,185 @@
+//! The decision itself. See the module's own documentation for the scheme.
+
+use super::{
+    bundle::Bundle,
+    context::{Facts, Limits, context},
+    decision::{Because, Decision, Permit, Refused, Shadow, Unmet},
+    evidence::Evidence,
+    near::near_misses,
+    rule::{GrantFacts, GrantNote, Rule, RuleClass},
+    slice::{Slice, Triple},
+};
+use crate::{
+    attest::Workload,
+    intent::{Effective, Intent},
+    model::{Assurance, Code, WallTime},
+};
+use cedar_policy::{PolicySet, Request, Response};
+use std::{borrow::Cow, collections::HashSet, sync::Arc};
+
+impl Bundle {
+    /// Decides one request with the evidence at hand. Issuing, renewing and explaining all come through here.
+    pub fn decide(&self, workload: &Workload, intent: &Intent, evidence: &Evidence, now: WallTime, frozen: bool) -> Decision {
+        let mut because = Because {
+            workload: workload.clone(),
+            intent: intent.clone(),
+            bundle: self.hash().clone(),
+            policies: Vec::new(),
+            grant: None,
+            shadows: Vec::new(),
+            near: Vec::new(),
+            errors: Vec::new(),
+        };
+        // The rows are those of this bundle or the answer would mix two states of the host.
+        let Some((identity, secret)) = self.rows(workload.identity(), intent.secret()) else {
+            because.errors.push("the identity or the secret is not of this bundle's generation; attest and ask again".to_owned());
+            return refuse(Code::POLICY_ERROR, because);
+        };
+        let slice = match self.slice(identity, secret, intent) {
+            Ok(slice) => slice,
+            Err(fault) => return because.broken(Broken(vec![fault])),
+        };
+        let (limits, caps) = slice.within_caps(intent.effective());
+        let facts =
+            Facts { workload, intent, limits, assurance: workload.assurance(), evidence, grant: GrantFacts::default(), now, frozen };
+        let covering = match self.covering(&slice, &facts) {
+            Ok(covering) => covering,
+            Err(broken) => return because.broken(broken),
+        };
+        let mut denied: Option<(&Arc<GrantNote>, Vec<&Rule>)> = None;
+        for grant in covering {
+            let facts = Facts { grant: grant.facts(), ..facts };
+            match self.refusing(&slice, &facts) {
+                Err(broken) => return because.broken(broken),
+                Ok(rules) if rules.is_empty() => {
+                    because.weighed_with(grant, self.shadows(&slice, &facts));
+                    because.policies = caps;
+                    return Decision::Permit(Permit::new(because, narrowed(intent, limits), limits.renewable));
+                }
+                Ok(rules) if rules.iter().any(|rule| is_invariant(rule)) => {
+                    because.weighed_with(grant, self.shadows(&slice, &facts));
+                    return because.refused_by(&rules);
+                }
+                Ok(rules) => _ = denied.get_or_insert((grant, rules)),
+            }
+        }
+        let Some((grant, rules)) = denied else {
+            because.near = near_misses(self.grants(), &slice.triple, intent, now);
+            return refuse(Code::NO_GRANT, because);
+        };
+        because.weighed_with(grant, self.shadows(&slice, &Facts { grant: grant.facts(), ..facts }));
+        // What is missing is worth asking for only if the request would pass with everything in hand.
+        let hoped = self.hoped(evidence.signs);
+        match self.refusing(&slice, &Facts { assurance: Assurance::Measured, evidence: &hoped, grant: GrantFacts::BEST, ..facts }) {
+            Err(broken) => because.broken(broken),
+            Ok(still) if still.is_empty() => {
+                because.policies = rules.iter().map(|rule| rule.note.clone()).chain(caps).collect();
+                Decision::Needs(Unmet::new(because, narrowed(intent, limits), limits.renewable))
+            }
+            Ok(still) => because.refused_by(&still),
+        }
+    }
+
+    /// The grants that cover the request, best first, one for each set of facts that rules could ask of them.
+    fn covering<'s>(&self, slice: &'s Slice, facts: &Facts<'_>) -> Result<Vec<&'s Arc<GrantNote>>, Broken> {
+        let purpose = &facts.intent.claimed().purpose;
+        let mut covering: Vec<_> = slice.grants.iter().filter(|(note, _)| note.covers(purpose, facts.now)).collect();
+        if covering.iter().any(|(_, conditional)| *conditional) {
+            let response = self.evaluate(slice, facts, &slice.conditional)?;
+            let holds: HashSet<&str> = response.diagnostics().reason().map(AsRef::as_ref).collect();
+            covering.retain(|(note, conditional)| !conditional || holds.contains(note.id.as_str()));
+        }
+        // Sorted best first, so equal facts are neighbours.
+        covering.dedup_by_key(|(note, _)| note.facts());
+        Ok(covering.into_iter().map(|(note, _)| note).collect())
+    }
+
+    /// The rules in force that refuse, in the order of their files.
+    fn refusing(&self, slice: &Slice, facts: &Facts<'_>) -> Result<Vec<&Rule>, Broken> {
+        self.acting(slice, facts, &slice.rules)
+    }
+
+    /// What the rules under trial would do.
+    fn shadows(&self, slice: &Slice, facts: &Facts<'_>) -> Vec<Shadow> {
+        match self.acting(slice, facts, &slice.shadows) {
+            Ok(rules) => rules.into_iter().map(|rule| Shadow::Would(rule.note.clone())).collect(),
+            Err(Broken(errors)) => errors.into_iter().map(Shadow::Fails).collect(),
+        }
+    }
+
+    fn acting(&self, slice: &Slice, facts: &Facts<'_>, set: &PolicySet) -> Result<Vec<&Rule>, Broken> {
+        if set.is_empty() {
+            return Ok(Vec::new());
+        }
+        let response = self.evaluate(slice, facts, set)?;
+        if response.decision() == cedar_policy::Decision::Allow {
+            return Ok(Vec::new());
+        }
+        let mut at = Vec::new();
+        for id in response.diagnostics().reason() {
+            at.push(self.rule_at(id.as_ref()).ok_or_else(|| Broken(vec![format!("{id} is no rule of this bundle")]))?);
+        }
+        at.sort_unstable();
+        // Nothing refused and nothing allowed cannot be: the set holds a permit without conditions.
+        if at.is_empty() {
+            Err(Broken(vec!["denied without a reason".to_owned()]))
+        } else {
+            Ok(at.into_iter().map(|at| &self.rules()[at]).collect())
+        }
+    }
+
+    /// Cedar leaves out a policy that it cannot evaluate, so a forbid could fall silent: any error denies.
+    fn evaluate(&self, slice: &Slice, facts: &Facts<'_>, set: &PolicySet) -> Result<Response, Broken> {
+        let Triple { principal, action, resource, entities } = &slice.triple;
+        let context = context(facts, action).map_err(|error| Broken(vec![error.to_string()]))?;
+        let request = Request::new(principal.clone(), action.clone(), resource.clone(), context, None);
+        let request = request.map_err(|error| Broken(vec![error.to_string()]))?;
+        let response = self.authorizer().is_authorized(&request, set, entities);
+        let errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
+        if errors.is_empty() { Ok(response) } else { Err(Broken(errors)) }
+    }
+}
+
+/// What could not be evaluated.
+struct Broken(Vec<String>);
+
+impl Because {
+    fn weighed_with(&mut self, grant: &Arc<GrantNote>, shadows: Vec<Shadow>) {
+        self.grant = Some(grant.clone());
+        self.shadows = shadows;
+    }
+
+    fn broken(mut self, Broken(errors): Broken) -> Decision {
+        self.errors = errors;
+        refuse(Code::POLICY_ERROR, self)
+    }
+
+    /// Invariants are told alone: evidence that would not help is not asked for.
+    fn refused_by(mut self, rules: &[&Rule]) -> Decision {
+        let only_invariants = rules.iter().any(|rule| is_invariant(rule));
+        let told = || rules.iter().filter(|rule| !only_invariants || is_invariant(rule));
+        self.policies = told().map(|rule| rule.note.clone()).collect();
+        let first = told().next().map(|rule| &rule.note.class);
+        let (code, sentence) = match first {
+            Some(RuleClass::Invariant { code, sentence }) => (code.clone(), sentence.clone()),
+            // No evidence lifts it, though it is written as if some did.
+            Some(RuleClass::Require(requirement)) => (Code::from_policy("cannot_be_met"), Cow::Owned(requirement.sentence.clone())),
+            // A cap still refuses after it was kept to, so its condition is not what it was taken for.
+            Some(RuleClass::Cap(_)) | None => (Code::POLICY_ERROR, Cow::Borrowed(Code::POLICY_ERROR.sentence())),
+        };
+        Decision::Forbid(Refused::new(code, sentence, self))
+    }
+}
+
+fn is_invariant(rule: &Rule) -> bool {
+    matches!(rule.note.class, RuleClass::Invariant { .. })
+}
+
+fn refuse(code: Code, because: Because) -> Decision {
+    let sentence = Cow::Borrowed(code.sentence());
+    Decision::Forbid(Refused::new(code, sentence, because))
+}
+
+fn narrowed(intent: &Intent, limits: Limits) -> Effective {
+    Effective { ttl: limits.ttl, uses: limits.uses, ..intent.effective().clone() }
+}
