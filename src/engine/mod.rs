@@ -13,6 +13,8 @@
 //! 6. No error, log line or upstream statement holds a secret byte.
 //! 7. Every wait has a deadline.
 
+pub mod local;
+
 use crate::model::{
     EndResult, EndsBy, IdentityName, LeaseId, Operation, Purpose, RequestId, SecretBytes, SecretDefinition, Target, WallTime,
 };
