@@ -13,8 +13,12 @@
 //! 6. No error, log line or upstream statement holds a secret byte.
 //! 7. Every wait has a deadline.
 
+pub mod jwt;
 pub mod local;
 pub mod postgres;
+mod registry;
+
+pub use registry::Engines;
 
 use crate::digest::sha256;
 use crate::model::{
