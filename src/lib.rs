@@ -9,4 +9,6 @@ pub mod intent;
 pub mod model;
 pub mod policy;
 pub mod sys;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod wire;

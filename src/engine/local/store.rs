@@ -24,6 +24,9 @@ pub const VALUE_MAX: usize = 64 * 1024;
 /// Bytes of the largest file: ten of the longest values in base64, and room for what is around them.
 const FILE_MAX: usize = 1024 * 1024;
 
+/// Begins the names of our own values; no secret's name can.
+const OWN: char = '@';
+
 /// One secret as an operator sees it: everything but the value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredSecret {
@@ -199,7 +202,9 @@ impl LocalStore {
         let envelope = Envelope::seal(&self.index.load().masters[0], &place, value, &*self.random);
         record.next += 1;
         record.versions.push(Version { version: number, bytes: value.len(), created, envelope });
-        let surplus = record.versions.len().saturating_sub(VERSIONS_KEPT);
+        // Of our own only the last is ever asked for; a signing key that is done with should not lie on in an older version.
+        let kept = if name.starts_with(OWN) { 1 } else { VERSIONS_KEPT };
+        let surplus = record.versions.len().saturating_sub(kept);
         record.versions.drain(..surplus);
         self.save(guard, record)?;
         Ok(number)
@@ -265,5 +270,5 @@ fn own_name(label: &str) -> Result<String, StoreError> {
     if label.is_empty() || label.len() > 200 || !label.bytes().all(plain) {
         return Err(StoreError::Damaged(format!("label {label}")));
     }
-    Ok(format!("@{label}"))
+    Ok(format!("{OWN}{label}"))
 }
