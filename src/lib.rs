@@ -11,4 +11,6 @@ pub mod lease;
 pub mod model;
 pub mod policy;
 pub mod sys;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod wire;

@@ -13,11 +13,43 @@
 //! 6. No error, log line or upstream statement holds a secret byte.
 //! 7. Every wait has a deadline.
 
+pub mod jwt;
+pub mod local;
+pub mod postgres;
+mod registry;
+
+pub use registry::Engines;
+
+use crate::digest::sha256;
 use crate::model::{
     EndResult, EndsBy, IdentityName, LeaseId, Operation, Purpose, RequestId, SecretBytes, SecretDefinition, Target, WallTime,
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The mark that everything made upstream bears: which daemon, and which state of it, it belongs to. Two daemons never share one, nor do
+/// a machine and its clone that began with states of their own; a daemon touches only what bears its mark.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Mark(String);
+
+impl Mark {
+    /// The mark of a state (a random id made at first start) on a machine (`/etc/machine-id`): 16 characters of `0-9a-f`.
+    pub fn new(machine: &[u8], state: &[u8]) -> Self {
+        Self(hex::encode(&sha256(&[b"claviger mark\0", &(machine.len() as u64).to_be_bytes(), machine, state])[..8]))
+    }
+
+    /// The mark as it stands in upstream names.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
 
 /// What an engine is asked to make. Built from a clearance and a reserved slot only.
 pub struct Order<'a> {
@@ -101,4 +133,10 @@ pub trait Engine: Send + Sync {
 
     /// Ends whatever a reservation without a commit may have left. `Revoked` when something was found and ended, `Lapsed` when nothing was there.
     async fn settle(&self, lease: LeaseId, secret: &SecretDefinition) -> Result<EndResult, EngineError>;
+
+    /// The leases of which something still exists upstream under our mark, whether or not any lease is known here. What no journal
+    /// knows can then be ended by [`Engine::end`] with an empty reference. Empty for engines with nothing upstream.
+    async fn inventory(&self) -> Result<Vec<LeaseId>, EngineError> {
+        Ok(Vec::new())
+    }
 }

@@ -1,0 +1,133 @@
+//! `local`: secrets that lie encrypted on this host. There is nothing upstream: a copy already taken stays valid until the secret is
+//! changed where it is used, and every lease says so (`ends_by = none`).
+
+mod envelope;
+mod record;
+mod store;
+
+#[cfg(test)]
+mod tests;
+
+pub use record::VERSIONS_KEPT;
+pub use store::{LocalStore, StoredSecret, StoredVersion, VALUE_MAX};
+
+use super::{Engine, EngineError, Issued, Order, UpstreamRef};
+use crate::{
+    model::{EndResult, EndsBy, LeaseId, SecretDefinition, SecretName},
+    sys::FileError,
+};
+use async_trait::async_trait;
+use std::{path::PathBuf, sync::Arc};
+
+/// Why the store could not do it. All are the operator's to mend; none holds a value.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file could not be read or written, or others can reach it.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Not what this program writes.
+    #[error("{path}: is not a record of the store: {why}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says.
+        why: String,
+    },
+    /// Written by another version of the program.
+    #[error("{path}: has format {found}, this program reads format 1: use the program that wrote it")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The format it names.
+        found: u32,
+    },
+    /// Sealed under a master key that was not given.
+    #[error("is sealed under the master key {0}, which is not the one given")]
+    OtherKey(String),
+    /// Changed, or moved from another store, name or version.
+    #[error("{0}: was changed, or belongs elsewhere")]
+    Damaged(String),
+    /// No such secret or version.
+    #[error("there is no such value")]
+    NoValue,
+    /// An empty value is a mistake, not a secret.
+    #[error("the value is empty")]
+    Empty,
+    /// Over 64 KiB.
+    #[error("the value is larger than 65536 bytes")]
+    TooLarge,
+}
+
+/// The engine over the store.
+pub struct LocalEngine {
+    store: Arc<LocalStore>,
+}
+
+impl LocalEngine {
+    /// An engine that gives what is in `store`.
+    pub fn new(store: Arc<LocalStore>) -> Self {
+        Self { store }
+    }
+}
+
+#[async_trait]
+impl Engine for LocalEngine {
+    fn kind(&self) -> &'static str {
+        "local"
+    }
+
+    fn ends_by(&self) -> EndsBy {
+        EndsBy::None
+    }
+
+    fn has_upstream(&self) -> bool {
+        false
+    }
+
+    fn check(&self, secret: &SecretDefinition) -> Result<(), String> {
+        match secret.settings.keys().next() {
+            None => Ok(()),
+            Some(key) => Err(format!("{}: the local engine has no setting {key:?}", secret.name)),
+        }
+    }
+
+    async fn issue(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
+        let (version, value) = self.store.newest(&order.secret.name).map_err(refuse)?;
+        let mut reference = UpstreamRef::default();
+        reference.0.insert("name".into(), order.secret.name.as_str().into());
+        reference.0.insert("version".into(), version.into());
+        Ok(Issued { value, attributes: vec![("version", version.to_string())], reference })
+    }
+
+    async fn read(&self, _order: &Order<'_>, reference: &UpstreamRef) -> Result<Issued, EngineError> {
+        let (name, version) = parse(reference).ok_or_else(|| EngineError::Setup("the lease does not say which version it has".into()))?;
+        let value = self.store.version(&name, version).map_err(refuse)?;
+        Ok(Issued { value, attributes: vec![("version", version.to_string())], reference: reference.clone() })
+    }
+
+    async fn renew(&self, _order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError> {
+        // Nothing upstream knows of the lease; a value that is gone is worth saying now and not at the next read.
+        let (name, version) = parse(reference).ok_or_else(|| EngineError::Setup("the lease does not say which version it has".into()))?;
+        self.store.version(&name, version).map(drop).map_err(refuse)
+    }
+
+    async fn end(&self, _lease: LeaseId, _reference: &UpstreamRef) -> Result<EndResult, EngineError> {
+        Ok(EndResult::Lapsed)
+    }
+
+    async fn settle(&self, _lease: LeaseId, _secret: &SecretDefinition) -> Result<EndResult, EngineError> {
+        Ok(EndResult::Lapsed)
+    }
+}
+
+fn parse(reference: &UpstreamRef) -> Option<(SecretName, u64)> {
+    let name = SecretName::parse(reference.0.get("name")?.as_str()?).ok()?;
+    Some((name, reference.0.get("version")?.as_u64()?))
+}
+
+fn refuse(error: StoreError) -> EngineError {
+    match error {
+        StoreError::NoValue => EngineError::NoValue,
+        other => EngineError::Setup(format!("local store: {other}")),
+    }
+}

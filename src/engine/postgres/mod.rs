@@ -1,0 +1,204 @@
+//! `postgres`: a role for every lease, made with the grants of its secret and dropped when the lease ends.
+//!
+//! The value is the role's password; user name, host, port and database are attributes beside it. The server gets a SCRAM verifier and
+//! never the password. A role ends with its sessions: nobody goes on working on a connection that was opened in time.
+
+mod config;
+mod pool;
+mod revoke;
+mod role;
+mod tls;
+
+pub use config::{PostgresConfig, Server};
+
+use super::{Engine, EngineError, Issued, Mark, Order, UpstreamRef};
+use crate::{
+    digest::SealKey,
+    model::{EndResult, EndsBy, LeaseId, SecretBytes, SecretDefinition},
+    sys::Clock,
+};
+use async_trait::async_trait;
+use config::Settings;
+use pool::Pool;
+use revoke::{Ending, Found};
+use role::Role;
+use std::{error::Error as _, future::Future, sync::Arc};
+use tokio_postgres::{SimpleQueryMessage, error::SqlState};
+
+/// The engine of one server.
+pub struct PostgresEngine {
+    config: Arc<PostgresConfig>,
+    pool: Pool,
+    mark: Mark,
+    key: SealKey,
+}
+
+impl PostgresEngine {
+    /// An engine that connects when it is first asked. `root` must outlive the leases, also through a change of the master key
+    /// ([`LocalStore::own_key`](super::local::LocalStore::own_key)): the passwords of live leases follow from it.
+    pub fn new(config: PostgresConfig, mark: Mark, root: &SealKey, clock: Arc<dyn Clock>) -> Result<Self, EngineError> {
+        config.check()?;
+        let key = root.derive(&format!("postgres:{}", config.name));
+        let config = Arc::new(config);
+        Ok(Self { pool: Pool::new(config.clone(), clock)?, config, mark, key })
+    }
+
+    fn issued(&self, role: &Role, password: SecretBytes, reference: UpstreamRef, database: &str) -> Issued {
+        let attributes = vec![
+            ("username", role.name.clone()),
+            ("host", self.config.server.host()),
+            ("port", self.config.server.port().to_string()),
+            ("dbname", database.into()),
+        ];
+        Issued { value: password, attributes, reference }
+    }
+
+    async fn make(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
+        let settings = Settings::parse(order.secret).map_err(EngineError::Setup)?;
+        let role = Role::of(&self.mark, order.lease);
+        let database = settings.database.as_deref().unwrap_or(&self.config.database);
+        let password = role.password(&self.key);
+        let session = self.pool.take(database).await?;
+        let sql = role.create(order, &settings, &password, !session.is_superuser());
+        let answer = session.client().simple_query(&sql).await.map_err(|why| fault("making the role", &why))?;
+        self.pool.give_back(session);
+        let mut reference = UpstreamRef::default();
+        reference.0.insert("role".into(), role.name.as_str().into());
+        reference.0.insert("database".into(), database.into());
+        if let Some(heir) = &settings.reassign_to {
+            reference.0.insert("reassign_to".into(), heir.as_str().into());
+        }
+        if let Some(oid) = last_number(&answer) {
+            reference.0.insert("oid".into(), oid.into());
+        }
+        Ok(self.issued(&role, password, reference, database))
+    }
+
+    async fn finish(&self, lease: LeaseId, oid: Option<u32>, heir: Option<&str>) -> Result<Found, EngineError> {
+        let role = Role::of(&self.mark, lease);
+        let heir = heir.unwrap_or(&self.config.reassign_to);
+        Ending { pool: &self.pool, home: &self.config.database, role: &role, oid, heir }.run().await
+    }
+
+    /// Puts the one deadline around a call. What was under way is dropped with its connection.
+    async fn within<T>(&self, call: impl Future<Output = Result<T, EngineError>> + Send) -> Result<T, EngineError> {
+        match tokio::time::timeout(self.config.call_timeout, call).await {
+            Ok(result) => result.map_err(|error| self.name(error)),
+            Err(_) => {
+                let millis = self.config.call_timeout.as_millis();
+                Err(self.name(EngineError::Unreachable(format!("not done within {millis} ms"))))
+            }
+        }
+    }
+
+    fn name(&self, error: EngineError) -> EngineError {
+        let named = |text: String| format!("{}: {text}", self.config.name);
+        match error {
+            EngineError::Setup(text) => EngineError::Setup(named(text)),
+            EngineError::NoValue => EngineError::NoValue,
+            EngineError::Unreachable(text) => EngineError::Unreachable(named(text)),
+            EngineError::Refused(text) => EngineError::Refused(named(text)),
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for PostgresEngine {
+    fn kind(&self) -> &'static str {
+        "postgres"
+    }
+
+    fn ends_by(&self) -> EndsBy {
+        EndsBy::Upstream
+    }
+
+    fn has_upstream(&self) -> bool {
+        true
+    }
+
+    fn check(&self, secret: &SecretDefinition) -> Result<(), String> {
+        let settings = Settings::parse(secret)?;
+        if settings.reassign_to.as_deref() == Some(self.config.user.as_str()) {
+            return Err(format!("{}: reassign_to must not be the engine's own role", secret.name));
+        }
+        Ok(())
+    }
+
+    async fn issue(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
+        self.within(self.make(order)).await
+    }
+
+    async fn read(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<Issued, EngineError> {
+        let role = Role::of(&self.mark, order.lease);
+        let database = reference.0.get("database").and_then(|value| value.as_str()).unwrap_or(&self.config.database);
+        Ok(self.issued(&role, role.password(&self.key), reference.clone(), database))
+    }
+
+    async fn renew(&self, order: &Order<'_>, _reference: &UpstreamRef) -> Result<(), EngineError> {
+        let role = Role::of(&self.mark, order.lease);
+        self.within(async {
+            let session = self.pool.take(&self.config.database).await?;
+            let done = session.client().batch_execute(&role.prolong(order.expires)).await;
+            self.pool.give_back(session);
+            done.map_err(|why| match why.code() {
+                Some(&SqlState::UNDEFINED_OBJECT) => EngineError::Refused(format!("role {} is gone", role.name)),
+                _ => fault("prolonging the role", &why),
+            })
+        })
+        .await
+    }
+
+    async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<EndResult, EngineError> {
+        let text = |key: &str| reference.0.get(key).and_then(|value| value.as_str());
+        if text("role").is_some_and(|name| name != Role::of(&self.mark, lease).name) {
+            return Err(self.name(EngineError::Setup(format!("{lease} was made under another mark: not ours to end"))));
+        }
+        let oid = reference.0.get("oid").and_then(serde_json::Value::as_u64).and_then(|oid| u32::try_from(oid).ok());
+        // A role that is not there is as dead as one that was dropped, and it was looked for.
+        self.within(self.finish(lease, oid, text("reassign_to"))).await.map(|_| EndResult::Revoked)
+    }
+
+    async fn settle(&self, lease: LeaseId, secret: &SecretDefinition) -> Result<EndResult, EngineError> {
+        // Settings that no longer parse must not keep a role alive.
+        let heir = Settings::parse(secret).ok().and_then(|settings| settings.reassign_to);
+        self.within(self.finish(lease, None, heir.as_deref())).await.map(|found| match found {
+            Found::Role => EndResult::Revoked,
+            Found::Nothing => EndResult::Lapsed,
+        })
+    }
+
+    async fn inventory(&self) -> Result<Vec<LeaseId>, EngineError> {
+        self.within(async {
+            let session = self.pool.take(&self.config.database).await?;
+            let prefix = Role::prefix(&self.mark);
+            let rows = session.client().query("SELECT rolname::text FROM pg_roles WHERE starts_with(rolname::text, $1)", &[&prefix]).await;
+            self.pool.give_back(session);
+            let rows = rows.map_err(|why| fault("listing roles", &why))?;
+            Ok(rows.iter().filter_map(|row| Role::lease_of(&self.mark, row.get(0))).collect())
+        })
+        .await
+    }
+}
+
+/// Says whose fault it is. Of the server's answer only message and code are kept: detail and context may quote statements.
+fn fault(doing: &str, error: &tokio_postgres::Error) -> EngineError {
+    let Some(answer) = error.as_db_error() else {
+        let cause = error.source().map_or_else(String::new, |source| format!(": {source}"));
+        return EngineError::Unreachable(format!("{doing}: {error}{cause}"));
+    };
+    let text = format!("{doing}: {} ({})", answer.message(), answer.code().code());
+    match answer.code().code() {
+        // Connection lost, resources short, shutting down, cancelled, locked, deadlock: another time may do.
+        code if ["08", "53", "57", "55", "40", "58"].iter().any(|class| code.starts_with(class)) => EngineError::Unreachable(text),
+        // Wrong password, missing rights, unknown database, table or role, syntax.
+        code if ["28", "42", "3D", "3F"].iter().any(|class| code.starts_with(class)) => EngineError::Setup(text),
+        _ => EngineError::Refused(text),
+    }
+}
+
+fn last_number(answer: &[SimpleQueryMessage]) -> Option<u32> {
+    answer.iter().rev().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+        _ => None,
+    })
+}

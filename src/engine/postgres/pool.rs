@@ -1,0 +1,169 @@
+//! A few warm connections as the engine's own role, so that ending a credential does not begin with a handshake.
+
+use super::{
+    super::EngineError,
+    config::{PostgresConfig, Server},
+    fault,
+    tls::Tls,
+};
+use crate::{model::BootTime, sys::Clock};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_postgres::{Client, Config, NoTls, config::SslMode};
+
+/// At most `max_connections` at a time over all databases. A connection goes back only after its last statement was answered; one that
+/// was dropped on the way is closed.
+pub(super) struct Pool {
+    config: Arc<PostgresConfig>,
+    tls: Option<Tls>,
+    slots: Semaphore,
+    idle: Mutex<Vec<Connection>>,
+    setback: Mutex<Setback>,
+    clock: Arc<dyn Clock>,
+}
+
+/// After a failed connect nobody tries again for a while: 100 ms, doubling up to 5 s.
+#[derive(Default)]
+struct Setback {
+    failures: u32,
+    until: Option<BootTime>,
+}
+
+struct Connection {
+    client: Client,
+    database: String,
+    superuser: bool,
+}
+
+/// A connection in use.
+pub(super) struct Session<'a> {
+    connection: Connection,
+    _slot: SemaphorePermit<'a>,
+}
+
+impl Session<'_> {
+    pub(super) fn client(&self) -> &Client {
+        &self.connection.client
+    }
+
+    /// Whether the engine's role is a superuser, which needs no membership to end other roles' sessions.
+    pub(super) fn is_superuser(&self) -> bool {
+        self.connection.superuser
+    }
+}
+
+impl Pool {
+    pub(super) fn new(config: Arc<PostgresConfig>, clock: Arc<dyn Clock>) -> Result<Self, EngineError> {
+        let tls = match &config.server {
+            Server::Unix { .. } => None,
+            Server::Tls { ca_pem, server_name, .. } => Some(Tls::new(ca_pem, server_name.clone())?),
+        };
+        let slots = Semaphore::new(config.max_connections);
+        Ok(Self { config, tls, slots, idle: Mutex::default(), setback: Mutex::default(), clock })
+    }
+
+    /// A connection to that database, warm if there is one. The caller bounds the wait.
+    pub(super) async fn take(&self, database: &str) -> Result<Session<'_>, EngineError> {
+        // The semaphore is never closed.
+        let slot = self.slots.acquire().await.map_err(|_| EngineError::Unreachable("the engine is closed".into()))?;
+        if let Some(connection) = self.take_idle(database) {
+            return Ok(Session { connection, _slot: slot });
+        }
+        self.check_setback()?;
+        let connection = tokio::time::timeout(self.config.connect_timeout, self.connect(database)).await.unwrap_or_else(|_| {
+            let waited = self.config.connect_timeout.as_millis();
+            Err(EngineError::Unreachable(format!("no connection to {database} within {waited} ms")))
+        });
+        self.note(connection.as_ref().err());
+        Ok(Session { connection: connection?, _slot: slot })
+    }
+
+    /// Keeps the connection warm for the next call.
+    pub(super) fn give_back(&self, session: Session<'_>) {
+        if !session.connection.client.is_closed() {
+            lock(&self.idle).push(session.connection);
+        }
+    }
+
+    /// An idle connection to the database; otherwise makes room for a new one, so that idle and used ones together never exceed the slots.
+    fn take_idle(&self, database: &str) -> Option<Connection> {
+        let mut idle = lock(&self.idle);
+        idle.retain(|connection| !connection.client.is_closed());
+        let found = idle.iter().rposition(|connection| connection.database == database);
+        let taken = found.map(|at| idle.remove(at));
+        if taken.is_none() && !idle.is_empty() {
+            idle.remove(0);
+        }
+        taken
+    }
+
+    async fn connect(&self, database: &str) -> Result<Connection, EngineError> {
+        let settings = self.settings(database);
+        let fail = |why| fault(&format!("connecting to {database}"), &why);
+        // The task that moves the bytes ends when the client is dropped or the server goes away.
+        let client = match &self.tls {
+            None => {
+                let (client, connection) = settings.connect(NoTls).await.map_err(fail)?;
+                tokio::spawn(connection);
+                client
+            }
+            Some(tls) => {
+                let (client, connection) = settings.connect(tls.clone()).await.map_err(fail)?;
+                tokio::spawn(connection);
+                client
+            }
+        };
+        let row = client.query_one("SELECT rolsuper FROM pg_roles WHERE rolname = current_user", &[]).await.map_err(fail)?;
+        Ok(Connection { superuser: row.get(0), client, database: database.into() })
+    }
+
+    fn settings(&self, database: &str) -> Config {
+        let mut settings = Config::new();
+        match &self.config.server {
+            Server::Unix { folder, port } => settings.host_path(folder).port(*port).ssl_mode(SslMode::Disable),
+            Server::Tls { host, port, .. } => settings.host(host).port(*port).ssl_mode(SslMode::Require),
+        };
+        if let Some(password) = &self.config.password {
+            settings.password(password.expose());
+        }
+        // Nothing that a user can make in a database is found by an unqualified name: this role may be a powerful one.
+        let millis = self.config.call_timeout.as_millis();
+        let options = format!("-c search_path=pg_catalog -c statement_timeout={millis} -c lock_timeout={}", (millis / 4).max(1));
+        settings
+            .user(&self.config.user)
+            .dbname(database)
+            .application_name("clavigerd")
+            .options(options)
+            .connect_timeout(self.config.connect_timeout)
+            .keepalives_idle(Duration::from_secs(30));
+        settings
+    }
+
+    fn check_setback(&self) -> Result<(), EngineError> {
+        match lock(&self.setback).until {
+            Some(until) if self.clock.boot() < until => {
+                Err(EngineError::Unreachable("the server could not be reached a moment ago; waiting before the next try".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn note(&self, failure: Option<&EngineError>) {
+        let mut setback = lock(&self.setback);
+        if failure.is_none() {
+            *setback = Setback::default();
+            return;
+        }
+        let millis = (100_u64 << setback.failures.min(6)).min(5_000);
+        setback.failures = setback.failures.saturating_add(1);
+        setback.until = Some(BootTime(self.clock.boot().0.saturating_add(millis * 1_000)));
+    }
+}
+
+/// Each lock is held for a few lines that cannot leave the state half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,188 @@
+//! Ending a role so that nothing of it lives on: no login, no open session, nothing owned, no role.
+//!
+//! `DROP ROLE` alone ends nothing: sessions that are open go on. So first, and in one round trip: end the sessions (one may hold a lock
+//! on the role's own row), forbid logins, end the sessions that came in between. From there on the credential is dead; the rest
+//! tidies up. Every step may be repeated, and a role that is already gone is looked for before it is said to be.
+
+use super::{
+    super::EngineError,
+    fault,
+    pool::{Pool, Session},
+    role::Role,
+};
+use postgres_protocol::escape::{escape_identifier, escape_literal};
+use std::time::Duration;
+use tokio_postgres::{Client, SimpleQueryMessage, error::SqlState};
+
+/// What is to be ended, and where what it made goes.
+pub(super) struct Ending<'a> {
+    pub(super) pool: &'a Pool,
+    pub(super) home: &'a str,
+    pub(super) role: &'a Role,
+    /// The role's number, where it is known: finds sessions of a role that somebody else dropped.
+    pub(super) oid: Option<u32>,
+    pub(super) heir: &'a str,
+}
+
+/// Whether there was anything.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    Role,
+    Nothing,
+}
+
+impl Ending<'_> {
+    /// Ends the role. Waits as long as it takes; the caller sets the deadline.
+    pub(super) async fn run(&self) -> Result<Found, EngineError> {
+        let session = self.pool.take(self.home).await?;
+        let found = self.kill(session.client()).await?;
+        self.await_silence(session.client()).await?;
+        if found == Found::Nothing {
+            self.pool.give_back(session);
+            return Ok(found);
+        }
+        self.remove(session).await?;
+        Ok(found)
+    }
+
+    /// After this nobody can log in, and every session was told to end.
+    async fn kill(&self, client: &Client) -> Result<Found, EngineError> {
+        let terminate = self.terminate();
+        let forbid = format!("{};\nALTER ROLE {} NOLOGIN", self.role.turn(), self.role.quoted());
+        loop {
+            // Polled in this order, so sent in this order, without waiting in between. Two messages: the second is committed, and
+            // so seen by every login, before the third looks.
+            let (_, forbidden, after) =
+                tokio::join!(client.simple_query(&terminate), client.batch_execute(&forbid), client.simple_query(&terminate));
+            match forbidden {
+                Ok(()) => return after.map(|_| Found::Role).map_err(|why| fault("ending sessions", &why)),
+                Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) => return Ok(Found::Nothing),
+                // A session that came in between holds the role's row: once more.
+                Err(why) if matches!(why.code(), Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED)) => {}
+                Err(why) => return Err(fault("forbidding logins", &why)),
+            }
+        }
+    }
+
+    /// Returns when no session of the role is left. Asking again also tells those to end that had passed the login check before it was
+    /// closed and showed up only now.
+    async fn await_silence(&self, client: &Client) -> Result<(), EngineError> {
+        let terminate = self.terminate();
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let answer = client.simple_query(&terminate).await.map_err(|why| fault("ending sessions", &why))?;
+            if !answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(_))) {
+                return Ok(());
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+
+    /// One row for each session that is still there, each told to end.
+    fn terminate(&self) -> String {
+        let orphans = self.oid.map_or_else(String::new, |oid| format!(" OR (usesysid = {oid} AND usename IS NULL)"));
+        let role = self.role.literal();
+        format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND (usename = {role}{orphans})")
+    }
+
+    /// Hands on what the role owns, takes back what it was granted, in every database that knows it, and drops it.
+    async fn remove(&self, session: Session<'_>) -> Result<(), EngineError> {
+        let mut session = session;
+        // A second round only if a database came into play meanwhile; the role itself can do nothing any more.
+        for _ in 0..3 {
+            let holdings = self.holdings(session.client()).await?;
+            let heir = match holdings.owns {
+                true => Some(self.prepare_heir(&session).await?),
+                false => None,
+            };
+            if !holdings.elsewhere.is_empty() {
+                // Given back first: with a single connection, waiting for a second one would wait for ever.
+                self.pool.give_back(session);
+                for database in &holdings.elsewhere {
+                    let there = self.pool.take(database).await?;
+                    let sql = self.disown(heir.as_deref());
+                    there.client().batch_execute(&sql).await.map_err(|why| fault(&format!("tidying up in {database}"), &why))?;
+                    self.pool.give_back(there);
+                }
+                session = self.pool.take(self.home).await?;
+            }
+            let drop = format!("{};\n{};\nDROP ROLE {}", self.role.turn(), self.disown(heir.as_deref()), self.role.quoted());
+            match session.client().batch_execute(&drop).await {
+                Ok(()) => return self.confirm(session).await,
+                Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) => return self.confirm(session).await,
+                Err(why) if why.code() == Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => {}
+                Err(why) => return Err(fault("dropping the role", &why)),
+            }
+        }
+        Err(EngineError::Refused(format!("role {} can no longer log in, but something still depends on it", self.role.name)))
+    }
+
+    fn disown(&self, heir: Option<&str>) -> String {
+        let role = self.role.quoted();
+        let reassign = heir.map_or_else(String::new, |heir| format!("REASSIGN OWNED BY {role} TO {};\n", escape_identifier(heir)));
+        format!("{reassign}DROP OWNED BY {role}")
+    }
+
+    /// Looks, once more, before anybody is told that it is done.
+    async fn confirm(&self, session: Session<'_>) -> Result<(), EngineError> {
+        let look = format!("SELECT 1 FROM pg_roles WHERE rolname = {}", self.role.literal());
+        let rows = session.client().query(&look, &[]).await.map_err(|why| fault("looking for the role", &why))?;
+        self.await_silence(session.client()).await?;
+        self.pool.give_back(session);
+        if rows.is_empty() { Ok(()) } else { Err(EngineError::Refused(format!("role {} is still there", self.role.name))) }
+    }
+
+    async fn holdings(&self, client: &Client) -> Result<Holdings, EngineError> {
+        // `pg_shdepend` is shared: one look tells for all databases. Database 0 stands for what belongs to none.
+        let sql = format!(
+            "SELECT coalesce(base.datname, '')::text, bool_or(link.deptype = 'o') FROM pg_shdepend link \
+             LEFT JOIN pg_database base ON base.oid = link.dbid JOIN pg_roles role ON role.oid = link.refobjid \
+             WHERE link.refclassid = 'pg_authid'::regclass AND role.rolname = {} GROUP BY 1",
+            self.role.literal()
+        );
+        let rows = client.query(&sql, &[]).await.map_err(|why| fault("looking what the role owns", &why))?;
+        let mut holdings = Holdings { owns: false, elsewhere: Vec::new() };
+        for row in rows {
+            let (database, owns): (String, bool) = (row.get(0), row.get(1));
+            holdings.owns |= owns;
+            if !database.is_empty() && database != self.home {
+                holdings.elsewhere.push(database);
+            }
+        }
+        Ok(holdings)
+    }
+
+    /// The role that gets what was made, made itself if it is not there. One with more rights than the leases had is refused: a view or
+    /// a function that a holder left behind runs with the rights of its owner.
+    async fn prepare_heir(&self, session: &Session<'_>) -> Result<String, EngineError> {
+        let client = session.client();
+        let what = format!("reassign_to {:?}", self.heir);
+        let look = format!("SELECT rolsuper OR rolname = current_user FROM pg_roles WHERE rolname = {}", escape_literal(self.heir));
+        let rows = client.query(&look, &[]).await.map_err(|why| fault(&what, &why))?;
+        match rows.first() {
+            Some(row) if row.get(0) => Err(EngineError::Setup(format!(
+                "{what} is a superuser or the engine's own role: what a holder leaves behind would run with its rights"
+            ))),
+            Some(_) => Ok(self.heir.into()),
+            None => {
+                let heir = escape_identifier(self.heir);
+                let join = if session.is_superuser() { String::new() } else { format!(";\nGRANT {heir} TO CURRENT_USER") };
+                let comment = "COMMENT ON ROLE";
+                let about = "owns what leases of claviger made";
+                let make = format!("CREATE ROLE {heir} NOLOGIN{join};\n{comment} {heir} IS {}", escape_literal(about));
+                match client.batch_execute(&make).await {
+                    Ok(()) => Ok(self.heir.into()),
+                    // Another ending was faster.
+                    Err(why) if matches!(why.code(), Some(&SqlState::DUPLICATE_OBJECT | &SqlState::UNIQUE_VIOLATION)) => Ok(self.heir.into()),
+                    Err(why) => Err(fault(&what, &why)),
+                }
+            }
+        }
+    }
+}
+
+struct Holdings {
+    owns: bool,
+    elsewhere: Vec<String>,
+}

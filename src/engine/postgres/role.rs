@@ -1,0 +1,144 @@
+//! The role of one lease: its name, its password, and the statements that make it and prolong it.
+
+use super::{super::{Mark, Order}, config::Settings};
+use crate::{
+    digest::SealKey,
+    model::{LeaseId, SecretBytes, WallTime},
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use postgres_protocol::{
+    escape::{escape_identifier, escape_literal},
+    password::scram_sha_256,
+};
+use zeroize::Zeroizing;
+
+/// The role of a lease, found again from the lease alone.
+pub(super) struct Role {
+    pub(super) name: String,
+    pub(super) lease: LeaseId,
+}
+
+impl Role {
+    /// `clv_`, the daemon's mark, the lease: 47 bytes, below PostgreSQL's 63.
+    pub(super) fn of(mark: &Mark, lease: LeaseId) -> Self {
+        Self { name: format!("{}{}", Self::prefix(mark), lease.bare()), lease }
+    }
+
+    /// How every role of this daemon begins.
+    pub(super) fn prefix(mark: &Mark) -> String {
+        format!("clv_{mark}_")
+    }
+
+    /// The lease a role of that name belongs to, if it is one of ours.
+    pub(super) fn lease_of(mark: &Mark, name: &str) -> Option<LeaseId> {
+        LeaseId::parse(&format!("lease-{}", name.strip_prefix(&Self::prefix(mark))?)).ok()
+    }
+
+    /// The name as an SQL identifier.
+    pub(super) fn quoted(&self) -> String {
+        escape_identifier(&self.name)
+    }
+
+    /// The name as an SQL string.
+    pub(super) fn literal(&self) -> String {
+        escape_literal(&self.name)
+    }
+
+    /// The password follows from the lease and the engine's key, so that it is stored nowhere and can be made again.
+    pub(super) fn password(&self, key: &SealKey) -> SecretBytes {
+        let mac = key.mac(&self.lease.to_bytes());
+        // 32 bytes are 43 characters of base64; the buffer is exact, so nothing moves and leaves a copy.
+        let mut text = Zeroizing::new(vec![0; 43]);
+        URL_SAFE_NO_PAD.encode_slice(mac.expose(), &mut text).expect("43 bytes hold 32 in base64");
+        SecretBytes::take_from(&mut text)
+    }
+
+    /// Waits for a transaction that is still making or ending this role, on whatever connection: after a lost answer, looking for the
+    /// role must not find nothing only because its maker has not committed yet.
+    pub(super) fn turn(&self) -> String {
+        let bytes = self.lease.to_bytes();
+        let mut low = [0; 8];
+        low.copy_from_slice(&bytes[8..]);
+        format!("SELECT pg_advisory_xact_lock({})", i64::from_be_bytes(low))
+    }
+
+    /// Everything that makes the role, to be sent as one message, which the server runs as one transaction. Of the password it holds a
+    /// SCRAM verifier only: 256 random bits stand behind it, so what a server's log may show of it cannot be guessed back.
+    pub(super) fn create(&self, order: &Order<'_>, settings: &Settings, password: &SecretBytes, join: bool) -> Zeroizing<String> {
+        let role = self.quoted();
+        let verifier = Zeroizing::new(scram_sha_256(password.expose()));
+        let mut sql = Zeroizing::new(String::with_capacity(4096));
+        let mut add = |statement: &str| {
+            sql.push_str(statement);
+            sql.push_str(";\n");
+        };
+        add(&self.turn());
+        add(&Zeroizing::new(format!(
+            "CREATE ROLE {role} LOGIN PASSWORD {} VALID UNTIL {} CONNECTION LIMIT {}",
+            escape_literal(&verifier),
+            moment(order.expires),
+            settings.connection_limit
+        )));
+        add(&format!("COMMENT ON ROLE {role} IS {}", escape_literal(&comment(order))));
+        if join {
+            // Only a member may end the role's sessions and reassign what it owns.
+            add(&format!("GRANT {role} TO CURRENT_USER"));
+        }
+        for grant in settings.grants_for(&role) {
+            add(&grant);
+        }
+        add(&format!("SELECT oid FROM pg_roles WHERE rolname = {}", self.literal()));
+        sql
+    }
+
+    /// Lets the role log in until then.
+    pub(super) fn prolong(&self, until: WallTime) -> String {
+        format!("ALTER ROLE {} VALID UNTIL {}", self.quoted(), moment(until))
+    }
+}
+
+fn moment(at: WallTime) -> String {
+    escape_literal(&at.rfc3339())
+}
+
+/// What a database administrator sees beside the role (`\du+`): enough to find the lease in the audit log.
+fn comment(order: &Order<'_>) -> String {
+    serde_json::json!({
+        "claviger": order.lease.to_string(),
+        "request": order.request.to_string(),
+        "secret": order.secret.name.as_str(),
+        "identity": order.identity.as_str(),
+        "purpose": order.purpose.as_str(),
+        "operation": order.operation.as_str(),
+    })
+    .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_leads_back_to_its_lease_and_only_to_ours() {
+        let (mark, other) = (Mark::new(b"machine", b"state"), Mark::new(b"machine", b"another"));
+        let lease = LeaseId::from_parts(1_700_000_000_000, 7);
+        let role = Role::of(&mark, lease);
+        assert!(role.name.len() <= 63 && role.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
+        assert_eq!(Role::lease_of(&mark, &role.name), Some(lease));
+        assert_eq!(Role::lease_of(&other, &role.name), None);
+        for name in ["postgres", "clv_", &format!("{}x", role.name), &role.name.to_uppercase()] {
+            assert_eq!(Role::lease_of(&mark, name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_made_again_and_differs_by_lease_and_engine() {
+        let root = SealKey::from_bytes(&[7; 32]).unwrap();
+        let mark = Mark::new(b"machine", b"state");
+        let password = |key: &SealKey, n| Role::of(&mark, LeaseId::from_parts(1, n)).password(key).expose().to_vec();
+        assert_eq!(password(&root, 1), password(&root, 1));
+        assert_ne!(password(&root, 1), password(&root, 2));
+        assert_ne!(password(&root, 1), password(&root.derive("other"), 1));
+        assert_eq!(password(&root, 1).len(), 43);
+    }
+}

@@ -1,0 +1,11 @@
+//! One suite that every engine must pass, and what each engine promises beyond it.
+
+mod jwt;
+mod local;
+mod postgres;
+mod postgres_bench;
+mod postgres_faults;
+mod recording;
+mod suite;
+#[path = "../support/postgres.rs"]
+mod support;

@@ -1,0 +1,145 @@
+//! PostgreSQL when something is wrong: the settings, the server, the network, or somebody else's hand.
+
+use crate::{
+    postgres::{Door, attribute, build, cluster, config, log_in, reader},
+    suite::{Asked, every_wait_has_a_deadline, secret},
+};
+use claviger::{
+    digest::SealKey,
+    engine::{
+        Engine, EngineError, Mark, UpstreamRef,
+        postgres::{PostgresConfig, PostgresEngine, Server},
+    },
+    model::{EndResult, EngineName, SecretBytes},
+    sys::{ManualClock, SystemClock},
+};
+use std::{sync::Arc, time::Duration};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_that_fails_leaves_nothing_behind() {
+    let Some(cluster) = cluster().await else { return };
+    let engine = build(config(cluster, Door::Tls));
+    let asked = Asked::new();
+    let grants = ["GRANT USAGE ON SCHEMA app TO {{role}}", "GRANT SELECT ON app.no_such_table TO {{role}}"];
+    let secret = secret("prod-db/broken", &engine, serde_json::json!({ "grants": grants }));
+    let Err(EngineError::Setup(text)) = engine.issue(&asked.order(&secret)).await else { panic!("a grant on nothing") };
+    assert!(text.contains("no_such_table") && text.contains("under-test"), "{text}");
+    assert!(!engine.inventory().await.unwrap().contains(&asked.lease));
+    assert_eq!(engine.settle(asked.lease, &secret).await.unwrap(), EndResult::Lapsed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_of_a_role_that_somebody_dropped_are_ended_too() {
+    let Some(cluster) = cluster().await else { return };
+    let engine = build(config(cluster, Door::Socket));
+    let (asked, secret) = (Asked::new(), reader(&engine));
+    let issued = engine.issue(&asked.order(&secret)).await.unwrap();
+    let session = log_in(cluster, &issued, "app").await.unwrap();
+    let role = attribute(&issued, "username");
+    cluster.superuser("app").await.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
+    session.simple_query("SELECT 1").await.expect("a dropped role goes on working in an open session");
+    assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(session.simple_query("SELECT 1").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_touches_only_what_bears_its_mark() {
+    let Some(cluster) = cluster().await else { return };
+    let ours = build(config(cluster, Door::Socket));
+    let root = SealKey::from_bytes(&[9; 32]).unwrap();
+    let mark = Mark::new(b"machine", b"a clone's state");
+    let clone = PostgresEngine::new(config(cluster, Door::Socket), mark, &root, Arc::new(SystemClock)).unwrap();
+    let (asked, secret) = (Asked::new(), reader(&ours));
+    let issued = ours.issue(&asked.order(&secret)).await.unwrap();
+    assert!(!clone.inventory().await.unwrap().contains(&asked.lease));
+    assert!(matches!(clone.end(asked.lease, &issued.reference).await, Err(EngineError::Setup(_))));
+    assert_eq!(clone.settle(asked.lease, &secret).await.unwrap(), EndResult::Lapsed);
+    log_in(cluster, &issued, "app").await.expect("the clone did not touch it");
+    ours.end(asked.lease, &issued.reference).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_server_is_met_with_a_new_connection() {
+    let Some(cluster) = cluster().await else { return };
+    let engine = build(config(cluster, Door::Tls));
+    engine.inventory().await.unwrap();
+    let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'clavigerd' AND usename = 'broker'";
+    cluster.superuser("app").await.simple_query(kill).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    engine.inventory().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_cannot_prove_its_name_is_told_nothing() {
+    let Some(cluster) = cluster().await else { return };
+    let stranger = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap().cert.pem().into_bytes();
+    let good = cluster.ca_pem.clone().into_bytes();
+    for (ca_pem, server_name) in [(stranger, None), (good, Some("db.example".to_owned()))] {
+        let mut config = config(cluster, Door::Tls);
+        config.server = Server::Tls { host: "localhost".into(), port: cluster.port, ca_pem, server_name };
+        let error = build(config).inventory().await.unwrap_err();
+        assert!(matches!(&error, EngineError::Unreachable(text) if text.contains("certificate")), "{error}");
+    }
+    let mut wrong = config(cluster, Door::Tls);
+    wrong.password = Some(SecretBytes::new(b"not its password".to_vec()));
+    let error = build(wrong).inventory().await.unwrap_err();
+    assert!(matches!(&error, EngineError::Setup(text) if !text.contains("not its password")), "{error}");
+}
+
+fn nowhere(port: u16) -> PostgresConfig {
+    let server = Server::Tls { host: "127.0.0.1".into(), port, ca_pem: certificate(), server_name: None };
+    let mut config = PostgresConfig::new(EngineName::parse("under-test").unwrap(), server, "broker");
+    config.connect_timeout = Duration::from_millis(200);
+    config.call_timeout = Duration::from_millis(300);
+    config
+}
+
+fn certificate() -> Vec<u8> {
+    rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap().cert.pem().into_bytes()
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_costs_no_more_than_the_deadline() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let engine = build(nowhere(silent.local_addr().unwrap().port()));
+    every_wait_has_a_deadline(&engine, &reader(&engine), Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_said_to_be_unreachable_and_left_alone_for_a_while() {
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let clock = Arc::new(ManualClock::new(1, 1));
+    let root = SealKey::from_bytes(&[9; 32]).unwrap();
+    let engine = PostgresEngine::new(nowhere(closed), Mark::new(b"m", b"s"), &root, clock.clone()).unwrap();
+    let text = async || match engine.end(Asked::new().lease, &UpstreamRef::default()).await {
+        Err(EngineError::Unreachable(text)) => text,
+        other => panic!("{other:?}"),
+    };
+    assert!(text().await.contains("refused"));
+    assert!(text().await.contains("a moment ago"), "no second try at once");
+    clock.advance(100_000);
+    assert!(text().await.contains("refused"), "but another one later");
+    clock.advance(100_000);
+    assert!(text().await.contains("a moment ago"), "after twice the time");
+}
+
+#[test]
+fn a_configuration_that_cannot_work_is_refused_at_start() {
+    let build = |change: &dyn Fn(&mut PostgresConfig)| {
+        let mut config = nowhere(1);
+        change(&mut config);
+        let root = SealKey::from_bytes(&[9; 32]).unwrap();
+        PostgresEngine::new(config, Mark::new(b"m", b"s"), &root, Arc::new(SystemClock)).map(drop)
+    };
+    build(&|_| {}).unwrap();
+    assert!(build(&|config| config.max_connections = 0).is_err());
+    assert!(build(&|config| config.max_connections = 5).is_err());
+    assert!(build(&|config| config.reassign_to = "broker".into()).is_err());
+    assert!(build(&|config| config.database = "x".repeat(64)).is_err());
+    assert!(build(&|config| config.call_timeout = Duration::from_millis(1)).is_err());
+    for ca_pem in [b"".to_vec(), b"not PEM".to_vec()] {
+        let server = |ca_pem: &Vec<u8>| Server::Tls { host: "h".into(), port: 1, ca_pem: ca_pem.clone(), server_name: None };
+        assert!(build(&|config| config.server = server(&ca_pem)).is_err());
+    }
+}
