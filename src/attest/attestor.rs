@@ -105,7 +105,8 @@ impl Attestor {
         Ok(Peer { own: Arc::new(own), parent, nonce: format!("{:032x}", self.random.u128()), fresh })
     }
 
-    fn is_client(&self, subject: &Subject) -> bool {
+    /// Whether a process runs the configured client.
+    pub fn is_client(&self, subject: &Subject) -> bool {
         subject.evidence.process.exe.as_ref().is_some_and(|exe| {
             let program = ClientProgram { dev: exe.dev, ino: exe.ino, handle: exe.handle.clone() };
             !exe.deleted && self.clients.contains(&program)

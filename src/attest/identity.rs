@@ -81,6 +81,13 @@ impl Roll {
         Candidate { facts: Facts { user: user.map(str::to_owned), ..facts }, selectors }
     }
 
+    /// The workload that a lease remembers, for deciding again about a unit or container whose asking process may be gone. Never for
+    /// issuing: nothing is attested here.
+    pub fn remembered(&self, name: &crate::model::IdentityName, assurance: Assurance) -> Option<Workload> {
+        let row = self.registry.find(name)?.clone();
+        Some(Workload::new(row, assurance, Basis::Program, Arc::new(Facts::default()), Arc::from([]), None))
+    }
+
     /// Every row whose selectors all hold.
     pub fn matches(&self, selectors: &[Selector]) -> Vec<&Arc<Identity>> {
         self.registry.iter().filter(|row| row.selectors.iter().all(|s| selectors.binary_search(s).is_ok())).collect()

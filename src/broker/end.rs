@@ -69,7 +69,7 @@ impl Broker {
             .find(&lease.engine)
             .ok_or_else(|| EngineError::Setup(format!("engine {} is no longer configured", lease.engine)))?;
         match ending.was_reserved() {
-            true => engine.settle(lease.id).await,
+            true => engine.settle(lease.id, self.governance().catalogue.find(&lease.secret).map(|secret| &**secret)).await,
             false => engine.end(lease.id, &lease.reference).await,
         }
     }
@@ -90,13 +90,13 @@ impl Broker {
         let (broker, id) = (self.clone(), lease.id);
         tokio::spawn(async move {
             tokio::time::sleep(pause(tries)).await;
-            broker.resume_later(id, tries).await;
+            broker.resume_boxed(id, tries).await;
         });
         EndResult::Retrying
     }
 
     // A function of its own type: the task above must not contain itself.
-    fn resume_later(self: Arc<Self>, id: LeaseId, tries: u32) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn resume_boxed(self: Arc<Self>, id: LeaseId, tries: u32) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             self.resume(id, tries).await;
         })

@@ -5,7 +5,7 @@ use crate::{
     attest::Roll,
     audit::{Event, Kind, Need, Outcome},
     intent::Intent,
-    model::{Catalogue, EndReason, WallTime},
+    model::{Catalogue, EndReason, HolderKind, WallTime},
     policy::{Bundle, Decision, Evidence},
 };
 use std::sync::{Arc, PoisonError};
@@ -80,12 +80,14 @@ impl Broker {
     /// Ends every live lease that this bundle would refuse its holder's identity.
     async fn decide_again(self: &Arc<Self>, governance: &Governance) {
         for lease in self.leases.all() {
-            let Some(subject) = self.reaper.subject(&lease.holder.key()) else { continue };
             let allowed = (|| {
-                let workload = self.attestor.examine_process(&subject, &governance.roll).ok()?.workload.ok()?;
+                let workload = match self.reaper.subject(&lease.holder.key()).filter(|subject| lease.holder.kind == HolderKind::Process && !self.attestor.is_client(subject)) {
+                    Some(subject) => self.attestor.examine_process(&subject, &governance.roll).ok()?.workload.ok()?,
+                    None => governance.roll.remembered(&lease.identity, lease.assurance)?,
+                };
                 (workload.identity().name == lease.identity).then_some(())?;
                 let secret = governance.catalogue.find(&lease.secret)?;
-                let intent = Intent::of_lease(secret.clone(), &lease.purpose, lease.channel, &lease.hosts, lease.ttl);
+                let intent = Intent::of_lease(secret.clone(), &lease.purpose, lease.channel, &lease.hosts, lease.ttl, lease.source);
                 match governance.bundle.decide(&workload, &intent, &Evidence::none(), self.clock.wall(), false) {
                     Decision::Permit(_) => Some(()),
                     Decision::Needs(_) | Decision::Forbid(_) => None,

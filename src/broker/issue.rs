@@ -4,7 +4,7 @@ use super::{Broker, Delivery, Fault, Stop, holder::Bound, record, record::Trail}
 use crate::{
     approval::Clearance,
     attest::Peer,
-    audit::{Kind, Need, Outcome},
+    audit::{Event, Kind, Need, Outcome},
     digest::sha256,
     engine::{Issued, Order},
     intent::{Ask, Intent},
@@ -87,7 +87,7 @@ impl Broker {
         // Watched before it is live: a holder that dies in between is noticed.
         self.reaper.watch(self, slot.lease(), bound);
         let event = record::of_lease(Kind::Issue, slot.lease());
-        let event = self.issue_event(event, trail, &issued);
+        let event = Self::issue_event(event, trail, &issued);
         let reference = issued.reference.clone();
         let (lease, recorded) = tokio::join!(self.leases.commit(slot, reference), self.audit.append(event, Need::Durable));
         let lease = lease.map_err(|error| unfinished(error.into()))?;
@@ -102,9 +102,9 @@ impl Broker {
         Ok(Delivery::new(trail.request, lease, issued, clamped, recorded))
     }
 
-    fn issue_event(&self, lease: crate::audit::Event, trail: &Trail, issued: &Issued) -> crate::audit::Event {
+    fn issue_event(lease: Event, trail: &Trail, issued: &Issued) -> Event {
         let version = issued.reference.0.get("version").and_then(serde_json::Value::as_u64);
-        trail.fill(lease, version).outcome(Outcome::Done).credential_of(&issued.reference)
+        record::with(trail.fill(lease, version).outcome(Outcome::Done), Event::credential, &issued.reference)
     }
 
     /// Puts a refusal on the record and says what the caller is told.
@@ -119,6 +119,21 @@ impl Broker {
             // There is no answering around the record.
             Err(error) => Stop::from(error).refusal(),
         }
+    }
+
+    /// Puts a body that could not be parsed on the record.
+    pub async fn record_malformed(&self, peer: &Peer, request: RequestId, refusal: Refusal) -> Refusal {
+        self.refuse(&Trail::new(request, peer), refusal.into()).await
+    }
+
+    /// Puts a connection that was cut, or a peer that could not be attested, on the record.
+    pub async fn record_cut(&self, uid: u32, peer: Option<&Peer>, refusal: Refusal) {
+        let request = self.request_id();
+        let trail = match peer {
+            Some(peer) => Trail::new(request, peer),
+            None => Trail::of_uid(request, uid),
+        };
+        let _ = self.refuse(&trail, refusal.into()).await;
     }
 
     /// The lease that the same key led to before. Another body or another holder is refused.
@@ -162,6 +177,7 @@ impl Broker {
             operation: effective.operation,
             hosts: effective.hosts.clone(),
             channel: intent.channel(),
+            source: intent.source(),
             holder: bound.holder.clone(),
             ttl: effective.ttl,
             issued: wall,
@@ -195,7 +211,7 @@ pub(super) fn order<'a>(lease: &'a Lease, intent: &'a Intent) -> Order<'a> {
 }
 
 /// What policy shortened, in words: only what the caller or its declared use had said.
-fn clamped(permit: &Permit) -> Vec<String> {
+pub(super) fn clamped(permit: &Permit) -> Vec<String> {
     let (said, granted) = (permit.intent().claimed(), permit.effective());
     let mut out = Vec::new();
     if let Some(ttl) = said.ttl.filter(|ttl| *ttl > granted.ttl) {

@@ -18,12 +18,12 @@ mod renew;
 mod revive;
 mod stop;
 mod view;
-mod why;
 
 pub use delivery::Delivery;
 pub use govern::{Governance, LoadProblems, Loader};
 pub use metrics::Metrics;
-pub use operator::Selection;
+pub use operator::{Operator, Selection};
+pub use revive::Revived;
 pub use stop::{Fault, Stop};
 
 use crate::{

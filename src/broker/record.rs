@@ -36,12 +36,22 @@ pub(super) struct Trail {
 
 impl Trail {
     pub(super) fn new(request: RequestId, peer: &Peer) -> Self {
-        Self { request, uid: peer.uid(), workload: None, intent: None, decided: None }
+        Self::of_uid(request, peer.uid())
+    }
+
+    /// The trail of a peer of which only the uid at connect is known.
+    pub(super) fn of_uid(request: RequestId, uid: u32) -> Self {
+        Self { request, uid, workload: None, intent: None, decided: None }
     }
 
     /// An event of this kind with all that is known so far.
     pub(super) fn event(&self, kind: Kind) -> Event {
-        let mut event = Event::new(kind).request(self.request).uid(self.uid);
+        self.fill(Event::new(kind), None)
+    }
+
+    /// The same for an event that says something already; `version` is that of the secret's value.
+    pub(super) fn fill(&self, event: Event, version: Option<u64>) -> Event {
+        let mut event = event.request(self.request).uid(self.uid);
         if let Some(workload) = &self.workload {
             event = event.identity(workload.identity()).assurance(workload.assurance());
             event = with(event, Event::basis, &workload.basis());
@@ -51,7 +61,7 @@ impl Trail {
             }
         }
         if let Some(intent) = &self.intent {
-            event = event.channel(intent.channel()).secret(intent.secret(), None);
+            event = event.channel(intent.channel()).secret(intent.secret(), version);
             event = with(event, Event::source, &intent.source());
             event = with(event, Event::claimed, intent.claimed());
             event = with(event, Event::effective, intent.effective());

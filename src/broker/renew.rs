@@ -16,8 +16,7 @@ impl Broker {
     pub async fn read(self: &Arc<Self>, peer: Arc<Peer>, id: LeaseId, request: RequestId) -> Result<Delivery, Refusal> {
         let mut trail = Trail::new(request, &peer);
         let done = async {
-            let (workload, lease) = self.own_lease(&peer, id, &mut trail)?;
-            let _ = workload;
+            let (_, lease) = self.own_lease(&peer, id, &mut trail)?;
             self.give_again(&peer, &lease, &trail).await
         };
         match done.await {
@@ -79,7 +78,7 @@ impl Broker {
         }
         let governance = self.governance();
         let secret = governance.catalogue.find(&lease.secret).ok_or_else(|| Refusal::new(Code::NO_GRANT))?;
-        let intent = Intent::of_lease(secret.clone(), &lease.purpose, lease.channel, &lease.hosts, lease.ttl);
+        let intent = Intent::of_lease(secret.clone(), &lease.purpose, lease.channel, &lease.hosts, lease.ttl, lease.source);
         trail.intent = Some(intent.clone());
         let decision = governance.bundle.decide(&workload, &intent, &Evidence::none(), self.clock.wall(), self.is_frozen());
         trail.decided = Some(record::decided(decision.because()));
@@ -110,10 +109,10 @@ impl Broker {
         }
         let governance = self.governance();
         let secret = governance.catalogue.find(&lease.secret).ok_or_else(|| Refusal::new(Code::NO_GRANT))?;
-        let intent = Intent::of_lease(secret.clone(), &lease.purpose, lease.channel, &lease.hosts, lease.ttl);
+        let intent = Intent::of_lease(secret.clone(), &lease.purpose, lease.channel, &lease.hosts, lease.ttl, lease.source);
         let issued = self.engine(&lease.engine)?.read(&order(lease, &intent), &lease.reference).await?;
         let need = if lease.sensitivity >= Sensitivity::Restricted { Need::Durable } else { Need::Soon };
-        let event = Trail::read_of(trail, record::of_lease(Kind::Read, lease), secret).outcome(Outcome::Done);
+        let event = trail.fill(record::of_lease(Kind::Read, lease), None).secret(secret, None).outcome(Outcome::Done);
         let recorded = self.audit.append(event, need).await?;
         self.attestor.still(peer)?;
         self.metrics.read();

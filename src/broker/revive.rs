@@ -94,7 +94,7 @@ impl Broker {
         // Our client as holder (`clav exec`) is no identity itself; that it is the same process with the same program must do.
         let same_identity = match workload {
             Some(workload) => workload.identity().name == lease.identity && workload.assurance() >= lease.assurance,
-            None => self.attestor.is_client_process(subject),
+            None => self.attestor.is_client(subject),
         };
         same_process && same_program && same_identity
     }

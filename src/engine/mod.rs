@@ -132,7 +132,7 @@ pub trait Engine: Send + Sync {
     async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<EndResult, EngineError>;
 
     /// Ends whatever a reservation without a commit may have left. `Revoked` when something was found and ended, `Lapsed` when nothing was there.
-    async fn settle(&self, lease: LeaseId, secret: &SecretDefinition) -> Result<EndResult, EngineError>;
+    async fn settle(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<EndResult, EngineError>;
 
     /// The leases of which something still exists upstream under our mark, whether or not any lease is known here. What no journal
     /// knows can then be ended by [`Engine::end`] with an empty reference. Empty for engines with nothing upstream.

@@ -9,11 +9,11 @@ mod declare;
 pub use ask::{Ask, HolderChoice, MAX_BODY};
 
 use crate::model::{Channel, Line, Operation, Purpose, SecretDefinition, Target, TicketId, Ttl};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Who said it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// A declared use of the identity's registry row, reviewed beforehand.
@@ -85,6 +85,20 @@ impl Intent {
             uses: claimed.uses.unwrap_or(crate::model::UNLIMITED),
         };
         Self { secret, channel, source, claimed, effective }
+    }
+
+    /// What a live lease stands for, to be decided again: as narrow as it was granted.
+    pub fn of_lease(secret: Arc<SecretDefinition>, purpose: &Purpose, channel: Channel, hosts: &[Target], ttl: Ttl, source: Source) -> Self {
+        let claimed = Claimed {
+            purpose: purpose.clone(),
+            operation: None,
+            targets: hosts.to_vec(),
+            ttl: Some(ttl),
+            uses: None,
+            reason: None,
+            tickets: Vec::new(),
+        };
+        Self::new(secret, channel, source, claimed)
     }
 
     /// The secret it is about.

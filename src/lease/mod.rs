@@ -146,6 +146,11 @@ impl Leases {
         self.table.len()
     }
 
+    /// How many of them one identity has.
+    pub fn count_of(&self, identity: &IdentityName) -> usize {
+        self.table.count_of(identity)
+    }
+
     /// Those of one holder.
     pub fn of_holder(&self, key: &HolderKey) -> Vec<Arc<Lease>> {
         self.table.of_holder(key)

@@ -2,6 +2,7 @@
 
 use crate::{
     engine::UpstreamRef,
+    intent::Source,
     model::{
         Assurance, BootTime, Channel, EndReason, EndResult, EndsBy, EngineName, HolderKind, IdentityKind, IdentityName, LeaseId, Operation,
         Owner, Purpose, RequestId, SecretName, Sensitivity, Target, Ttl, WallTime,
@@ -124,6 +125,8 @@ pub struct Lease {
     pub hosts: Vec<Target>,
     /// How it was given.
     pub channel: Channel,
+    /// Who had declared the intent.
+    pub source: Source,
     /// What it is bound to.
     pub holder: Arc<Holder>,
     /// Granted time to live; a renewal gives as much again.

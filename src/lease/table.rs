@@ -18,6 +18,7 @@ pub(super) struct Table(Mutex<Inner>);
 struct Inner {
     leases: BTreeMap<LeaseId, Entry>,
     by_holder: HashMap<HolderKey, HashSet<LeaseId>>,
+    by_identity: HashMap<IdentityName, usize>,
     by_deadline: BTreeSet<(BootTime, LeaseId)>,
     by_key: HashMap<(IdentityName, String), LeaseId>,
     ended: VecDeque<Ended>,
@@ -127,6 +128,10 @@ impl Table {
         self.lock().leases.len()
     }
 
+    pub(super) fn count_of(&self, identity: &IdentityName) -> usize {
+        self.lock().by_identity.get(identity).copied().unwrap_or(0)
+    }
+
     pub(super) fn next_deadline(&self) -> Option<BootTime> {
         self.lock().by_deadline.first().map(|(at, _)| *at)
     }
@@ -193,6 +198,7 @@ impl Inner {
     fn insert(&mut self, lease: Arc<Lease>) {
         self.unlink(lease.id);
         self.by_holder.entry(lease.holder.key()).or_default().insert(lease.id);
+        *self.by_identity.entry(lease.identity.clone()).or_default() += 1;
         if !matches!(lease.state, State::Ending { .. }) {
             self.by_deadline.insert((lease.deadline, lease.id));
         }
@@ -219,6 +225,12 @@ impl Inner {
             ids.remove(&id);
             if ids.is_empty() {
                 self.by_holder.remove(&key);
+            }
+        }
+        if let Some(count) = self.by_identity.get_mut(&lease.identity) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_identity.remove(&lease.identity);
             }
         }
         self.by_deadline.remove(&(lease.deadline, id));

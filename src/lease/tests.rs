@@ -35,6 +35,7 @@ fn lease(n: u128) -> Lease {
         operation: Operation::Read,
         hosts: vec![],
         channel: Channel::Deliver,
+        source: crate::intent::Source::Caller,
         holder: Arc::new(holder),
         ttl: Ttl::from_secs(60).unwrap(),
         issued: WallTime(0),

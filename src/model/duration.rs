@@ -93,6 +93,11 @@ impl BootTime {
 pub struct WallTime(pub u64);
 
 impl WallTime {
+    /// This instant plus a time to live.
+    pub const fn plus(self, ttl: Ttl) -> WallTime {
+        WallTime(self.0.saturating_add(ttl.as_secs() as u64 * 1_000_000))
+    }
+
     /// Milliseconds since 1970.
     pub const fn unix_ms(self) -> u64 {
         self.0 / 1_000

@@ -32,15 +32,18 @@ fn mount_point() -> io::Result<PathBuf> {
         .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
 }
 
+fn open(path: &str) -> io::Result<OwnedFd> {
+    let relative = path.strip_prefix('/').filter(|rest| !rest.is_empty() && !rest.split('/').any(|part| part.is_empty() || part == ".."));
+    let relative = relative.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let root = nix::fcntl::open(&mount_point()?, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    Ok(openat(&root, relative, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
 impl GroupWatch {
     /// Watches the group at `path` (as in `/proc/PID/cgroup`). With `id`, only the group whose directory has that inode: one that was
     /// removed and made again is another.
     pub fn open(path: &str, id: u64) -> io::Result<Self> {
-        let relative =
-            path.strip_prefix('/').filter(|rest| !rest.is_empty() && !rest.split('/').any(|part| part.is_empty() || part == ".."));
-        let relative = relative.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let root = nix::fcntl::open(&mount_point()?, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-        let dir = openat(&root, relative, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let dir = open(path)?;
         if id != 0 && file_id(&dir)?.ino != id {
             return Err(io::Error::from(io::ErrorKind::NotFound));
         }
@@ -48,6 +51,11 @@ impl GroupWatch {
         let events = PathBuf::from(format!("/proc/self/fd/{}/cgroup.events", dir.as_raw_fd()));
         inotify.add_watch(&events, AddWatchFlags::IN_MODIFY)?;
         Ok(Self { dir, inotify })
+    }
+
+    /// The inode of a group's directory.
+    pub fn id(path: &str) -> io::Result<u64> {
+        Ok(file_id(&open(path)?)?.ino)
     }
 
     /// Whether any process is in it or below it. Any error counts as no.

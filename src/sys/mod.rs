@@ -25,11 +25,11 @@ pub use file::{FileError, FileLock, file_names, private_folder, read_private, wr
 pub use host::{Host, HostFile};
 pub use journal::{JOURNAL_SOCKET, SYSLOG_SOCKET, send_journal, send_syslog};
 #[cfg(mutations)]
-pub use mutation::active as mutation_active;
+pub use mutation::{active as mutation_active, reached as failpoint_reached};
 pub use peer::{OVERFLOW_ID, PeerCred, pass_credentials, peer_cred, peer_groups, peer_pidfd, refuse_descriptors};
 pub use pidfd::{Found, PidHandle, PidInfo, Pidfd};
 pub use probe::{Feature, Kernel};
-pub use procfs::{MapPin, ProcDir, Stat, Status, boot_id, machine_id, printable, printable_path};
+pub use procfs::{MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, printable, printable_path};
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::{Fault, SimulatedVolume};
 pub use socket::{BindError, adopt, arm, listen_at, open_trusted_dir, remove as remove_socket};

@@ -115,7 +115,7 @@ impl Engine for LocalEngine {
         Ok(EndResult::Lapsed)
     }
 
-    async fn settle(&self, _lease: LeaseId, _secret: &SecretDefinition) -> Result<EndResult, EngineError> {
+    async fn settle(&self, _lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<EndResult, EngineError> {
         Ok(EndResult::Lapsed)
     }
 }

@@ -158,9 +158,9 @@ impl Engine for PostgresEngine {
         self.within(self.finish(lease, oid, text("reassign_to"))).await.map(|_| EndResult::Revoked)
     }
 
-    async fn settle(&self, lease: LeaseId, secret: &SecretDefinition) -> Result<EndResult, EngineError> {
-        // Settings that no longer parse must not keep a role alive.
-        let heir = Settings::parse(secret).ok().and_then(|settings| settings.reassign_to);
+    async fn settle(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<EndResult, EngineError> {
+        // Settings that are gone or no longer parse must not keep a role alive.
+        let heir = secret.and_then(|secret| Settings::parse(secret).ok()).and_then(|settings| settings.reassign_to);
         self.within(self.finish(lease, None, heir.as_deref())).await.map(|found| match found {
             Found::Role => EndResult::Revoked,
             Found::Nothing => EndResult::Lapsed,

@@ -1,0 +1,302 @@
+//! What operators may do: end leases, keep the local store, look at identities.
+
+use super::{Broker, Fault, Governance, Stop};
+use crate::{
+    attest::Peer,
+    audit::{Decided, Event, Kind, Need, Outcome, Person, Word},
+    lease::{Lease, State},
+    model::{Code, EndReason, EndResult, IdentityName, LeaseId, Line, Refusal, RequestId, SecretBytes, SecretName},
+    sys::ProcDir,
+    wire::{EndRow, IdentityRow, IdentityTry, LeaseCounts, SelectorView, StoredView},
+};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+/// Which leases an operator means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// One.
+    Lease(LeaseId),
+    /// Those held by a process.
+    Process(u32),
+    /// Those held by a process and its descendants.
+    Tree(u32),
+    /// Those held within a systemd unit.
+    Unit(String),
+    /// Those of an identity.
+    Identity(IdentityName),
+    /// Those of a secret.
+    Secret(SecretName),
+}
+
+/// Who acted on the operator socket.
+pub struct Operator {
+    uid: u32,
+    login: Option<u32>,
+}
+
+impl Operator {
+    /// The person behind a peer of the operator socket: its uid, and its login uid where that is proved.
+    pub fn of(broker: &Broker, peer: &Peer) -> Result<Operator, Refusal> {
+        let attested = broker.attestor.examine(peer, &broker.governance().roll)?;
+        let facts = &attested.candidate.facts;
+        Ok(Operator { uid: facts.uid, login: facts.login.filter(|login| login.verified).map(|login| login.uid) })
+    }
+
+    fn did(&self, action: &'static str) -> Option<Person> {
+        Some(Person { uid: self.uid, login: self.login, name: None, action: Word::parse(action).ok()? })
+    }
+}
+
+impl Broker {
+    /// Puts an operator's action on the record. What is not recorded does not happen, except that ending goes on.
+    pub async fn record_operator(
+        &self,
+        operator: &Operator,
+        action: &'static str,
+        request: RequestId,
+        outcome: Outcome,
+        secret: Option<&SecretName>,
+        why: Option<&Line>,
+    ) -> Result<(), Refusal> {
+        let kind = if action == "freeze" || action == "unfreeze" { Kind::Freeze } else { Kind::Operator };
+        let mut event = Event::new(kind).request(request).uid(operator.uid).outcome(outcome);
+        event = event.policy(Decided { bundle: Word::parse(self.governance().bundle.hash()).ok(), ..Decided::default() });
+        if let Some(person) = operator.did(action) {
+            event = event.by(person);
+        }
+        if let Some(row) = secret.and_then(|name| self.governance().catalogue.find(name).cloned()) {
+            event = event.secret(&row, None);
+        }
+        if let Some(why) = why {
+            event = event.detail(why);
+        }
+        self.audit.append(event, Need::Durable).await.map(drop).map_err(|error| Stop::from(error).refusal())
+    }
+
+    /// All leases that are not over.
+    pub fn all_leases(&self) -> Vec<Arc<Lease>> {
+        self.leases.all()
+    }
+
+    /// Ends everything that is selected and says what became of each. With `force`, endings that were given up are tried once more.
+    pub async fn end_selected(self: &Arc<Self>, selection: &Selection, force: bool) -> Result<Vec<EndRow>, Refusal> {
+        let leases: Vec<Arc<Lease>> = {
+            let tree = match selection {
+                Selection::Tree(root) => descendants(*root),
+                _ => HashSet::new(),
+            };
+            self.leases.all().into_iter().filter(|lease| selects(selection, lease, &tree)).collect()
+        };
+        if leases.is_empty() {
+            return Err(Refusal::new(Code::NOT_FOUND).message("No lease is selected."));
+        }
+        let endings = leases.into_iter().map(|lease| {
+            let broker = self.clone();
+            tokio::spawn(async move {
+                let result = match lease.state {
+                    State::Ending { irrevocable: true, .. } if !force => Some(EndResult::Irrevocable),
+                    State::Ending { irrevocable: true, tries, .. } => broker.resume(lease.id, tries).await,
+                    State::Ending { .. } => Some(EndResult::Retrying),
+                    State::Live | State::Reserved => broker.end(lease.id, EndReason::Operator).await,
+                };
+                // Somebody else was ending it at the same time.
+                let result = result.or_else(|| broker.leases.find_ended(lease.id).map(|ended| ended.result)).unwrap_or(EndResult::Retrying);
+                EndRow { id: lease.id, secret: lease.secret.clone(), result }
+            })
+        });
+        let mut rows = Vec::new();
+        for ending in endings.collect::<Vec<_>>() {
+            rows.push(ending.await.map_err(|_| Stop::from(Fault::Task).refusal())?);
+        }
+        Ok(rows)
+    }
+
+    /// Puts a new version of a local value.
+    pub async fn put_local(&self, name: SecretName, value: SecretBytes) -> Result<u64, Refusal> {
+        let store = self.local.clone();
+        let put = tokio::task::spawn_blocking(move || store.put(&name, &value)).await;
+        match put {
+            Ok(Ok(version)) => Ok(version),
+            Ok(Err(error)) => Err(Refusal::new(Code::MALFORMED).message("The value was not stored.").detail(error.to_string())),
+            Err(_) => Err(Stop::from(Fault::Task).refusal()),
+        }
+    }
+
+    /// Removes all versions of a local value; live leases of it end.
+    pub async fn remove_local(self: &Arc<Self>, name: SecretName) -> Result<(), Refusal> {
+        let (store, removing) = (self.local.clone(), name.clone());
+        let removed = tokio::task::spawn_blocking(move || store.remove(&removing)).await;
+        match removed {
+            Ok(Ok(true)) => {
+                let _ = self.end_selected(&Selection::Secret(name), false).await;
+                Ok(())
+            }
+            Ok(Ok(false)) => Err(Refusal::new(Code::NOT_FOUND).message("There is no such value.")),
+            Ok(Err(error)) => Err(Refusal::new(Code::INTERNAL).detail(error.to_string())),
+            Err(_) => Err(Stop::from(Fault::Task).refusal()),
+        }
+    }
+
+    /// The local values, without their bytes.
+    pub fn list_local(&self) -> Vec<StoredView> {
+        let governance = self.governance();
+        let rows = self.local.list().into_iter();
+        rows.map(|row| StoredView {
+            defined: governance.catalogue.find(&row.name).is_some(),
+            version: row.versions.last().map_or(0, |version| version.version),
+            size: row.versions.last().map_or(0, |version| version.size as usize),
+            updated: row.versions.last().map_or_else(String::new, |version| version.created.rfc3339()),
+            name: row.name,
+        })
+        .collect()
+    }
+
+    /// Every identity with its live leases.
+    pub fn list_identities(&self) -> Vec<IdentityRow> {
+        let governance = self.governance();
+        let row = |identity: &Arc<crate::model::Identity>| IdentityRow {
+            name: identity.name.clone(),
+            kind: identity.kind,
+            owner: identity.owner.clone(),
+            environment: identity.environment.to_string(),
+            max_sensitivity: identity.max_sensitivity,
+            expires: identity.expires.rfc3339(),
+            suspended: identity.suspended,
+            selectors: identity.selectors.iter().map(ToString::to_string).collect(),
+            leases: self.leases.count_of(&identity.name),
+        };
+        governance.roll.registry().iter().map(row).collect()
+    }
+
+    /// Who the process with this number would be.
+    pub fn try_identity(&self, pid: u32, request: RequestId) -> Result<IdentityTry, Refusal> {
+        let gone = |error: std::io::Error| Refusal::new(Code::NOT_FOUND).message("There is no such process, or it cannot be attested.").detail(error.to_string());
+        let subject = self.attestor.by_pid(pid).map_err(gone)?;
+        let governance = self.governance();
+        let attested = self.attestor.examine_process(&subject, &governance.roll)?;
+        let strength = |s: &crate::model::Selector| serde_json::to_value(s.strength()).ok().and_then(|v| Some(v.as_str()?.to_owned()));
+        Ok(IdentityTry {
+            request,
+            attested: serde_json::to_value(&attested.candidate.facts).unwrap_or_default(),
+            selectors: attested
+                .candidate
+                .selectors
+                .iter()
+                .map(|s| SelectorView { selector: s.to_string(), strength: strength(s).unwrap_or_default() })
+                .collect(),
+            matches: governance.roll.matches(&attested.candidate.selectors).iter().map(|row| row.name.clone()).collect(),
+            identity: attested.workload.as_ref().ok().map(|workload| workload.identity().name.clone()),
+            assurance: attested.assurance.to_string(),
+            refused: attested.workload.as_ref().err().map(|refusal| {
+                format!("{}: {}", refusal.code, refusal.detail.as_deref().unwrap_or(&refusal.message))
+            }),
+        })
+    }
+
+    /// Leases by state.
+    pub fn lease_counts(&self) -> LeaseCounts {
+        let mut counts = LeaseCounts::default();
+        for lease in self.leases.all() {
+            match lease.state {
+                State::Live | State::Reserved => counts.live += 1,
+                State::Ending { irrevocable: false, .. } => counts.ending += 1,
+                State::Ending { irrevocable: true, .. } => counts.irrevocable += 1,
+            }
+        }
+        counts
+    }
+
+    /// Why nothing is issued although the daemon runs.
+    pub fn read_only(&self) -> Option<&str> {
+        self.read_only.as_deref()
+    }
+
+    /// Seconds since start.
+    pub fn uptime(&self) -> u64 {
+        self.clock.wall().unix_secs().saturating_sub(self.started.unix_secs())
+    }
+
+    /// Names and kinds of engines.
+    pub fn engine_kinds(&self) -> Vec<(String, &'static str)> {
+        self.engines.kinds().map(|(name, kind)| (name.to_string(), kind)).collect()
+    }
+
+    /// Whether the lease behind a token lives: what `GET /v1/jwt/{jti}` answers to anybody on the host.
+    pub fn lives(&self, id: LeaseId) -> bool {
+        self.leases.find(id).is_some_and(|lease| lease.state == State::Live && lease.deadline > self.clock.boot())
+    }
+
+    /// Ends every lease, for a daemon that was told to.
+    pub async fn end_everything(self: &Arc<Self>, reason: EndReason) {
+        let endings: Vec<_> = self
+            .leases
+            .all()
+            .into_iter()
+            .map(|lease| {
+                let broker = self.clone();
+                tokio::spawn(async move { broker.end(lease.id, reason).await })
+            })
+            .collect();
+        for ending in endings {
+            let _ = ending.await;
+        }
+    }
+
+    /// Closes journal and audit log after everything else has stopped.
+    pub fn close(&self) {
+        self.leases.stop();
+        self.audit.stop();
+    }
+
+    /// What is on the record at start and stop.
+    pub async fn record_daemon(&self, kind: Kind) -> Result<(), Refusal> {
+        let event = Event::new(kind).outcome(Outcome::Done).policy(super::record::bundle(self.governance().bundle.hash()));
+        self.audit.append(event, Need::Durable).await.map(drop).map_err(|error| Stop::from(error).refusal())
+    }
+
+    /// A loaded bundle's warnings and hash.
+    pub fn describe_bundle(governance: &Governance) -> (String, Vec<String>) {
+        (governance.bundle.hash().to_string(), governance.warnings.clone())
+    }
+}
+
+fn selects(selection: &Selection, lease: &Lease, tree: &HashSet<u32>) -> bool {
+    match selection {
+        Selection::Lease(id) => lease.id == *id,
+        Selection::Process(pid) => lease.holder.pid == *pid,
+        Selection::Tree(root) => lease.holder.pid == *root || tree.contains(&lease.holder.pid),
+        Selection::Unit(unit) => {
+            lease.holder.cgroup.as_ref().is_some_and(|group| group.path.split('/').any(|part| part == unit)) || pid_in_unit(lease.holder.pid, unit)
+        }
+        Selection::Identity(name) => lease.identity == *name,
+        Selection::Secret(name) => lease.secret == *name,
+    }
+}
+
+fn pid_in_unit(pid: u32, unit: &str) -> bool {
+    let path = ProcDir::open(pid).and_then(|dir| dir.cgroup()).ok().flatten();
+    path.is_some_and(|path| path.split(|b| *b == b'/').any(|part| part == unit.as_bytes()))
+}
+
+/// Every descendant of a process, from one look at all of `/proc`.
+fn descendants(root: u32) -> HashSet<u32> {
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    for pid in crate::sys::all_pids() {
+        if let Ok(stat) = ProcDir::open(pid).and_then(|dir| dir.stat()) {
+            children.entry(stat.ppid).or_default().push(pid);
+        }
+    }
+    let mut found = HashSet::new();
+    let mut next = vec![root];
+    while let Some(pid) = next.pop() {
+        for child in children.get(&pid).into_iter().flatten() {
+            if found.insert(*child) {
+                next.push(*child);
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,104 @@
+//! Letting connections in. The loop never ends by an error: it waits and goes on.
+
+use super::{
+    connection::{self, Context},
+    limits::{LimitSettings, Limits},
+};
+use crate::{
+    broker::Broker,
+    sys::{Clock, peer_cred},
+};
+use std::{
+    io,
+    os::unix::net::UnixListener as StdListener,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{net::UnixListener, sync::watch};
+
+/// One of the two front doors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// For workloads: everybody on the host may knock.
+    Workload,
+    /// For operators: the socket's mode lets only them in, and more is asked inside.
+    Operator,
+}
+
+impl Door {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Door::Workload => "workload",
+            Door::Operator => "operator",
+        }
+    }
+}
+
+/// What the doors share.
+pub struct Server {
+    broker: Arc<Broker>,
+    limits: Arc<Limits>,
+    audit_folder: PathBuf,
+    stop: watch::Receiver<bool>,
+    open: Arc<AtomicUsize>,
+}
+
+/// Pause after the kernel had no descriptor or memory for one more connection.
+const BREATHER: Duration = Duration::from_millis(50);
+
+impl Server {
+    /// `stop` turns true when no more connections are to be taken and open ones are to finish.
+    pub fn new(broker: Arc<Broker>, settings: LimitSettings, clock: Arc<dyn Clock>, audit_folder: PathBuf, stop: watch::Receiver<bool>) -> Self {
+        Self { broker, limits: Limits::new(settings, clock), audit_folder, stop, open: Arc::default() }
+    }
+
+    /// Connections that are open now.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Serves one listener until stopped.
+    pub async fn serve(&self, listener: StdListener, door: Door) -> io::Result<()> {
+        let listener = UnixListener::from_std(listener)?;
+        let mut stop = self.stop.clone();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // EMFILE and ENFILE stay until something closes; ECONNABORTED is the peer's affair. Neither ends the daemon.
+                    tracing::warn!(%error, door = door.name(), "a connection could not be accepted");
+                    tokio::time::sleep(BREATHER).await;
+                    continue;
+                }
+            };
+            let Ok(cred) = peer_cred(&stream) else { continue };
+            let Some(place) = self.limits.connect(cred.uid) else {
+                tracing::debug!(uid = cred.uid, "too many connections from one uid");
+                continue;
+            };
+            let context = Context {
+                broker: self.broker.clone(),
+                limits: self.limits.clone(),
+                audit_folder: self.audit_folder.clone(),
+                door,
+                stop: self.stop.clone(),
+            };
+            let open = self.open.clone();
+            open.fetch_add(1, Ordering::AcqRel);
+            self.broker.metrics().connections(1);
+            tokio::spawn(async move {
+                connection::serve(stream, cred, place, &context).await;
+                context.broker.metrics().connections(-1);
+                open.fetch_sub(1, Ordering::AcqRel);
+            });
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! One connection: pinned when it is accepted, its every chunk checked, its requests answered one after the other.
+
+use super::{
+    accept::Door,
+    limits::{Limits, Place},
+    operator_api, reply,
+    reply::Body,
+    routes::{self, Matched},
+    workload_api,
+};
+use crate::{
+    attest::Peer,
+    broker::Broker,
+    model::{Code, Refusal, RequestId},
+    sys::{CheckedStream, Cut, PeerCred},
+    wire::NONCE_HEADER,
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::{
+    convert::Infallible,
+    path::PathBuf,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{net::UnixStream, sync::watch};
+
+/// What a connection needs from its server.
+pub(super) struct Context {
+    pub(super) broker: Arc<Broker>,
+    pub(super) limits: Arc<Limits>,
+    pub(super) audit_folder: PathBuf,
+    pub(super) door: Door,
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+/// One request with what is known about where it came from.
+pub(super) struct Call {
+    pub(super) id: RequestId,
+    pub(super) peer: Arc<Peer>,
+    pub(super) parameter: Option<String>,
+    pub(super) query: Option<String>,
+    pub(super) body: Bytes,
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, context: &Context) {
+    // Pinned before a byte is read: an exec after connect is seen, and so are ids that changed.
+    let peer = context.broker.attestor().accept(&stream).map(Arc::new);
+    let sender = peer.as_ref().map_or(cred, |peer| peer.sender());
+    if let Err(error) = &peer {
+        tracing::info!(pid = cred.pid, uid = cred.uid, %error, "a peer could not be attested");
+    }
+    let (stream, flag) = CheckedStream::new(stream, sender);
+    let answered = Arc::new(AtomicU64::new(0));
+    let settings = context.limits.settings();
+    let service = service_fn(|request: Request<Incoming>| {
+        let (peer, place, answered) = (&peer, &place, &answered);
+        async move {
+            let response = handle(request, peer.as_ref().ok(), cred.uid, place, context).await;
+            answered.fetch_add(1, Ordering::Release);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(settings.request.max(settings.idle))
+            .max_headers(32)
+            .max_buf_size(32 << 10)
+            .half_close(false)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let mut stop = context.stop.clone();
+    let mut before = 0;
+    let mut stopping = false;
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended.map_err(|error| error.to_string()),
+            _ = stop.wait_for(|stop| *stop), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            // A connection that answered nothing for so long is idle, or its peer does not take its answer.
+            () = tokio::time::sleep(settings.idle.max(settings.answer)) => {
+                let now = answered.load(Ordering::Acquire);
+                if now == before {
+                    break Err("idle".to_owned());
+                }
+                before = now;
+            }
+        }
+    };
+    if let Some(cut) = flag.cut() {
+        let code = match cut {
+            Cut::ForeignWriter => Code::FOREIGN_WRITER,
+            Cut::Descriptors => Code::MALFORMED,
+            Cut::NoCredentials => Code::ATTESTATION_FAILED,
+        };
+        context.broker.record_cut(cred.uid, peer.as_deref().ok(), Refusal::new(code).detail(format!("{cut:?}"))).await;
+    } else if let Err(error) = ended {
+        tracing::debug!(uid = cred.uid, %error, "a connection ended");
+    }
+}
+
+async fn handle(request: Request<Incoming>, peer: Option<&Arc<Peer>>, uid: u32, place: &Place, context: &Context) -> Response<Body> {
+    let id = context.broker.request_id();
+    let Some(peer) = peer else {
+        let refusal = Refusal::new(Code::ATTESTATION_FAILED);
+        context.broker.record_cut(uid, None, refusal.clone()).await;
+        return reply::refusal(id, &refusal, None);
+    };
+    if !place.request() {
+        return reply::refusal(id, &Refusal::new(Code::LIMIT), None);
+    }
+    match answer(request, peer, id, context).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            let nonce = (refusal.code == Code::NONCE_REQUIRED).then(|| peer.nonce());
+            reply::refusal(id, &refusal, nonce)
+        }
+    }
+}
+
+async fn answer(request: Request<Incoming>, peer: &Arc<Peer>, id: RequestId, context: &Context) -> Result<Response<Body>, Refusal> {
+    let (head, body) = request.into_parts();
+    if let Some(nonce) = head.headers.get(NONCE_HEADER).and_then(|value| value.to_str().ok()) {
+        peer.answer_nonce(nonce);
+    }
+    let (route, parameter) = match routes::find(context.door.name(), &head.method, head.uri.path()) {
+        Matched::Route(route, parameter) => (route, parameter),
+        Matched::OtherMethod => return Err(Refusal::new(Code::METHOD)),
+        Matched::Nothing => return Err(Refusal::new(Code::NO_ROUTE)),
+    };
+    let max = if route.path == "/v1/secrets/local/{name}" { crate::engine::local::MAX_VALUE } else { crate::intent::MAX_BODY };
+    let body = read(body, max, context.limits.settings().request).await?;
+    let query = head.uri.query().map(str::to_owned);
+    let call = Call { id, peer: peer.clone(), parameter, query, body };
+    match context.door {
+        Door::Workload => workload_api::answer(route, call, context).await,
+        Door::Operator => operator_api::answer(route, call, context).await,
+    }
+}
+
+async fn read(body: Incoming, max: usize, within: Duration) -> Result<Bytes, Refusal> {
+    match tokio::time::timeout(within, Limited::new(body, max).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::new(Code::TOO_LARGE)),
+        Ok(Err(_)) => Err(Refusal::field("body", "did not arrive whole")),
+        Err(_) => Err(Refusal::field("body", "did not arrive in time")),
+    }
+}

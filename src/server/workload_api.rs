@@ -1,0 +1,86 @@
+//! What workloads may ask.
+
+use super::{
+    connection::{Call, Context},
+    reply,
+    reply::Body,
+    routes::Route,
+};
+use crate::{
+    intent::Ask,
+    model::{Code, LeaseId, Refusal},
+    wire::{Health, LeaseAnswer, LeaseList, SecretList},
+};
+use hyper::{Response, StatusCode};
+use serde_json::json;
+
+pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Result<Response<Body>, Refusal> {
+    let (broker, id) = (&context.broker, call.id);
+    match (route.method, route.path) {
+        ("GET", "/v1/health") => Ok(reply::json(StatusCode::OK, id, &health(context))),
+        ("GET", "/v1/whoami") => Ok(reply::json(StatusCode::OK, id, &broker.whoami(&call.peer, id).await?)),
+        ("POST", "/v1/explain") => {
+            let ask = Ask::parse(&call.body)?;
+            Ok(reply::json(StatusCode::OK, id, &broker.explain(&call.peer, &ask, id).await?))
+        }
+        ("GET", "/v1/secrets") => {
+            let secrets = broker.secrets_for(&call.peer, id).await?;
+            Ok(reply::json(StatusCode::OK, id, &SecretList { request: id, secrets }))
+        }
+        ("POST", "/v1/leases") => {
+            let ask = match Ask::parse(&call.body) {
+                Ok(ask) => ask,
+                Err(refusal) => return Err(broker.record_malformed(&call.peer, id, refusal).await),
+            };
+            let delivery = broker.issue(call.peer, ask, &call.body, id).await?;
+            Ok(reply::secret(StatusCode::CREATED, &delivery, &broker.view(delivery.lease())))
+        }
+        ("GET", "/v1/leases") => {
+            let leases = broker.leases_of(&call.peer, id).await?;
+            let leases = leases.iter().map(|lease| broker.view(lease)).collect();
+            Ok(reply::json(StatusCode::OK, id, &LeaseList { request: id, leases }))
+        }
+        ("GET", "/v1/leases/{id}") => {
+            let lease = broker.lease(&call.peer, lease_id(&call)?, id).await?;
+            Ok(reply::json(StatusCode::OK, id, &LeaseAnswer { request: id, lease: broker.view(&lease) }))
+        }
+        ("DELETE", "/v1/leases/{id}") => {
+            let lease = broker.give_back(&call.peer, lease_id(&call)?, id).await?;
+            Ok(reply::json(StatusCode::OK, id, &LeaseAnswer { request: id, lease: broker.view_now(&lease) }))
+        }
+        ("GET", "/v1/leases/{id}/secret") => {
+            let lease = lease_id(&call)?;
+            let delivery = broker.read(call.peer, lease, id).await?;
+            Ok(reply::secret(StatusCode::OK, &delivery, &broker.view(delivery.lease())))
+        }
+        ("POST", "/v1/leases/{id}/renew") => {
+            let lease = lease_id(&call)?;
+            let lease = broker.renew(call.peer, lease, id).await?;
+            Ok(reply::json(StatusCode::OK, id, &LeaseAnswer { request: id, lease: broker.view(&lease) }))
+        }
+        ("GET", "/v1/jwt/{jti}") => {
+            let live = broker.lives(lease_id(&call)?);
+            Ok(reply::json(StatusCode::OK, id, &json!({"request": id, "active": live})))
+        }
+        _ => Err(Refusal::new(Code::NO_ROUTE)),
+    }
+}
+
+fn lease_id(call: &Call) -> Result<LeaseId, Refusal> {
+    // What is no id is nobody's lease.
+    call.parameter.as_deref().and_then(|text| LeaseId::parse(text).ok()).ok_or_else(|| Refusal::new(Code::NO_LEASE))
+}
+
+pub(super) fn health(context: &Context) -> Health {
+    let broker = &context.broker;
+    let status = if broker.is_frozen() {
+        "frozen"
+    } else if broker.read_only().is_some() {
+        "read_only"
+    } else if broker.load_problems().is_empty() {
+        "ok"
+    } else {
+        "degraded"
+    };
+    Health { status: status.to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() }
+}
