@@ -180,12 +180,15 @@ impl Follower {
         let end = self.last.as_ref().map_or(u64::MAX, |last| *last.borrow());
         let mut lines = Vec::new();
         while lines.len() < limit && self.next <= end {
-            let Some((_, reader)) = &mut self.open else {
-                if self.advance()? { continue } else { break }
-            };
-            reader.read_until(b'\n', &mut self.part)?;
-            if !self.part.ends_with(b"\n") {
-                if self.advance()? { continue } else { break }
+            if !self.read_part()? {
+                // More may have been written, and the next segment begun, after that read: only a second one finds the true end.
+                let later = self.later()?;
+                if !self.read_part()? {
+                    let Some(path) = later else { break };
+                    self.open = Some((path.clone(), BufReader::with_capacity(1 << 16, File::open(path)?)));
+                    self.part.clear();
+                    continue;
+                }
             }
             self.part.pop();
             let line = String::from_utf8(std::mem::take(&mut self.part)).unwrap_or_default();
@@ -213,13 +216,19 @@ impl Follower {
         }
     }
 
-    /// Opens the segment in which the next record is, if that is another one than the present.
-    fn advance(&mut self) -> io::Result<bool> {
+    /// Reads on to the end of a line; false if it is not there.
+    fn read_part(&mut self) -> io::Result<bool> {
+        let Some((_, reader)) = &mut self.open else { return Ok(false) };
+        reader.read_until(b'\n', &mut self.part)?;
+        Ok(self.part.ends_with(b"\n"))
+    }
+
+    /// The segment to go on with at the end of the present one: that in which the next record is, or, where records are missing, the
+    /// first one behind it.
+    fn later(&self) -> io::Result<Option<PathBuf>> {
         let segments = segments(&self.folder)?;
-        let right = segments.iter().rev().find(|(first, _)| *first <= self.next).or(segments.first());
-        let Some((_, path)) = right.filter(|(_, path)| self.open.as_ref().is_none_or(|(open, _)| open != path)) else { return Ok(false) };
-        self.open = Some((path.clone(), BufReader::with_capacity(1 << 16, File::open(path)?)));
-        self.part.clear();
-        Ok(true)
+        let open = self.open.as_ref().map(|(path, _)| path);
+        let holds = segments.iter().rev().find(|(first, _)| *first <= self.next).filter(|(_, path)| open != Some(path));
+        Ok(holds.or_else(|| segments.iter().find(|(first, _)| *first > self.next)).map(|(_, path)| path.clone()))
     }
 }

@@ -7,8 +7,8 @@ use super::fold::Folds;
 use super::kind::Kind;
 use super::note::{Note, Says};
 use super::segment::{self, Retention};
-use super::text::{Facts, Recordable, Sentence, Word};
 use super::status::Shared;
+use super::text::{Facts, Recordable, Sentence, Word};
 use super::writer::Recorded;
 use crate::digest::Ed25519Key;
 use crate::model::{BootTime, LeaseId, WallTime};
@@ -98,7 +98,9 @@ pub(super) struct AuditScribe {
     /// The newest head: encoded, written.
     note: Option<Note>,
     note_written: Option<Note>,
+    /// When the head file was last written, and a newer head that is not in it.
     marked: Option<BootTime>,
+    unmarked: Option<Note>,
     prune_due: BootTime,
     low: bool,
     stale: bool,
@@ -128,7 +130,7 @@ impl AuditScribe {
         let new = Self {
             volume, key, next_key: None, settings, clock, folds, shared, publisher, tip, written: tip, synced: tip, first, opening: None, bytes, bytes_written: bytes, own,
             taken: Vec::new(), head: tip.seq, head_written: tip.seq, head_due: None, note: None, note_written: None, marked: None,
-            prune_due, low: false, stale: false,
+            unmarked: None, prune_due, low: false, stale: false,
         };
         new
     }
@@ -175,6 +177,22 @@ impl AuditScribe {
     fn gap(&mut self, cause: &'static str, after: u64, detail: Sentence, out: &mut Vec<u8>) {
         let event = gap(Gap { cause, file: segment::name(self.first), after, bytes: 0 }).detail(detail);
         self.line(Kind::Gap, &event.members().unwrap_or_default(), out);
+    }
+
+    /// Writes the newest head that is on the disk into the head file, at most once a second unless `at_once`.
+    fn mark(&mut self, at_once: bool) {
+        let now = self.clock.boot();
+        if (at_once || self.mark_due().is_some_and(|due| due <= now))
+            && let Some(note) = self.unmarked.take()
+        {
+            self.marked = Some(now);
+            // Only helps to notice a cut log early; the heads in the log itself and outside are what counts.
+            let _ = self.volume.replace(segment::HEAD_FILE, format!("{note}\n").as_bytes(), Keep::Loosely);
+        }
+    }
+
+    fn mark_due(&self) -> Option<BootTime> {
+        self.unmarked.as_ref().map(|_| self.marked.map_or(BootTime(0), |marked| BootTime(marked.0 + SECOND)))
     }
 
     /// Removes what is too old or too much, behind a head that has left the host if there is anywhere to send one.
@@ -229,7 +247,7 @@ impl Scribe for AuditScribe {
         }
         // While space is low, counts are kept back, so they are not due either.
         let folds = if self.low { Some(BootTime(now.0 + SECOND)) } else { lock(&self.folds).next_due() };
-        let due = self.head_due.into_iter().chain(folds).min()?;
+        let due = self.head_due.into_iter().chain(folds).chain(self.mark_due()).min()?;
         Some(Duration::from_micros(due.since(now)))
     }
 
@@ -256,6 +274,7 @@ impl Scribe for AuditScribe {
             self.event(event, out);
         }
         self.head_if_needed(false, out);
+        self.mark(false);
     }
 
     fn written(&mut self) {
@@ -274,13 +293,9 @@ impl Scribe for AuditScribe {
         self.synced = self.written;
         self.first = self.opening.take().unwrap_or(self.first);
         if let Some(note) = self.note_written.take() {
-            let now = self.clock.boot();
-            if self.marked.is_none_or(|marked| now.since(marked) >= SECOND) {
-                self.marked = Some(now);
-                // Only helps to notice a cut log; the heads in the log itself and outside are what counts.
-                let _ = self.volume.replace(segment::HEAD_FILE, format!("{note}\n").as_bytes(), Keep::Loosely);
-            }
             self.shared.headed(note.tip.seq);
+            self.unmarked = Some(note.clone());
+            self.mark(false);
             self.publisher.offer(note);
         }
         self.shared.synced(self.synced.seq, self.bytes_written);
@@ -308,7 +323,8 @@ impl Scribe for AuditScribe {
             self.event(event, out);
         }
         self.head_if_needed(true, out);
-        // The last head of a file is marked whatever the time.
+        // The last head of a file is marked whatever the time: this one, or, if there is no new one, the one before.
+        self.mark(true);
         self.marked = self.marked.map(|_| BootTime(0));
     }
 

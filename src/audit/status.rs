@@ -54,17 +54,8 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(tip: Tip, bytes: u64) -> Self {
-        let inner = Inner {
-            tip,
-            synced: tip.seq,
-            headed: 0,
-            bytes,
-            low: false,
-            failures: 0,
-            failure: None,
-            prune_error: None,
-            stopping: false,
-        };
+        let inner =
+            Inner { tip, synced: tip.seq, headed: 0, bytes, low: false, failures: 0, failure: None, prune_error: None, stopping: false };
         Self { inner: Mutex::new(inner), last: watch::Sender::new(tip.seq) }
     }
 

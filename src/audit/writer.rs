@@ -177,7 +177,9 @@ impl Audit {
         let mut own = Vec::new();
         if found.cut > 0 {
             let file = segment::name(found.current.as_ref().map_or(1, |(first, _)| *first));
-            own.push(gap(Gap { cause: "torn", file, after: found.tip.seq, bytes: found.cut }).detail("a torn end was cut off and put aside"));
+            own.push(
+                gap(Gap { cause: "torn", file, after: found.tip.seq, bytes: found.cut }).detail("a torn end was cut off and put aside"),
+            );
         }
         let (mut tip, mut current) = (found.tip, found.current);
         if let Some(head) = known_end(&*volume)?.filter(|head| head.seq > tip.seq) {
@@ -202,8 +204,15 @@ impl Audit {
             head_every: options.head_every,
             keep: options.keep,
         };
-        let parts =
-            Parts { volume, key, settings, clock: clock.clone(), folds: folds.clone(), shared: shared.clone(), publisher: publisher.clone() };
+        let parts = Parts {
+            volume,
+            key,
+            settings,
+            clock: clock.clone(),
+            folds: folds.clone(),
+            shared: shared.clone(),
+            publisher: publisher.clone(),
+        };
         let scribe = AuditScribe::new(parts, tip, first, found.bytes, own);
         let log = Log::start("audit", storage, scribe, options.reserve, options.queue)?;
         log.poke();

@@ -70,13 +70,18 @@ impl SimulatedVolume {
         self.disk().files.get(name).map(|file| file.bytes.clone())
     }
 
-    /// Power fails: of what was not synced, the first `kept` bytes of each file remain.
-    pub fn crash(&self, kept: usize) {
-        for file in self.disk().files.values_mut() {
+    /// What another start would find if power failed now: of what was not synced, the first `kept` bytes of each file. This volume goes
+    /// on as if nothing had happened.
+    pub fn crashed(&self, kept: usize) -> SimulatedVolume {
+        let disk = self.disk();
+        let after = SimulatedVolume::new(disk.capacity, disk.ballast);
+        for (name, file) in &disk.files {
             let len = file.bytes.len().min(file.synced + kept);
-            file.bytes.truncate(len);
-            file.synced = len;
+            let content = Content { bytes: file.bytes[..len].to_vec(), synced: len, generation: file.generation };
+            after.disk().files.insert(name.clone(), content);
         }
+        after.disk().generations = disk.generations;
+        after
     }
 
     /// Copies every file into a folder of the host.

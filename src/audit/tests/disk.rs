@@ -48,8 +48,7 @@ async fn a_failed_sync_refuses_those_who_waited_and_the_log_goes_on_in_another_f
     assert!(audit.append(issue(4), Need::Durable).await.is_err());
     let last = audit.append(issue(5), Need::Durable).await.unwrap();
     // The power fails: nothing that was acknowledged as durable, or that was carried over, is gone.
-    volume.crash(0);
-    let folder = exported(&volume);
+    let folder = exported(&volume.crashed(0));
     let records = records(folder.path());
     assert!([soon.seq(), after.seq(), last.seq()].iter().all(|seq| records.iter().any(|record| record.seq == *seq)));
     assert!(records.iter().all(|record| record.request != Some(request(4))));
@@ -83,23 +82,15 @@ async fn repeated_failures_end_in_one_sound_log() {
 
 #[tokio::test]
 async fn a_torn_end_is_cut_said_and_the_chain_goes_on() {
-    let (keys, volume, clock) = (Keys::new(), SimulatedVolume::new(1 << 30, 0), clock());
+    let (keys, clock) = (Keys::new(), clock());
     for kept in [0, 1, 100, 500, 900] {
+        let volume = SimulatedVolume::new(1 << 30, 0);
         let audit = simulated(&volume, &keys, &clock, options());
         let durable = audit.append(issue(1), Need::Durable).await.unwrap();
         for n in 0..3 {
             let _ = audit.append(end(n), Need::Soon).await.unwrap();
         }
-        volume.crash(kept);
-        // This process is dead from here on: what it still writes is not there.
-        let frozen = exported(&volume);
-        drop(audit);
-        let again = SimulatedVolume::new(1 << 30, 0);
-        for entry in std::fs::read_dir(frozen.path()).unwrap() {
-            let entry = entry.unwrap();
-            let name = entry.file_name().into_string().unwrap();
-            crate::sys::Volume::replace(&mut again.clone(), &name, &std::fs::read(entry.path()).unwrap(), crate::sys::Keep::Durably).unwrap();
-        }
+        let again = volume.crashed(kept);
         let audit = simulated(&again, &keys, &clock, options());
         assert!(audit.append(issue(2), Need::Durable).await.unwrap().seq() > durable.seq());
         audit.stop();

@@ -117,8 +117,14 @@ fn read(n: u128, sensitivity: Sensitivity) -> Event {
 }
 
 fn end(n: u128) -> Event {
-    let ended =
-        Ended { reason: EndReason::Asked, result: EndResult::Lapsed, asked: WallTime(START), ended: WallTime(START), dead: None, attempts: 1 };
+    let ended = Ended {
+        reason: EndReason::Asked,
+        result: EndResult::Lapsed,
+        asked: WallTime(START),
+        ended: WallTime(START),
+        dead: None,
+        attempts: 1,
+    };
     Event::new(Kind::End).lease(lease(n)).ended(ended)
 }
 
