@@ -126,6 +126,14 @@ impl Publisher {
     }
 }
 
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        // The thread sends what waits, and ends by itself: nobody waits for it here.
+        lock(&self.shared.0).stop = true;
+        self.shared.1.notify_one();
+    }
+}
+
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,7 +6,7 @@ use crate::model::{LeaseId, RequestId, WallTime};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader},
+    io::{self, BufRead, BufReader, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 use tokio::sync::watch;
@@ -178,6 +178,11 @@ impl Follower {
     /// At most `limit` lines that are written by now, without their line feeds; none if there is nothing new. Blocks on the disk only.
     pub fn read(&mut self, limit: usize) -> io::Result<Vec<String>> {
         let end = self.last.as_ref().map_or(u64::MAX, |last| *last.borrow());
+        if let Some((_, reader)) = &mut self.open {
+            // Bytes that were read ahead may belong to a write that failed and was taken back: they are read again.
+            reader.seek(SeekFrom::Current(-(self.part.len() as i64)))?;
+            self.part.clear();
+        }
         let mut lines = Vec::new();
         while lines.len() < limit && self.next <= end {
             if !self.read_part()? {

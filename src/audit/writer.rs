@@ -5,7 +5,7 @@ use super::chain::Tip;
 use super::event::Event;
 use super::fold::{Folds, Verdict};
 use super::kind::Kind;
-use super::note::{Note, Says};
+use super::note::Says;
 use super::scribe::{AuditScribe, Gap, Item, Parts, Settings, gap, lock};
 use super::segment::{self, Retention};
 use super::status::{Shared, Status};
@@ -182,7 +182,7 @@ impl Audit {
             );
         }
         let (mut tip, mut current) = (found.tip, found.current);
-        if let Some(head) = known_end(&*volume)?.filter(|head| head.seq > tip.seq) {
+        if let Some(head) = known_end(&*volume, key.public())?.filter(|head| head.seq > tip.seq) {
             if !options.repair {
                 return Err(OpenError::Damaged { found: tip.seq, head: head.seq });
             }
@@ -321,9 +321,9 @@ fn room(kind: Kind) -> Room {
     }
 }
 
-/// The last record that surely was on the disk: from the head file and the stub of what was pruned.
-fn known_end(volume: &dyn Volume) -> io::Result<Option<Tip>> {
+/// The last record that surely was on the disk: from the head file and the stub of what was pruned, if our key signed them.
+fn known_end(volume: &dyn Volume, key: &[u8]) -> io::Result<Option<Tip>> {
     let head = segment::read_note(volume, segment::HEAD_FILE)?.filter(|note| note.says == Says::Head);
     let stub = segment::read_note(volume, segment::STUB_FILE)?.filter(|note| note.says == Says::Stub);
-    Ok([head, stub].into_iter().flatten().filter(Note::holds).map(|note| note.tip).max_by_key(|tip| tip.seq))
+    Ok([head, stub].into_iter().flatten().filter(|note| note.key == key && note.holds()).map(|note| note.tip).max_by_key(|tip| tip.seq))
 }

@@ -58,6 +58,41 @@ async fn a_failed_sync_refuses_those_who_waited_and_the_log_goes_on_in_another_f
 }
 
 #[tokio::test]
+async fn a_failed_file_that_cannot_be_cut_is_explained_by_the_next() {
+    let (keys, volume, clock) = (Keys::new(), SimulatedVolume::new(1 << 30, 0), clock());
+    let audit = simulated(&volume, &keys, &clock, options());
+    let _ = audit.append(issue(1), Need::Durable).await.unwrap();
+    audit.settle().await.unwrap();
+    let mut last = 0;
+    for n in 0..3 {
+        last = audit.append(end(n), Need::Soon).await.unwrap().seq();
+    }
+    volume.fail(Fault::Truncate(libc::EIO));
+    volume.fail(Fault::Write(libc::EIO));
+    assert!(audit.append(end(9), Need::Soon).await.is_err());
+    let _ = audit.append(issue(2), Need::Durable).await.unwrap();
+    audit.stop();
+    let folder = exported(&volume);
+    let report = sound(folder.path(), &keys.pinned(vec![]));
+    assert!(report.abandoned >= 1, "{report:?}");
+    let numbers: Vec<_> = records(folder.path()).iter().map(|record| record.seq).collect();
+    assert!(numbers.contains(&last));
+    // Without the record that explains it, the same files are not sound.
+    let first = folder.path().join(segment::name(1));
+    let mut bytes = std::fs::read(&first).unwrap();
+    let copy = bytes.clone();
+    bytes.extend_from_slice(copy.split_inclusive(|b| *b == b'\n').next().unwrap());
+    std::fs::write(&first, bytes).unwrap();
+    assert!(verify(folder.path(), &keys.pinned(vec![])).unwrap().is_sound(), "what is behind the place does not count");
+    let files = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    let second = files.filter(|path| path.to_str().unwrap().ends_with(".jsonl") && *path != first).min().unwrap();
+    let text = std::fs::read_to_string(&second).unwrap().replace("\"cause\":\"failed\"", "\"cause\":\"torn__\"");
+    std::fs::write(&second, text).unwrap();
+    let report = verify(folder.path(), &keys.pinned(vec![])).unwrap();
+    assert!(report.problems.iter().any(|problem| problem.flaw == Flaw::Overlap), "{:#?}", report.problems);
+}
+
+#[tokio::test]
 async fn repeated_failures_end_in_one_sound_log() {
     let (keys, volume, clock) = (Keys::new(), SimulatedVolume::new(1 << 30, 0), clock());
     let audit = simulated(&volume, &keys, &clock, options());
