@@ -1,15 +1,20 @@
 //! claviger, the keeper of a host's keys.
 
+pub mod app;
 pub mod approval;
 pub mod attest;
+pub mod audit;
+pub mod broker;
+pub mod cli;
+pub mod client;
 pub mod config;
-
 pub mod digest;
 pub mod engine;
 pub mod intent;
 pub mod lease;
 pub mod model;
 pub mod policy;
+pub mod server;
 pub mod sys;
 #[cfg(feature = "testing")]
 pub mod testing;

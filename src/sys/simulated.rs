@@ -14,6 +14,8 @@ pub enum Fault {
     Write(i32),
     /// The next sync fails with this errno; what was not synced is lost.
     Sync(i32),
+    /// The next cut fails with this errno.
+    Truncate(i32),
 }
 
 #[derive(Clone, Default)]
@@ -70,13 +72,18 @@ impl SimulatedVolume {
         self.disk().files.get(name).map(|file| file.bytes.clone())
     }
 
-    /// Power fails: of what was not synced, the first `kept` bytes of each file remain.
-    pub fn crash(&self, kept: usize) {
-        for file in self.disk().files.values_mut() {
+    /// What another start would find if power failed now: of what was not synced, the first `kept` bytes of each file. This volume goes
+    /// on as if nothing had happened.
+    pub fn crashed(&self, kept: usize) -> SimulatedVolume {
+        let disk = self.disk();
+        let after = SimulatedVolume::new(disk.capacity, disk.ballast);
+        for (name, file) in &disk.files {
             let len = file.bytes.len().min(file.synced + kept);
-            file.bytes.truncate(len);
-            file.synced = len;
+            let content = Content { bytes: file.bytes[..len].to_vec(), synced: len, generation: file.generation };
+            after.disk().files.insert(name.clone(), content);
         }
+        after.disk().generations = disk.generations;
+        after
     }
 
     /// Copies every file into a folder of the host.
@@ -154,51 +161,55 @@ struct SimulatedFile {
 }
 
 impl SimulatedFile {
-    fn with<T>(&self, change: impl FnOnce(&mut Content) -> T) -> io::Result<T> {
+    fn with<T>(&self, change: impl FnOnce(&mut Content) -> T) -> T {
         let mut disk = self.volume.disk();
         // A displaced file goes on under its descriptor; nobody can read what is written there.
-        Ok(change(disk.files.get_mut(&self.name).filter(|file| file.generation == self.generation).unwrap_or(&mut Content::default())))
+        change(disk.files.get_mut(&self.name).filter(|file| file.generation == self.generation).unwrap_or(&mut Content::default()))
+    }
+
+    /// Takes the first fault of one sort.
+    fn fault(&self, sort: impl Fn(&Fault) -> Option<i32>) -> Option<i32> {
+        let mut disk = self.volume.disk();
+        let at = disk.faults.iter().position(|fault| sort(fault).is_some())?;
+        sort(&disk.faults.remove(at))
     }
 }
 
 impl Storage for SimulatedFile {
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let (take, errno) = {
-            let mut disk = self.volume.disk();
-            let fault = disk.faults.iter().position(|fault| matches!(fault, Fault::Write(_))).map(|at| disk.faults.remove(at));
-            match fault {
-                Some(Fault::Write(errno)) => (bytes.len() / 2, Some(errno)),
-                _ if disk.free() < bytes.len() as u64 => (disk.free() as usize, Some(libc::ENOSPC)),
-                _ => (bytes.len(), None),
-            }
+        let fault = self.fault(|fault| if let Fault::Write(errno) = fault { Some(*errno) } else { None });
+        let free = self.volume.disk().free();
+        let (take, errno) = match fault {
+            Some(errno) => (bytes.len() / 2, Some(errno)),
+            None if free < bytes.len() as u64 => (free as usize, Some(libc::ENOSPC)),
+            None => (bytes.len(), None),
         };
-        self.with(|file| file.bytes.extend_from_slice(&bytes[..take]))?;
+        self.with(|file| file.bytes.extend_from_slice(&bytes[..take]));
         errno.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        let fault = {
-            let mut disk = self.volume.disk();
-            disk.faults.iter().position(|fault| matches!(fault, Fault::Sync(_))).map(|at| disk.faults.remove(at))
-        };
-        match fault {
-            Some(Fault::Sync(errno)) => {
-                self.with(|file| file.bytes.truncate(file.synced))?;
-                Err(io::Error::from_raw_os_error(errno))
-            }
-            _ => self.with(|file| file.synced = file.bytes.len()),
+        if let Some(errno) = self.fault(|fault| if let Fault::Sync(errno) = fault { Some(*errno) } else { None }) {
+            self.with(|file| file.bytes.truncate(file.synced));
+            return Err(io::Error::from_raw_os_error(errno));
         }
+        self.with(|file| file.synced = file.bytes.len());
+        Ok(())
     }
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
+        if let Some(errno) = self.fault(|fault| if let Fault::Truncate(errno) = fault { Some(*errno) } else { None }) {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
         self.with(|file| {
             file.bytes.truncate(len as usize);
             file.synced = file.synced.min(file.bytes.len());
-        })
+        });
+        Ok(())
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.with(|file| file.bytes.len() as u64)
+        Ok(self.with(|file| file.bytes.len() as u64))
     }
 
     fn displaced(&self) -> bool {

@@ -102,7 +102,7 @@ async fn a_failed_sync_is_reported_never_repeated_and_loses_nothing_acknowledged
     let error = log.append("c".into(), Sync::Now, Room::Ordinary).await.unwrap_err();
     assert_eq!(error, AppendError::Io { step: Step::Sync, errno: libc::EIO });
     log.append("d".into(), Sync::Now, Room::Ordinary).await.unwrap();
-    disk.crash(0);
+    let disk = disk.crashed(0);
     assert!(disk.content("0").unwrap().starts_with(b"1 a\n"));
     let (first, second) = (disk.content("0").unwrap(), disk.content("1").unwrap());
     // `c` was refused to its caller, but stands between others; `b` was acknowledged before the disk failed.
@@ -149,6 +149,6 @@ async fn the_ordinary_sync_follows_within_milliseconds() {
     let log = Lines::start(disk.clone(), SMALL);
     log.append("a".into(), Sync::Soon, Room::Ordinary).await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
-    disk.crash(0);
+    let disk = disk.crashed(0);
     assert_eq!(disk.content("0").unwrap(), b"1 a\n");
 }

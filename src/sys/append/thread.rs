@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 const MAX_BATCH: usize = 1024;
 const SYNC_WITHIN: Duration = Duration::from_millis(10);
+const BALLAST_RETRY: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(100);
 
 pub(super) struct Thread<S: Scribe> {
@@ -25,6 +26,8 @@ pub(super) struct Thread<S: Scribe> {
     /// When the oldest of it was written.
     since: Option<Instant>,
     failed: Option<AppendError>,
+    /// When the ballast could not be made.
+    unballasted: Option<Instant>,
 }
 
 type Waiting<S> = Vec<(oneshot::Sender<Result<<S as Scribe>::Done, AppendError>>, <S as Scribe>::Done, Sync)>;
@@ -33,7 +36,18 @@ impl<S: Scribe> Thread<S> {
     pub(super) fn new(receiver: Receiver<Message<S>>, scribe: S, reserve: Reserve, storage: Box<dyn Storage>) -> io::Result<Self> {
         let len = storage.len()?;
         let storage = Some(storage);
-        Ok(Self { receiver, scribe, reserve, storage, len, synced: len, unsynced: Vec::new(), since: None, failed: None })
+        Ok(Self {
+            receiver,
+            scribe,
+            reserve,
+            storage,
+            len,
+            synced: len,
+            unsynced: Vec::new(),
+            since: None,
+            failed: None,
+            unballasted: None,
+        })
     }
 
     pub(super) fn run(mut self) {
@@ -121,10 +135,12 @@ impl<S: Scribe> Thread<S> {
             }
             return Some(AppendError::NoSpace);
         }
-        if !self.scribe.has_ballast() && self.failed.is_none() {
+        let tried = self.unballasted.is_some_and(|tried| tried.elapsed() < BALLAST_RETRY);
+        if !tried && self.failed.is_none() && !self.scribe.has_ballast() {
             // Made only where it leaves the reserve alone; otherwise it waits for more room.
             if self.scribe.hold_ballast(true).is_err() || self.scribe.space().is_ok_and(|space| space.free < limit) {
                 let _ = self.scribe.hold_ballast(false);
+                self.unballasted = Some(Instant::now());
             }
         }
         None

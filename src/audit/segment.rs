@@ -1,0 +1,154 @@
+//! The files of the log: their names, how the last one is taken up again after a stop or a crash, and what is pruned.
+
+use super::chain::{self, Tip};
+use super::note::Note;
+use crate::sys::{Keep, Storage, Volume};
+use std::io::{self, BufRead, BufReader, Read};
+
+/// The last signed head, so that a log that was cut is noticed here.
+pub(super) const HEAD_FILE: &str = "head";
+/// The signed statement of what was pruned.
+pub(super) const STUB_FILE: &str = "pruned";
+const KEPT_CUT: u64 = 1 << 20;
+
+/// One file of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Segment {
+    pub first: u64,
+    pub name: String,
+    pub bytes: u64,
+}
+
+pub(super) fn name(first: u64) -> String {
+    format!("audit-{first:020}.jsonl")
+}
+
+pub(super) fn parse_name(text: &str) -> Option<u64> {
+    let first = text.strip_prefix("audit-")?.strip_suffix(".jsonl")?.parse().ok()?;
+    (name(first) == text).then_some(first)
+}
+
+/// The segments of a folder, oldest first.
+pub(super) fn list(volume: &dyn Volume) -> io::Result<Vec<Segment>> {
+    let files = volume.list()?.into_iter();
+    let mut found: Vec<_> = files.filter_map(|(name, bytes)| Some(Segment { first: parse_name(&name)?, name, bytes })).collect();
+    found.sort_by_key(|segment| segment.first);
+    Ok(found)
+}
+
+/// Reads a small file with one note in it.
+pub(super) fn read_note(volume: &dyn Volume, name: &str) -> io::Result<Option<Note>> {
+    let mut text = String::new();
+    match volume.read(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+        Ok(file) => file.take(4096).read_to_string(&mut text)?,
+    };
+    Ok(Note::find(&text))
+}
+
+/// Where a log that exists goes on.
+pub(super) struct Recovered {
+    /// The last whole record that is linked to all before it in its file.
+    pub tip: Tip,
+    /// The file to go on with, and its first record; `None` for a new log.
+    pub current: Option<(u64, Box<dyn Storage>)>,
+    /// Bytes of a torn end that were cut off, and put aside.
+    pub cut: u64,
+    /// Bytes of all segments.
+    pub bytes: u64,
+}
+
+/// Finds the last whole record, and cuts what follows it.
+pub(super) fn recover(volume: &mut dyn Volume) -> io::Result<Recovered> {
+    let mut segments = list(volume)?;
+    let mut cut = 0;
+    while let Some(last) = segments.last() {
+        let (tip, whole) = last_whole(volume.read(&last.name)?, last.first)?;
+        if whole < last.bytes {
+            put_aside(volume, last, whole)?;
+            cut += last.bytes - whole;
+        }
+        let Some(tip) = tip else {
+            // Made, and never filled: the one before it is the last.
+            volume.remove(&last.name)?;
+            segments.pop();
+            continue;
+        };
+        let mut storage = volume.open(&last.name)?;
+        if whole < last.bytes {
+            storage.truncate(whole)?;
+            storage.sync()?;
+        }
+        let bytes = segments.iter().map(|segment| segment.bytes).sum::<u64>() - (last.bytes - whole);
+        return Ok(Recovered { tip, current: Some((last.first, storage)), cut, bytes });
+    }
+    Ok(Recovered { tip: Tip::default(), current: None, cut, bytes: 0 })
+}
+
+fn put_aside(volume: &mut dyn Volume, segment: &Segment, whole: u64) -> io::Result<()> {
+    let mut file = volume.read(&segment.name)?;
+    io::copy(&mut file.by_ref().take(whole), &mut io::sink())?;
+    let mut rest = Vec::new();
+    file.take(KEPT_CUT).read_to_end(&mut rest)?;
+    volume.replace(&format!("torn-{:020}-{whole}", segment.first), &rest, Keep::Durably)
+}
+
+/// The last record of the longest beginning that is whole and linked, and the bytes of that beginning.
+fn last_whole(file: Box<dyn Read>, first: u64) -> io::Result<(Option<Tip>, u64)> {
+    let mut reader = BufReader::with_capacity(1 << 18, file);
+    let (mut tip, mut whole, mut line): (Option<Tip>, u64, Vec<u8>) = (None, 0, Vec::new());
+    loop {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line)? as u64;
+        let Some(body) = line.strip_suffix(b"\n") else { break };
+        let Some(scan) = chain::scan(body).filter(|scan| scan.hash == chain::hash_of(body)) else { break };
+        let linked = match tip {
+            Some(tip) => (scan.seq, scan.prev) == (tip.seq + 1, tip.hash),
+            None => scan.seq == first,
+        };
+        if !linked {
+            break;
+        }
+        tip = Some(Tip { seq: scan.seq, hash: scan.hash });
+        whole += read;
+    }
+    Ok((tip, whole))
+}
+
+/// How long segments are kept. Whatever is larger or older goes, oldest first; the last segment never does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Days after a segment's last record.
+    pub days: u64,
+    /// Bytes of all segments.
+    pub bytes: u64,
+}
+
+/// What `prune` may remove: the segments, and the last record in them.
+pub(super) struct Doomed {
+    pub segments: Vec<Segment>,
+    pub tip: Tip,
+}
+
+/// Chooses what has to go: at most up to record `limit`, older than `before` (RFC 3339) or over the bytes.
+pub(super) fn doomed(volume: &dyn Volume, keep: Retention, before: &str, limit: u64) -> io::Result<Option<Doomed>> {
+    let segments = list(volume)?;
+    let mut total: u64 = segments.iter().map(|segment| segment.bytes).sum();
+    let mut doomed: Option<Doomed> = None;
+    for pair in segments.windows(2) {
+        let mut line = Vec::new();
+        BufReader::new(volume.read(&pair[1].name)?).take(1 << 16).read_until(b'\n', &mut line)?;
+        // A segment that cannot be read is evidence: it and all after it stay.
+        let Some(scan) = line.strip_suffix(b"\n").and_then(chain::scan).filter(|scan| scan.seq == pair[1].first) else { break };
+        let wanted = total > keep.bytes || scan.time < before;
+        if !wanted || scan.seq > limit + 1 {
+            break;
+        }
+        total -= pair[0].bytes;
+        let found = doomed.get_or_insert(Doomed { segments: Vec::new(), tip: Tip::default() });
+        found.segments.push(pair[0].clone());
+        found.tip = Tip { seq: scan.seq - 1, hash: scan.prev };
+    }
+    Ok(doomed)
+}

@@ -1,0 +1,213 @@
+//! From start to stop: order, restart, rotation, retention, keys, anchors, followers.
+
+use super::*;
+use crate::sys::append::Reserve;
+use proptest::prelude::*;
+use std::os::unix::net::UnixDatagram;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_64_tasks_were_told_is_in_the_file() {
+    let (keys, folder, clock) = (Keys::new(), tempfile::tempdir().unwrap(), clock());
+    let audit = Arc::new(on_disk(folder.path(), &keys, &clock, options()));
+    let tasks: Vec<_> = (0..64)
+        .map(|task| {
+            let audit = audit.clone();
+            tokio::spawn(async move {
+                let mut told = Vec::new();
+                for n in 0..20 {
+                    told.push((audit.append(issue(task * 100 + n), Need::Durable).await.unwrap(), request(task * 100 + n)));
+                }
+                told
+            })
+        })
+        .collect();
+    let mut told = Vec::new();
+    for task in tasks {
+        told.extend(task.await.unwrap());
+    }
+    audit.stop();
+    let records = records(folder.path());
+    for (recorded, request) in told {
+        let record = records.iter().find(|record| record.seq == recorded.seq()).unwrap();
+        assert_eq!(record.request, Some(request));
+        assert_eq!(record.rest["hash"], hex::encode(recorded.hash()));
+    }
+    let _ = sound(folder.path(), &keys.pinned(vec![]));
+    assert_eq!(audit.append(issue(1), Need::Soon).await, Err(AuditError::Log(crate::sys::append::AppendError::Closed)));
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_with_the_same_chain() {
+    let (keys, folder, clock) = (Keys::new(), tempfile::tempdir().unwrap(), clock());
+    let mut last = 0;
+    for n in 0..5 {
+        let audit = on_disk(folder.path(), &keys, &clock, options());
+        let recorded = audit.append(issue(n), Need::Soon).await.unwrap();
+        assert!(recorded.seq() > last);
+        last = recorded.seq();
+        audit.stop();
+    }
+    let report = sound(folder.path(), &keys.pinned(vec![]));
+    assert_eq!((report.segments, report.first), (1, Some(1)));
+    assert_eq!(report.signed_to, Some(last), "a stop leaves a head");
+}
+
+#[tokio::test]
+async fn old_segments_go_and_what_remains_verifies() {
+    let (keys, folder, clock) = (Keys::new(), tempfile::tempdir().unwrap(), clock());
+    let keep = Retention { days: 1000, bytes: 60_000 };
+    let audit = on_disk(folder.path(), &keys, &clock, Options { segment_bytes: 20_000, keep, ..options() });
+    for n in 0..300 {
+        let _ = audit.append(issue(n), Need::Soon).await.unwrap();
+    }
+    audit.stop();
+    let report = sound(folder.path(), &keys.pinned(vec![]));
+    assert!(report.first.unwrap() > 1 && report.segments < 7, "{report:?}");
+    assert!(count(&records(folder.path()), Kind::Prune) > 0);
+    std::fs::remove_file(folder.path().join("pruned")).unwrap();
+    let report = verify(folder.path(), &keys.pinned(vec![])).unwrap();
+    assert_eq!(report.problems[0].flaw, Flaw::Beginning);
+    // By age: everything but the last segment is older than a day by now.
+    let clock = Arc::new(ManualClock::new(1, START + 2_000 * 86_400_000_000));
+    let audit = on_disk(folder.path(), &keys, &clock, Options { keep: Retention { days: 1000, bytes: u64::MAX }, ..options() });
+    let _ = audit.append(issue(1), Need::Soon).await.unwrap();
+    audit.stop();
+    assert_eq!(sound(folder.path(), &keys.pinned(vec![])).segments, 1);
+}
+
+#[tokio::test]
+async fn a_new_key_is_introduced_by_the_old_one() {
+    let (old, new, folder, clock) = (Keys::new(), Keys::new(), tempfile::tempdir().unwrap(), clock());
+    let audit = on_disk(folder.path(), &old, &clock, options());
+    let _ = audit.append(issue(1), Need::Soon).await.unwrap();
+    let _ = audit.rotate_key(new.key()).await.unwrap();
+    let _ = audit.append(issue(2), Need::Soon).await.unwrap();
+    audit.stop();
+    let audit = on_disk(folder.path(), &new, &clock, options());
+    let _ = audit.append(issue(3), Need::Soon).await.unwrap();
+    audit.stop();
+    let report = sound(folder.path(), &old.pinned(vec![]));
+    assert!(report.heads >= 3);
+    let audit = on_disk(folder.path(), &old, &clock, options());
+    let _ = audit.append(issue(4), Need::Soon).await.unwrap();
+    audit.stop();
+    let report = verify(folder.path(), &old.pinned(vec![])).unwrap();
+    assert!(report.problems.iter().all(|problem| problem.flaw == Flaw::Key) && !report.is_sound(), "the old key signs no more");
+}
+
+#[tokio::test]
+async fn heads_leave_the_host_by_themselves() {
+    let (keys, folder, clock) = (Keys::new(), tempfile::tempdir().unwrap(), clock());
+    let path = folder.path().join("journal");
+    let receiver = UnixDatagram::bind(&path).unwrap();
+    receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let anchors: Vec<Box<dyn Anchor>> =
+        vec![Box::new(JournalAnchor { socket: path }), Box::new(SyslogAnchor { socket: folder.path().join("nobody") })];
+    let log = folder.path().join("log");
+    std::fs::create_dir(&log).unwrap();
+    let audit = Audit::open(options(), Box::new(DiskVolume::new(&log, 0)), keys.key(), clock.clone(), anchors).unwrap();
+    let recorded = audit.append(issue(1), Need::Soon).await.unwrap();
+    let mut buffer = [0; 2048];
+    let n = receiver.recv(&mut buffer).unwrap();
+    let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
+    assert!(text.contains("\nCLAVIGER_HEAD=claviger-head-v1 host-1 "), "{text}");
+    let note = Note::find(&text).unwrap();
+    assert!(note.holds() && note.tip.seq >= recorded.seq());
+    audit.stop();
+    let status = audit.status();
+    assert!(!status.anchor_stale && status.anchored.error.is_some_and(|error| error.starts_with("syslog")));
+    assert!(status.anchored.seq >= note.tip.seq);
+    std::fs::write(folder.path().join("journal.txt"), format!("noise\nJan 1 host claviger[1]: {note}\n")).unwrap();
+    let anchors = read_anchors(&folder.path().join("journal.txt")).unwrap();
+    assert!(sound(&log, &keys.pinned(anchors)).anchors >= 1);
+}
+
+#[tokio::test]
+async fn anchors_that_fail_are_said_after_a_minute() {
+    let (keys, folder, clock) = (Keys::new(), tempfile::tempdir().unwrap(), clock());
+    let anchors: Vec<Box<dyn Anchor>> = vec![Box::new(SyslogAnchor { socket: folder.path().join("nobody") })];
+    let options = Options { anchor_every: Duration::from_millis(1), ..options() };
+    let audit = Audit::open(options, Box::new(DiskVolume::new(folder.path(), 0)), keys.key(), clock.clone(), anchors).unwrap();
+    let _ = audit.append(issue(1), Need::Durable).await.unwrap();
+    audit.settle().await.unwrap();
+    audit.settle().await.unwrap();
+    assert!(!audit.status().anchor_stale);
+    clock.advance(61_000_000);
+    assert!(audit.status().anchor_stale);
+    audit.settle().await.unwrap();
+    audit.stop();
+    assert_eq!(count(&records(folder.path()), Kind::Anchor), 1);
+}
+
+#[tokio::test]
+async fn a_follower_resumes_crosses_segments_and_waits() {
+    let (keys, folder, clock) = (Keys::new(), tempfile::tempdir().unwrap(), clock());
+    let audit = on_disk(folder.path(), &keys, &clock, Options { segment_bytes: 5_000, ..options() });
+    let mut follower = Follower::new(folder.path(), 0, Some(audit.watch()));
+    let mut seen = Vec::new();
+    for n in 0..100 {
+        let recorded = audit.append(issue(n), Need::Soon).await.unwrap();
+        while follower.position() <= recorded.seq() {
+            seen.extend(follower.next(7).await.unwrap().unwrap());
+        }
+        if n % 10 == 0 {
+            follower = Follower::new(folder.path(), follower.position(), Some(audit.watch()));
+        }
+    }
+    audit.stop();
+    drop(audit);
+    while let Some(lines) = follower.next(100).await.unwrap() {
+        seen.extend(lines);
+    }
+    let numbers: Vec<u64> = seen.iter().map(|line| serde_json::from_str::<Record>(line).unwrap().seq).collect();
+    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
+    assert_eq!(follower.missed(), 0);
+    let found = find_request(folder.path(), request(50), 10).unwrap();
+    assert_eq!(found.iter().map(|record| record.lease).collect::<Vec<_>>(), [Some(lease(50))]);
+    let filter = Filter { identity: Some("orders".into()), lease: Some(lease(7)), outcome: Some(Outcome::Done), ..Filter::default() };
+    assert_eq!(query(folder.path(), 1, &filter, 10).unwrap().len(), 1);
+    let filter = Filter { identity: Some("nobody".into()), ..Filter::default() };
+    assert!(query(folder.path(), 1, &filter, 10).unwrap().is_empty());
+}
+
+#[test]
+fn a_real_full_file_system_is_survived() {
+    let folder = tempfile::tempdir().unwrap();
+    let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(folder.path()).status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: a small tmpfs cannot be mounted here (needs root)");
+        return;
+    }
+    let (keys, clock) = (Keys::new(), clock());
+    let reserve = Reserve { bytes: 256 << 10, percent: 90, floor: 300 << 10 };
+    let options = Options { reserve, ..options() };
+    let audit = Audit::open(options, Box::new(DiskVolume::new(folder.path(), 128 << 10)), keys.key(), clock, Vec::new()).unwrap();
+    let _ = audit.append_blocking(issue(1), Need::Durable).unwrap();
+    std::fs::write(folder.path().join("hog"), vec![1; 700 << 10]).unwrap();
+    assert_eq!(audit.append_blocking(issue(2), Need::Durable), Err(AuditError::NoSpace));
+    for n in 0..100 {
+        let _ = audit.append_blocking(end(n), Need::Durable).unwrap();
+    }
+    std::fs::remove_file(folder.path().join("hog")).unwrap();
+    let _ = audit.append_blocking(issue(3), Need::Durable).unwrap();
+    audit.stop();
+    let report = verify(folder.path(), &keys.pinned(vec![])).unwrap();
+    let unmounted = std::process::Command::new("umount").arg(folder.path()).status();
+    assert!(unmounted.is_ok_and(|status| status.success()));
+    assert!(report.is_sound(), "{:#?}", report.problems);
+}
+
+proptest! {
+    #[test]
+    fn any_text_stays_one_printable_line_and_comes_back(text in any::<String>()) {
+        let event = Event::new(Kind::Refuse).uid(1).refusal(&Refusal::new(Code::NO_GRANT).detail(text.clone()));
+        let mut line = Vec::new();
+        let members = event.members().unwrap();
+        super::super::chain::write_line(&mut line, Default::default(), "2026-01-01T00:00:00.000000Z", "refuse", "b", &members);
+        prop_assert_eq!(line.pop(), Some(b'\n'));
+        prop_assert!(line.iter().all(|b| matches!(b, 0x20..=0x7e)));
+        let record: Record = serde_json::from_slice(&line).unwrap();
+        let kept: String = text.chars().take(text::MAX_DETAIL).collect();
+        prop_assert_eq!(record.rest["detail"].as_str(), Some(&*kept));
+    }
+}
