@@ -177,6 +177,11 @@ impl Roll {
             && self.registry.iter().any(|row| row.kind == IdentityKind::Agent && self.uid_of_row(row).is_none_or(|agent| agent == uid))
     }
 
+    /// Whether an agent is registered on exactly this uid.
+    pub fn is_agents_uid(&self, uid: u32) -> bool {
+        self.registry.iter().any(|row| row.kind == IdentityKind::Agent && self.uid_of_row(row) == Some(uid))
+    }
+
     /// The one uid a row selects; `None` when it says none and so may be any.
     fn uid_of_row(&self, row: &Identity) -> Option<u32> {
         row.selectors.iter().find_map(|s| match s.kind() {

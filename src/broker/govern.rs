@@ -81,7 +81,11 @@ impl Broker {
     async fn decide_again(self: &Arc<Self>, governance: &Governance) {
         for lease in self.leases.all() {
             let allowed = (|| {
-                let workload = match self.reaper.subject(&lease.holder.key()).filter(|subject| lease.holder.kind == HolderKind::Process && !self.attestor.is_client(subject)) {
+                let workload = match self
+                    .reaper
+                    .subject(&lease.holder.key())
+                    .filter(|subject| lease.holder.kind == HolderKind::Process && !self.attestor.is_client(subject))
+                {
                     Some(subject) => self.attestor.examine_process(&subject, &governance.roll).ok()?.workload.ok()?,
                     None => governance.roll.remembered(&lease.identity, lease.assurance)?,
                 };

@@ -37,7 +37,9 @@ impl Broker {
             HolderChoice::Client => Err(Refusal::field("holder", "can be client only for the configured client program").into()),
             HolderChoice::Ancestor => self.session_leader(peer.subject()),
             HolderChoice::Unit if in_system_service(facts) => self.group(HolderKind::Unit, peer.subject(), facts),
-            HolderChoice::Unit => Err(Refusal::field("holder", "cannot be a unit: the process is in no service of the system manager").into()),
+            HolderChoice::Unit => {
+                Err(Refusal::field("holder", "cannot be a unit: the process is in no service of the system manager").into())
+            }
             HolderChoice::Container if facts.container.is_some() => self.group(HolderKind::Container, peer.subject(), facts),
             HolderChoice::Container => Err(Refusal::field("holder", "cannot be a container: the process is in none").into()),
         }
@@ -106,12 +108,17 @@ impl Broker {
             _ => (p.pid, p.start) == (holder.pid, holder.start),
         };
         let subject = peer.subject();
-        let is_holder = is(&subject.evidence.process, Some(&subject.pins.pidfd)) || is(&peer.own().evidence.process, Some(&peer.own().pins.pidfd));
+        let is_holder =
+            is(&subject.evidence.process, Some(&subject.pins.pidfd)) || is(&peer.own().evidence.process, Some(&peer.own().pins.pidfd));
         match (holder.kind, &holder.cgroup) {
             (HolderKind::Process, _) => is_holder,
             (HolderKind::Ancestor, _) => is_holder || subject.evidence.ancestors.iter().any(|a| is(a, None)),
             (HolderKind::Unit | HolderKind::Container, Some(group)) => {
-                let within = workload.facts().cgroup.as_ref().is_some_and(|path| *path == group.path || path.starts_with(&format!("{}/", group.path)));
+                let within = workload
+                    .facts()
+                    .cgroup
+                    .as_ref()
+                    .is_some_and(|path| *path == group.path || path.starts_with(&format!("{}/", group.path)));
                 let invocation = workload.facts().unit.as_ref().and_then(|unit| unit.invocation.clone());
                 within && invocation == group.invocation && crate::sys::GroupWatch::id(&group.path).is_ok_and(|id| id == group.id)
             }

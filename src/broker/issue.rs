@@ -94,7 +94,10 @@ impl Broker {
         let recorded = recorded.map_err(|error| unfinished(error.into()))?; // no record, no secret
         crate::failpoint!("after-record");
         if self.is_frozen() || self.governance().generation != governance.generation {
-            return Err((EndReason::Policy, Refusal::new(Code::FROZEN).message("Policy changed while this was decided; ask again.").into()));
+            return Err((
+                EndReason::Policy,
+                Refusal::new(Code::FROZEN).message("Policy changed while this was decided; ask again.").into(),
+            ));
         }
         // The same process, the same program, right now: nothing is awaited between this and the answer.
         self.attestor.still_for_issue(peer).map_err(|refusal| (EndReason::HolderChanged, refusal.into()))?;

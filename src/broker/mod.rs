@@ -4,6 +4,7 @@
 //! ended by [`end`] and nowhere else. Whatever fails after a reservation ends that lease. Pipelines run in tasks of their own, so a peer
 //! that hangs up interrupts nothing half-way.
 
+mod admit;
 mod delivery;
 mod end;
 mod explain;
@@ -64,6 +65,8 @@ pub struct Parts {
     pub engines: Engines,
     /// The name under which the local store is configured.
     pub local: Arc<crate::engine::local::LocalStore>,
+    /// The `jwt` engines, for their documents.
+    pub tokens: Vec<(EngineName, Arc<crate::engine::jwt::JwtEngine>)>,
     /// What is owed back.
     pub leases: Leases,
     /// The record.
@@ -87,6 +90,7 @@ pub struct Broker {
     attestor: Arc<Attestor>,
     engines: Engines,
     local: Arc<crate::engine::local::LocalStore>,
+    tokens: Vec<(EngineName, Arc<crate::engine::jwt::JwtEngine>)>,
     leases: Leases,
     audit: Audit,
     governance: ArcSwap<Governance>,
@@ -111,6 +115,7 @@ impl Broker {
             attestor: parts.attestor,
             engines: parts.engines,
             local: parts.local,
+            tokens: parts.tokens,
             leases: parts.leases,
             audit: parts.audit,
             governance: ArcSwap::from_pointee(parts.governance),
@@ -153,9 +158,9 @@ impl Broker {
     }
 
     fn engine(&self, name: &EngineName) -> Result<&Arc<dyn crate::engine::Engine>, Stop> {
-        self.engines.find(name).ok_or_else(|| {
-            Refusal::new(Code::ENGINE_UNAVAILABLE).detail(format!("engine {name} is not configured")).into()
-        })
+        self.engines
+            .find(name)
+            .ok_or_else(|| Refusal::new(Code::ENGINE_UNAVAILABLE).detail(format!("engine {name} is not configured")).into())
     }
 
     /// The peer must have proved that it is the process that was pinned.

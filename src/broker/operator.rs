@@ -2,7 +2,7 @@
 
 use super::{Broker, Fault, Governance, Stop};
 use crate::{
-    attest::Peer,
+    attest::Facts,
     audit::{Decided, Event, Kind, Need, Outcome, Person, Word},
     lease::{Lease, State},
     model::{Code, EndReason, EndResult, IdentityName, LeaseId, Line, Refusal, RequestId, SecretBytes, SecretName},
@@ -38,11 +38,9 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// The person behind a peer of the operator socket: its uid, and its login uid where that is proved.
-    pub fn of(broker: &Broker, peer: &Peer) -> Result<Operator, Refusal> {
-        let attested = broker.attestor.examine(peer, &broker.governance().roll)?;
-        let facts = &attested.candidate.facts;
-        Ok(Operator { uid: facts.uid, login: facts.login.filter(|login| login.verified).map(|login| login.uid) })
+    /// The person behind a process on the operator socket: its uid, and its login uid where that is proved.
+    pub(super) fn of_facts(facts: &Facts) -> Operator {
+        Operator { uid: facts.uid, login: facts.login.filter(|login| login.verified).map(|login| login.uid) }
     }
 
     fn did(&self, action: &'static str) -> Option<Person> {
@@ -147,7 +145,7 @@ impl Broker {
         rows.map(|row| StoredView {
             defined: governance.catalogue.find(&row.name).is_some(),
             version: row.versions.last().map_or(0, |version| version.version),
-            size: row.versions.last().map_or(0, |version| version.size as usize),
+            size: row.versions.last().map_or(0, |version| version.bytes),
             updated: row.versions.last().map_or_else(String::new, |version| version.created.rfc3339()),
             name: row.name,
         })
@@ -173,7 +171,9 @@ impl Broker {
 
     /// Who the process with this number would be.
     pub fn try_identity(&self, pid: u32, request: RequestId) -> Result<IdentityTry, Refusal> {
-        let gone = |error: std::io::Error| Refusal::new(Code::NOT_FOUND).message("There is no such process, or it cannot be attested.").detail(error.to_string());
+        let gone = |error: std::io::Error| {
+            Refusal::new(Code::NOT_FOUND).message("There is no such process, or it cannot be attested.").detail(error.to_string())
+        };
         let subject = self.attestor.by_pid(pid).map_err(gone)?;
         let governance = self.governance();
         let attested = self.attestor.examine_process(&subject, &governance.roll)?;
@@ -190,9 +190,11 @@ impl Broker {
             matches: governance.roll.matches(&attested.candidate.selectors).iter().map(|row| row.name.clone()).collect(),
             identity: attested.workload.as_ref().ok().map(|workload| workload.identity().name.clone()),
             assurance: attested.assurance.to_string(),
-            refused: attested.workload.as_ref().err().map(|refusal| {
-                format!("{}: {}", refusal.code, refusal.detail.as_deref().unwrap_or(&refusal.message))
-            }),
+            refused: attested
+                .workload
+                .as_ref()
+                .err()
+                .map(|refusal| format!("{}: {}", refusal.code, refusal.detail.as_deref().unwrap_or(&refusal.message))),
         })
     }
 
@@ -269,7 +271,8 @@ fn selects(selection: &Selection, lease: &Lease, tree: &HashSet<u32>) -> bool {
         Selection::Process(pid) => lease.holder.pid == *pid,
         Selection::Tree(root) => lease.holder.pid == *root || tree.contains(&lease.holder.pid),
         Selection::Unit(unit) => {
-            lease.holder.cgroup.as_ref().is_some_and(|group| group.path.split('/').any(|part| part == unit)) || pid_in_unit(lease.holder.pid, unit)
+            lease.holder.cgroup.as_ref().is_some_and(|group| group.path.split('/').any(|part| part == unit))
+                || pid_in_unit(lease.holder.pid, unit)
         }
         Selection::Identity(name) => lease.identity == *name,
         Selection::Secret(name) => lease.secret == *name,

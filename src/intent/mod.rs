@@ -88,7 +88,14 @@ impl Intent {
     }
 
     /// What a live lease stands for, to be decided again: as narrow as it was granted.
-    pub fn of_lease(secret: Arc<SecretDefinition>, purpose: &Purpose, channel: Channel, hosts: &[Target], ttl: Ttl, source: Source) -> Self {
+    pub fn of_lease(
+        secret: Arc<SecretDefinition>,
+        purpose: &Purpose,
+        channel: Channel,
+        hosts: &[Target],
+        ttl: Ttl,
+        source: Source,
+    ) -> Self {
         let claimed = Claimed {
             purpose: purpose.clone(),
             operation: None,

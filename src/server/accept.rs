@@ -52,7 +52,13 @@ const BREATHER: Duration = Duration::from_millis(50);
 
 impl Server {
     /// `stop` turns true when no more connections are to be taken and open ones are to finish.
-    pub fn new(broker: Arc<Broker>, settings: LimitSettings, clock: Arc<dyn Clock>, audit_folder: PathBuf, stop: watch::Receiver<bool>) -> Self {
+    pub fn new(
+        broker: Arc<Broker>,
+        settings: LimitSettings,
+        clock: Arc<dyn Clock>,
+        audit_folder: PathBuf,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
         Self { broker, limits: Limits::new(settings, clock), audit_folder, stop, open: Arc::default() }
     }
 

@@ -138,7 +138,7 @@ async fn answer(request: Request<Incoming>, peer: &Arc<Peer>, id: RequestId, con
         Matched::OtherMethod => return Err(Refusal::new(Code::METHOD)),
         Matched::Nothing => return Err(Refusal::new(Code::NO_ROUTE)),
     };
-    let max = if route.path == "/v1/secrets/local/{name}" { crate::engine::local::MAX_VALUE } else { crate::intent::MAX_BODY };
+    let max = if route.path == "/v1/secrets/local/{name}" { crate::engine::local::VALUE_MAX } else { crate::intent::MAX_BODY };
     let body = read(body, max, context.limits.settings().request).await?;
     let query = head.uri.query().map(str::to_owned);
     let call = Call { id, peer: peer.clone(), parameter, query, body };

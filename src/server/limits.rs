@@ -93,7 +93,8 @@ impl Limits {
             connections: Bucket::full(settings.connections_per_second, settings.burst_seconds, now),
             requests: Bucket::full(settings.requests_per_second, settings.burst_seconds, now),
         });
-        let allowed = usage.open < settings.connections && usage.connections.take(settings.connections_per_second, settings.burst_seconds, now);
+        let allowed =
+            usage.open < settings.connections && usage.connections.take(settings.connections_per_second, settings.burst_seconds, now);
         allowed.then(|| {
             usage.open += 1;
             Place { limits: self.clone(), uid }
@@ -141,7 +142,13 @@ mod tests {
         assert!(limits.connect(1).is_none(), "three at once");
         assert!(limits.connect(2).is_some());
         open.pop();
-        assert!(limits.connect(1).is_some_and(|place| { open.push(place); true }), "the fourth token of the burst");
+        assert!(
+            limits.connect(1).is_some_and(|place| {
+                open.push(place);
+                true
+            }),
+            "the fourth token of the burst"
+        );
         open.pop();
         assert!(limits.connect(1).is_none(), "no token left");
         clock.advance(500_000);

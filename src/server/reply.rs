@@ -6,13 +6,13 @@ use crate::{
     wire::{ErrorBody, ErrorView, LeaseView, REQUEST_HEADER},
 };
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{Response, StatusCode, header};
 use serde::Serialize;
 use std::{convert::Infallible, io::Write};
 use zeroize::Zeroizing;
 
-pub(super) type Body = BoxBody<Bytes, Infallible>;
+pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// A body that is wiped when hyper is done with it.
 struct Wiped(Zeroizing<Vec<u8>>);
@@ -25,7 +25,7 @@ impl AsRef<[u8]> for Wiped {
 
 /// An answer with these bytes.
 pub(super) fn bytes(status: StatusCode, request: RequestId, kind: &'static str, body: Bytes) -> Response<Body> {
-    let mut response = Response::new(Full::new(body).boxed());
+    let mut response = Response::new(Full::new(body).boxed_unsync());
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
@@ -98,7 +98,10 @@ pub(super) fn secret(status: StatusCode, delivery: &Delivery, lease: &LeaseView)
         Err(_) => {
             out.extend_from_slice(br#"{"secret":{"encoding":"base64","value":""#);
             let mut encoder = base64::write::EncoderWriter::new(&mut *out, &base64::engine::general_purpose::STANDARD);
-            encoder.write_all(value).and_then(|()| encoder.finish().map(drop)).map(|()| out.push(b'"'))
+            let done = encoder.write_all(value).and_then(|()| encoder.finish().map(drop));
+            drop(encoder);
+            out.push(b'"');
+            done
         }
     };
     if written.is_err() {

@@ -29,14 +29,20 @@ macro_rules! failpoint {
 /// Ends the process as `kill -9` would, when it was started to die here: after as many passes as `NAME:COUNT` says.
 #[cfg(mutations)]
 pub fn reached(name: &str) {
-    use std::sync::{OnceLock, atomic::{AtomicI64, Ordering}};
+    use std::sync::{
+        OnceLock,
+        atomic::{AtomicI64, Ordering},
+    };
     static CHOSEN: OnceLock<Option<(String, AtomicI64)>> = OnceLock::new();
     let chosen = CHOSEN.get_or_init(|| {
         let text = std::env::var("CLAVIGER_FAILPOINT").ok()?;
         let (name, count) = text.split_once(':')?;
         Some((name.to_owned(), AtomicI64::new(count.parse().ok()?)))
     });
-    if let Some((chosen, left)) = chosen && chosen == name && left.fetch_sub(1, Ordering::SeqCst) == 1 {
+    if let Some((chosen, left)) = chosen
+        && chosen == name
+        && left.fetch_sub(1, Ordering::SeqCst) == 1
+    {
         let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGKILL);
     }
 }

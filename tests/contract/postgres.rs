@@ -162,7 +162,10 @@ async fn what_a_holder_made_is_kept_by_an_heir_in_every_database() {
         let make = format!("CREATE TABLE app.{table} (id int); ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC");
         app.batch_execute(&make).await.unwrap();
         let second = log_in(cluster, &issued, "second").await.unwrap();
-        second.batch_execute(&format!("CREATE SCHEMA {table}; CREATE TABLE {table}.t (id int); BEGIN; INSERT INTO {table}.t VALUES (1)")).await.unwrap();
+        second
+            .batch_execute(&format!("CREATE SCHEMA {table}; CREATE TABLE {table}.t (id int); BEGIN; INSERT INTO {table}.t VALUES (1)"))
+            .await
+            .unwrap();
         assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
         assert!(!role_exists(cluster, &issued).await);
         let heir = if let Door::Tls = door { "app_owner" } else { "claviger_owner" };

@@ -1,0 +1,80 @@
+//! Who may speak on the operator socket, and what operators are told about the daemon.
+
+use super::{Broker, Operator, Stop, record::Trail};
+use crate::{
+    attest::Peer,
+    intent::Ask,
+    model::{Code, IdentityKind, Refusal, RequestId},
+    wire::Explanation,
+};
+use serde_json::{Value, json};
+
+impl Broker {
+    /// The person at the operator socket. Nobody who is, descends from, or shares a uid with a registered agent: an agent must not be able
+    /// to lift its own limits.
+    pub async fn admit_operator(&self, peer: &Peer, request: RequestId) -> Result<Operator, Refusal> {
+        let roll = &self.governance().roll;
+        let admitted = self.must_be_fresh(peer).and_then(|()| {
+            let attested = self.attestor.examine(peer, roll)?;
+            let is_agent = attested.workload.as_ref().is_ok_and(|workload| workload.identity().kind == IdentityKind::Agent);
+            let facts = &attested.candidate.facts;
+            if is_agent || roll.is_agents_uid(facts.uid) {
+                let why = format!("uid {} is an agent's, or the process descends from one", facts.uid);
+                return Err(Stop::from(Refusal::new(Code::NOT_OPERATOR).detail(why)));
+            }
+            Ok(Operator::of_facts(facts))
+        });
+        match admitted {
+            Ok(operator) => Ok(operator),
+            Err(stop) => Err(self.refuse(&Trail::new(request, peer), stop).await),
+        }
+    }
+
+    /// What would be answered if the process with this number asked: for operators, with the reasons.
+    pub fn explain_process(&self, pid: u32, ask: &Ask, request: RequestId) -> Result<Explanation, Refusal> {
+        let gone = |error: std::io::Error| {
+            Refusal::new(Code::NOT_FOUND).message("There is no such process, or it cannot be attested.").detail(error.to_string())
+        };
+        let subject = self.attestor.by_pid(pid).map_err(gone)?;
+        let attested = self.attestor.examine_process(&subject, &self.governance().roll)?;
+        match attested.workload {
+            Ok(workload) => Ok(self.explain_to(&workload, ask, request, true)),
+            Err(refusal) => Ok(Explanation {
+                request,
+                outcome: "refuse".to_owned(),
+                error: Some(super::explain::error_view(&refusal)),
+                effective: None,
+                clamped: Vec::new(),
+                because: refusal.detail,
+            }),
+        }
+    }
+
+    /// What this deployment does not protect against, in sentences.
+    pub fn unprotected(&self) -> Vec<String> {
+        let gatherer = self.attestor.gatherer();
+        let mut out = vec!["one process holds the secrets and attests: whoever takes it over has both".to_owned()];
+        if !gatherer.kernel().peer_pidfd {
+            out.push("this kernel does not pin a peer at connect: plain HTTP clients reach uid only".to_owned());
+        }
+        if !gatherer.kernel().pidfd_handle {
+            out.push("this kernel cannot find a holder again by handle: some leases end when the daemon restarts".to_owned());
+        }
+        if !gatherer.host().of_pid_1 {
+            out.push("PID 1 cannot be looked at: the daemon's own namespaces stand in for the host's".to_owned());
+        }
+        out
+    }
+
+    /// How the audit log stands.
+    pub fn audit_status(&self) -> Value {
+        let status = self.audit.status();
+        json!(format!("{status:?}"))
+    }
+
+    /// The discovery document and the keys of a `jwt` engine.
+    pub fn token_documents(&self, engine: &str) -> Option<(Value, Value)> {
+        let engine = self.tokens.iter().find(|(name, _)| name.as_str() == engine)?;
+        Some((engine.1.discovery(), engine.1.jwks()))
+    }
+}

@@ -1,0 +1,213 @@
+//! What operators may ask. The socket's mode let them in; whoever belongs to an agent is turned away all the same.
+
+use super::{
+    connection::{Call, Context},
+    reply,
+    reply::Body,
+    routes::Route,
+    tail, workload_api,
+};
+use crate::{
+    audit::Outcome,
+    broker::{Broker, Operator, Selection},
+    intent::Ask,
+    model::{Code, Line, Refusal, RequestId, SecretBytes, SecretName},
+    wire::{
+        AllLeases, BundleAnswer, EndAnswer, EndRequest, EngineView, FreezeRequest, IdentityList, SecretList, SecretView, Status, StoredList,
+    },
+};
+use hyper::{Response, StatusCode};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use std::sync::Arc;
+
+pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Result<Response<Body>, Refusal> {
+    let (broker, id) = (&context.broker, call.id);
+    let operator = broker.admit_operator(&call.peer, id).await?;
+    let ok = StatusCode::OK;
+    match (route.method, route.path) {
+        ("GET", "/v1/health") => Ok(reply::json(ok, id, &workload_api::health(context))),
+        ("GET", "/v1/status") => Ok(reply::json(ok, id, &status(broker, id))),
+        ("GET", "/v1/metrics") => {
+            Ok(reply::bytes(ok, id, "application/openmetrics-text; version=1.0.0; charset=utf-8", broker.metrics_text().into()))
+        }
+        ("GET", "/v1/leases") => {
+            let leases = broker.all_leases().iter().map(|lease| broker.view(lease)).collect();
+            Ok(reply::json(ok, id, &AllLeases { request: id, leases }))
+        }
+        ("POST", "/v1/leases/end") => end(broker, &operator, &call).await,
+        ("GET", "/v1/secrets") => {
+            let governance = broker.governance();
+            let secrets = governance.catalogue.iter().map(|row| SecretView {
+                name: row.name.clone(),
+                description: row.description.clone(),
+                sensitivity: row.sensitivity,
+                ends_by: row.ends_by,
+                purposes: row.purposes.clone(),
+                outcome: "defined".to_owned(),
+            });
+            Ok(reply::json(ok, id, &SecretList { request: id, secrets: secrets.collect() }))
+        }
+        ("GET", "/v1/secrets/local") => Ok(reply::json(ok, id, &StoredList { request: id, values: broker.list_local() })),
+        ("PUT", "/v1/secrets/local/{name}") => put(broker, &operator, call).await,
+        ("DELETE", "/v1/secrets/local/{name}") => {
+            let name = secret_name(&call)?;
+            broker.record_operator(&operator, "secret-remove", id, Outcome::Done, Some(&name), None).await?;
+            broker.remove_local(name).await?;
+            Ok(reply::json(ok, id, &json!({"request": id})))
+        }
+        ("POST", "/v1/policy/check") => Ok(reply::json(ok, id, &check(broker, id))),
+        ("POST", "/v1/reload") => reload(broker, &operator, id).await,
+        ("POST", "/v1/explain") => explain(broker, &call),
+        ("GET", "/v1/identities") => Ok(reply::json(ok, id, &IdentityList { request: id, identities: broker.list_identities() })),
+        ("GET", "/v1/identities/try") => {
+            let pid =
+                argument(&call, "pid").and_then(|text| text.parse().ok()).ok_or_else(|| Refusal::field("pid", "must be a process id"))?;
+            Ok(reply::json(ok, id, &broker.try_identity(pid, id)?))
+        }
+        ("GET", "/v1/audit") => tail::answer(&call, context),
+        ("GET", "/v1/why/{request}") => tail::why(&call, context).await,
+        ("GET", "/v1/jwks/{engine}") => {
+            let documents = call.parameter.as_deref().and_then(|name| broker.token_documents(name));
+            let (discovery, keys) = documents.ok_or_else(|| Refusal::new(Code::NOT_FOUND))?;
+            Ok(reply::json(ok, id, &json!({"request": id, "discovery": discovery, "jwks": keys})))
+        }
+        ("POST", "/v1/freeze") => freeze(broker, &operator, &call).await,
+        _ => Err(Refusal::new(Code::NO_ROUTE)),
+    }
+}
+
+/// A parameter of the query: names and values here need no escaping, so anything escaped is not one of ours.
+pub(super) fn argument<'a>(call: &'a Call, name: &str) -> Option<&'a str> {
+    call.query.as_deref()?.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name)).map(|(_, value)| value)
+}
+
+fn body<T: DeserializeOwned>(call: &Call) -> Result<T, Refusal> {
+    serde_json::from_slice(&call.body).map_err(|error| Refusal::field("body", format_args!("is not what is expected: {error}")))
+}
+
+fn secret_name(call: &Call) -> Result<SecretName, Refusal> {
+    SecretName::parse(call.parameter.as_deref().unwrap_or_default()).map_err(|error| Refusal::field("name", error))
+}
+
+async fn end(broker: &Arc<Broker>, operator: &Operator, call: &Call) -> Result<Response<Body>, Refusal> {
+    let asked: EndRequest = body(call)?;
+    let force = asked.force.unwrap_or(false);
+    let mut selections = [
+        asked.id.map(Selection::Lease),
+        asked.pid.map(Selection::Process),
+        asked.tree.map(Selection::Tree),
+        asked.unit.map(Selection::Unit),
+        asked.identity.map(Selection::Identity),
+        asked.secret.map(Selection::Secret),
+    ]
+    .into_iter()
+    .flatten();
+    let (Some(selection), None) = (selections.next(), selections.next()) else {
+        return Err(Refusal::field("body", "must name exactly one of id, pid, tree, unit, identity and secret"));
+    };
+    // Ending goes on even when the record cannot be written; each end is on the record by itself as well.
+    let recorded = broker.record_operator(operator, "end", call.id, Outcome::Done, None, None).await;
+    if let Err(refusal) = &recorded {
+        tracing::error!(code = %refusal.code, "an operator's end is not on the record");
+    }
+    let ended = broker.end_selected(&selection, force).await?;
+    Ok(reply::json(StatusCode::OK, call.id, &EndAnswer { request: call.id, ended }))
+}
+
+async fn put(broker: &Arc<Broker>, operator: &Operator, call: Call) -> Result<Response<Body>, Refusal> {
+    let name = secret_name(&call)?;
+    if call.body.is_empty() {
+        return Err(Refusal::field("body", "is empty: a secret has at least one byte"));
+    }
+    let value = match call.body.clone().try_into_mut() {
+        Ok(mut bytes) => SecretBytes::take_from(&mut bytes),
+        Err(shared) => SecretBytes::new(shared.to_vec()),
+    };
+    broker.record_operator(operator, "secret-put", call.id, Outcome::Done, Some(&name), None).await?;
+    let version = broker.put_local(name.clone(), value).await?;
+    let defined = broker.governance().catalogue.find(&name).is_some();
+    Ok(reply::json(StatusCode::CREATED, call.id, &json!({"request": call.id, "name": name, "version": version, "defined": defined})))
+}
+
+fn check(broker: &Broker, id: RequestId) -> BundleAnswer {
+    let governance = broker.governance();
+    match broker.check_files() {
+        Ok(checked) => BundleAnswer {
+            request: id,
+            ok: true,
+            bundle: checked.bundle.hash().to_string(),
+            generation: governance.generation,
+            problems: Vec::new(),
+            warnings: checked.warnings,
+        },
+        Err(problems) => BundleAnswer {
+            request: id,
+            ok: false,
+            bundle: governance.bundle.hash().to_string(),
+            generation: governance.generation,
+            problems: problems.0,
+            warnings: Vec::new(),
+        },
+    }
+}
+
+async fn reload(broker: &Arc<Broker>, operator: &Operator, id: RequestId) -> Result<Response<Body>, Refusal> {
+    broker.record_operator(operator, "reload", id, Outcome::Done, None, None).await?;
+    let loaded = broker.reload().await;
+    let governance = broker.governance();
+    let (ok, problems) = match loaded {
+        Ok(_) => (true, Vec::new()),
+        Err(problems) => (false, problems.0),
+    };
+    let warnings = if ok { governance.warnings.clone() } else { Vec::new() };
+    let answer = BundleAnswer {
+        request: id,
+        ok,
+        bundle: governance.bundle.hash().to_string(),
+        generation: governance.generation,
+        problems,
+        warnings,
+    };
+    Ok(reply::json(if ok { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY }, id, &answer))
+}
+
+fn explain(broker: &Broker, call: &Call) -> Result<Response<Body>, Refusal> {
+    let pid = argument(call, "pid").and_then(|text| text.parse().ok()).ok_or_else(|| Refusal::field("pid", "must be a process id"))?;
+    let ask = Ask::parse(&call.body)?;
+    Ok(reply::json(StatusCode::OK, call.id, &broker.explain_process(pid, &ask, call.id)?))
+}
+
+async fn freeze(broker: &Arc<Broker>, operator: &Operator, call: &Call) -> Result<Response<Body>, Refusal> {
+    let asked: FreezeRequest = body(call)?;
+    let why = asked.reason.as_deref().map(Line::parse).transpose().map_err(|error| Refusal::field("reason", error))?;
+    let action = if asked.frozen { "freeze" } else { "unfreeze" };
+    // Stopping comes first and is never refused for want of a record; allowing again is.
+    if asked.frozen {
+        broker.freeze(true).await.map_err(|stop| stop.refusal())?;
+        broker.record_operator(operator, action, call.id, Outcome::Done, None, why.as_ref()).await?;
+    } else {
+        broker.record_operator(operator, action, call.id, Outcome::Done, None, why.as_ref()).await?;
+        broker.freeze(false).await.map_err(|stop| stop.refusal())?;
+    }
+    Ok(reply::json(StatusCode::OK, call.id, &json!({"request": call.id, "frozen": broker.is_frozen()})))
+}
+
+fn status(broker: &Broker, id: RequestId) -> Status {
+    let governance = broker.governance();
+    Status {
+        request: id,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel: broker.attestor().gatherer().kernel().tier().to_owned(),
+        unprotected: broker.unprotected(),
+        uptime: broker.uptime(),
+        frozen: broker.is_frozen(),
+        read_only: broker.read_only().map(str::to_owned),
+        bundle: governance.bundle.hash().to_string(),
+        bundle_since: governance.since.rfc3339(),
+        bundle_problems: broker.load_problems(),
+        leases: broker.lease_counts(),
+        audit: broker.audit_status(),
+        engines: broker.engine_kinds().into_iter().map(|(name, kind)| EngineView { name, kind: kind.to_owned() }).collect(),
+    }
+}
