@@ -1,1 +1,11 @@
-//! x
+//! The daemon's composition root: reads the files, puts the parts together, runs until told to stop.
+
+mod build;
+mod exit;
+mod load;
+mod run;
+mod state;
+mod telemetry;
+
+pub use exit::{Exit, main};
+pub use run::{Ready, run};

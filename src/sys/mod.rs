@@ -11,12 +11,14 @@ mod mutation;
 mod peer;
 mod pidfd;
 mod probe;
+mod process;
 mod procfs;
 #[cfg(any(test, feature = "testing"))]
 mod simulated;
 mod socket;
 mod storage;
 mod stream;
+mod trusted;
 
 pub use cgroup::GroupWatch;
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -35,3 +37,7 @@ pub use simulated::{Fault, SimulatedVolume};
 pub use socket::{BindError, adopt, arm, listen_at, open_trusted_dir, remove as remove_socket};
 pub use storage::{DiskVolume, Keep, Space, Storage, Volume};
 pub use stream::{CheckedStream, Cut, CutFlag};
+pub use process::{
+    euid, gid_of, harden, login_uids, notify_ready, notify_reloading, notify_stopping, notify_watchdog, passed_listeners, uid_of, watchdog_interval,
+};
+pub use trusted::{TrustError, read_trusted, read_trusted_folder};

@@ -1,0 +1,102 @@
+//! The state folder: which installation it belongs to, and the key that opens it.
+
+use crate::{
+    config::{Config, File},
+    digest::{Random, SealKey},
+    engine::Mark,
+    sys,
+};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// The layout that this version writes. It reads this one and the one before.
+pub const FORMAT: u32 = 1;
+
+/// `state.json`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Head {
+    format: u32,
+    state: String,
+    machine: Option<String>,
+}
+
+/// What the state folder says.
+pub struct State {
+    /// The random id that was made at first start.
+    pub id: String,
+    /// What everything upstream bears.
+    pub mark: Mark,
+    /// Why nothing may be issued: the state does not fit this machine.
+    pub read_only: Option<String>,
+}
+
+/// Why the state cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// A file.
+    #[error(transparent)]
+    File(#[from] sys::FileError),
+    /// Written by a later version.
+    #[error("{0}: the state has format {1}, this version reads up to {FORMAT}; nothing was changed. Start the version that wrote it")]
+    Newer(PathBuf, u32),
+    /// Damaged.
+    #[error("{0}: {1}")]
+    Damaged(PathBuf, serde_json::Error),
+    /// There is no key.
+    #[error("there is no key: {0}. 'clav init' makes one, or pass the systemd credential {1}")]
+    NoKey(String, String),
+    /// The key is not one.
+    #[error("{0}: must hold 32 bytes, or 64 hexadecimal digits")]
+    BadKey(PathBuf),
+}
+
+/// Reads the head of the state folder, or makes it at first start.
+pub fn open(folder: &Path, random: &dyn Random) -> Result<State, StateError> {
+    sys::private_folder(folder)?;
+    let path = folder.join("state.json");
+    let machine = sys::machine_id();
+    let head = if path.exists() {
+        let text = sys::read_private(&path, 4096)?;
+        serde_json::from_slice(text.expose()).map_err(|error| StateError::Damaged(path.clone(), error))?
+    } else {
+        let head = Head { format: FORMAT, state: format!("{:032x}", random.u128()), machine: machine.clone() };
+        // A struct of strings and a number always has a JSON form.
+        let text = serde_json::to_vec(&head).map_err(|error| StateError::Damaged(path.clone(), error))?;
+        sys::write_atomic(&path, &text, 0o600)?;
+        head
+    };
+    if head.format > FORMAT {
+        return Err(StateError::Newer(path, head.format));
+    }
+    let read_only = (head.machine != machine).then(|| {
+        format!(
+            "this state was made on machine {}, this is {}: a cloned image or a copied folder. Move {} away to begin anew, or run 'clav adopt' on the one machine that goes on with it",
+            head.machine.as_deref().unwrap_or("without id"),
+            machine.as_deref().unwrap_or("without id"),
+            folder.display()
+        )
+    });
+    let mark = Mark::new(head.machine.as_deref().unwrap_or_default().as_bytes(), head.state.as_bytes());
+    Ok(State { id: head.state, mark, read_only })
+}
+
+/// The key of the local store: a systemd credential if the unit passes one, else a private file.
+pub fn key(config: &Config) -> Result<SealKey, StateError> {
+    let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|folder| Path::new(&folder).join(&config.local.key_credential));
+    let path = credential.filter(|path| path.exists()).unwrap_or_else(|| config.local.key_file.clone());
+    let bytes = sys::read_private(&path, 128).map_err(|error| StateError::NoKey(error.to_string(), config.local.key_credential.clone()))?;
+    let raw = bytes.expose();
+    let text = std::str::from_utf8(raw).map(str::trim_end).ok().filter(|text| text.len() == 64);
+    let key = match text.map(hex::decode) {
+        Some(Ok(decoded)) => SealKey::from_bytes(zeroize::Zeroizing::new(decoded).as_slice()),
+        _ => SealKey::from_bytes(raw),
+    };
+    key.ok_or(StateError::BadKey(path))
+}
+
+/// Reads the configuration file; a missing one is the default configuration only when it was not asked for by name.
+pub fn config(path: &Path) -> Result<Config, String> {
+    let text = sys::read_trusted(path, 1 << 20).map_err(|error| error.to_string())?;
+    Config::parse(&File { path: path.display().to_string(), text }).map_err(|error| error.to_string())
+}

@@ -1,0 +1,90 @@
+//! This process itself: what others may see of it, who it runs as, and what its service manager passed and wants to hear.
+
+use nix::{
+    sys::resource::{Resource, setrlimit},
+    unistd::{Group, User, geteuid},
+};
+use std::{
+    io,
+    os::fd::{FromRawFd, OwnedFd},
+    os::unix::net::UnixListener,
+    time::Duration,
+};
+
+/// Before any secret is read: no core file, no tracing by others of the same uid, no privilege from an exec.
+pub fn harden() -> io::Result<()> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    // SAFETY: plain system calls with constant arguments.
+    unsafe {
+        nix::errno::Errno::result(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))?;
+        nix::errno::Errno::result(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+    }
+    Ok(())
+}
+
+/// Effective uid.
+pub fn euid() -> u32 {
+    geteuid().as_raw()
+}
+
+/// The uid of a user name, by the host's name service. May block: for start and load only.
+pub fn uid_of(user: &str) -> Option<u32> {
+    User::from_name(user).ok().flatten().map(|user| user.uid.as_raw())
+}
+
+/// The gid of a group name, by the host's name service. May block: for start and load only.
+pub fn gid_of(group: &str) -> Option<u32> {
+    Group::from_name(group).ok().flatten().map(|group| group.gid.as_raw())
+}
+
+/// Uids of local accounts that a person can log in with (passwd(5), a shell that lets them in).
+pub fn login_uids() -> Vec<u32> {
+    let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    text.lines()
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split(':').collect();
+            let shell = fields.get(6)?;
+            let refuses = shell.ends_with("/nologin") || shell.ends_with("/false") || shell.ends_with("/sync");
+            (!refuses).then(|| fields.get(2)?.parse().ok())?
+        })
+        .collect()
+}
+
+/// Listening sockets that systemd passed, with their `FileDescriptorName=`. Takes them over; call once.
+pub fn passed_listeners() -> io::Result<Vec<(String, UnixListener)>> {
+    let passed = sd_notify::listen_fds_with_names()?;
+    // SAFETY: systemd passed these descriptors to this very process (the crate compared LISTEN_PID), and nobody else takes them.
+    Ok(passed.map(|(fd, name)| (name, UnixListener::from(unsafe { OwnedFd::from_raw_fd(fd) }))).collect())
+}
+
+/// Tells the service manager, if there is one. What it does not hear is not our fault.
+fn tell(states: &[sd_notify::NotifyState<'_>]) {
+    let _ = sd_notify::notify(states);
+}
+
+/// Ready to serve.
+pub fn notify_ready(status: &str) {
+    tell(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(status)]);
+}
+
+/// Reading the files again, and done.
+pub fn notify_reloading() {
+    if let Ok(now) = sd_notify::NotifyState::monotonic_usec_now() {
+        tell(&[sd_notify::NotifyState::Reloading, now]);
+    }
+}
+
+/// On the way out.
+pub fn notify_stopping() {
+    tell(&[sd_notify::NotifyState::Stopping]);
+}
+
+/// Alive.
+pub fn notify_watchdog() {
+    tell(&[sd_notify::NotifyState::Watchdog]);
+}
+
+/// How often the service manager wants to hear that we are alive.
+pub fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled()
+}
