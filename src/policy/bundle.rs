@@ -26,8 +26,8 @@ use std::{
 /// The shipped baseline: what a fresh installation writes to `policy.d/00-baseline.cedar`.
 pub const BASELINE: &str = include_str!("../../config/policy.d/00-baseline.cedar");
 
-/// How many slices are kept. A host with more live triples than this builds some of them again.
-const SLICES: u64 = 4_096;
+/// How many slices are kept, some 30 KB each. A host with more live triples than this builds some of them again.
+const SLICES: u64 = 1_024;
 /// Attributes are looked up at most this many steps from the request, so a slice's entities are all that is ever needed.
 const LEVEL: u32 = 2;
 

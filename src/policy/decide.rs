@@ -2,7 +2,7 @@
 
 use super::{
     bundle::Bundle,
-    context::{Facts, Limits, context},
+    context::{Facts, context},
     decision::{Because, Decision, Permit, Refused, Shadow, Unmet},
     evidence::Evidence,
     near::near_misses,
@@ -20,16 +20,7 @@ use std::{borrow::Cow, collections::HashSet, sync::Arc};
 impl Bundle {
     /// Decides one request with the evidence at hand. Issuing, renewing and explaining all come through here.
     pub fn decide(&self, workload: &Workload, intent: &Intent, evidence: &Evidence, now: WallTime, frozen: bool) -> Decision {
-        let mut because = Because {
-            workload: workload.clone(),
-            intent: intent.clone(),
-            bundle: self.hash().clone(),
-            policies: Vec::new(),
-            grant: None,
-            shadows: Vec::new(),
-            near: Vec::new(),
-            errors: Vec::new(),
-        };
+        let mut because = Because::new(workload, intent, self.hash());
         // The rows are those of this bundle or the answer would mix two states of the host.
         let Some((identity, secret)) = self.rows(workload.identity(), intent.secret()) else {
             because.errors.push("the identity or the secret is not of this bundle's generation; attest and ask again".to_owned());
@@ -42,42 +33,52 @@ impl Bundle {
         let (limits, caps) = slice.within_caps(intent.effective());
         let facts =
             Facts { workload, intent, limits, assurance: workload.assurance(), evidence, grant: GrantFacts::default(), now, frozen };
-        let covering = match self.covering(&slice, &facts) {
-            Ok(covering) => covering,
+        let verdict = match self.weigh(&slice, &facts) {
+            Ok(verdict) => verdict,
             Err(broken) => return because.broken(broken),
         };
-        let mut denied: Option<(&Arc<GrantNote>, Vec<&Rule>)> = None;
-        for grant in covering {
-            let facts = Facts { grant: grant.facts(), ..facts };
-            match self.refusing(&slice, &facts) {
-                Err(broken) => return because.broken(broken),
-                Ok(rules) if rules.is_empty() => {
-                    because.weighed_with(grant, self.shadows(&slice, &facts));
-                    because.policies = caps;
-                    return Decision::Permit(Permit::new(because, narrowed(intent, limits), limits.renewable));
-                }
-                Ok(rules) if rules.iter().any(|rule| is_invariant(rule)) => {
-                    because.weighed_with(grant, self.shadows(&slice, &facts));
-                    return because.refused_by(&rules);
-                }
-                Ok(rules) => _ = denied.get_or_insert((grant, rules)),
-            }
+        if let Some(grant) = verdict.grant() {
+            because.grant = Some(grant.clone());
+            because.shadows = self.shadows(&slice, &Facts { grant: grant.facts(), ..facts });
         }
-        let Some((grant, rules)) = denied else {
-            because.near = near_misses(self.grants(), &slice.triple, intent, now);
-            return refuse(Code::NO_GRANT, because);
-        };
-        because.weighed_with(grant, self.shadows(&slice, &Facts { grant: grant.facts(), ..facts }));
-        // What is missing is worth asking for only if the request would pass with everything in hand.
-        let hoped = self.hoped(evidence.signs);
-        match self.refusing(&slice, &Facts { assurance: Assurance::Measured, evidence: &hoped, grant: GrantFacts::BEST, ..facts }) {
-            Err(broken) => because.broken(broken),
-            Ok(still) if still.is_empty() => {
+        let effective = || Effective { ttl: limits.ttl, uses: limits.uses, ..intent.effective().clone() };
+        match verdict {
+            Verdict::Passes(_) => {
+                because.policies = caps;
+                Decision::Permit(Permit::new(because, effective(), limits.renewable))
+            }
+            Verdict::Unmet(_, rules) => {
                 because.policies = rules.iter().map(|rule| rule.note.clone()).chain(caps).collect();
-                Decision::Needs(Unmet::new(because, narrowed(intent, limits), limits.renewable))
+                Decision::Needs(Unmet::new(because, effective(), limits.renewable))
             }
-            Ok(still) => because.refused_by(&still),
+            Verdict::Refused(_, rules) => because.refused_by(&rules),
+            Verdict::NoGrant => {
+                because.near = near_misses(self.grants(), &slice.triple, intent, now);
+                refuse(Code::NO_GRANT, because)
+            }
         }
+    }
+
+    /// Holds the rules against the request, with each grant that covers it until one passes.
+    fn weigh<'a>(&'a self, slice: &'a Slice, facts: &Facts<'_>) -> Result<Verdict<'a>, Broken> {
+        let mut denied = None;
+        for grant in self.covering(slice, facts)? {
+            let rules = self.refusing(slice, &Facts { grant: grant.facts(), ..*facts })?;
+            if rules.is_empty() {
+                return Ok(Verdict::Passes(grant));
+            }
+            // An invariant does not look at the grant, so no other grant would fare better.
+            if rules.iter().any(|rule| is_invariant(rule)) {
+                return Ok(Verdict::Refused(grant, rules));
+            }
+            denied.get_or_insert((grant, rules));
+        }
+        let Some((grant, rules)) = denied else { return Ok(Verdict::NoGrant) };
+        // What is missing is worth asking for only if the request would pass with everything in hand.
+        let hoped = self.hoped(facts.evidence.signs);
+        let best = Facts { assurance: Assurance::Measured, evidence: &hoped, grant: GrantFacts::BEST, ..*facts };
+        let still = self.refusing(slice, &best)?;
+        Ok(if still.is_empty() { Verdict::Unmet(grant, rules) } else { Verdict::Refused(grant, still) })
     }
 
     /// The grants that cover the request, best first, one for each set of facts that rules could ask of them.
@@ -140,15 +141,31 @@ impl Bundle {
     }
 }
 
+/// What grants and rules together say.
+enum Verdict<'a> {
+    /// Nothing covers the request.
+    NoGrant,
+    /// No rule refuses.
+    Passes(&'a Arc<GrantNote>),
+    /// These refuse, and evidence would lift them all.
+    Unmet(&'a Arc<GrantNote>, Vec<&'a Rule>),
+    /// These refuse for good.
+    Refused(&'a Arc<GrantNote>, Vec<&'a Rule>),
+}
+
+impl<'a> Verdict<'a> {
+    fn grant(&self) -> Option<&'a Arc<GrantNote>> {
+        match self {
+            Verdict::NoGrant => None,
+            Verdict::Passes(grant) | Verdict::Unmet(grant, _) | Verdict::Refused(grant, _) => Some(grant),
+        }
+    }
+}
+
 /// What could not be evaluated.
 struct Broken(Vec<String>);
 
 impl Because {
-    fn weighed_with(&mut self, grant: &Arc<GrantNote>, shadows: Vec<Shadow>) {
-        self.grant = Some(grant.clone());
-        self.shadows = shadows;
-    }
-
     fn broken(mut self, Broken(errors): Broken) -> Decision {
         self.errors = errors;
         refuse(Code::POLICY_ERROR, self)
@@ -178,8 +195,4 @@ fn is_invariant(rule: &Rule) -> bool {
 fn refuse(code: Code, because: Because) -> Decision {
     let sentence = Cow::Borrowed(code.sentence());
     Decision::Forbid(Refused::new(code, sentence, because))
-}
-
-fn narrowed(intent: &Intent, limits: Limits) -> Effective {
-    Effective { ttl: limits.ttl, uses: limits.uses, ..intent.effective().clone() }
 }

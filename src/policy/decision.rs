@@ -182,6 +182,13 @@ pub struct Because {
     pub errors: Vec<String>,
 }
 
+impl Because {
+    pub(super) fn new(workload: &Workload, intent: &Intent, bundle: &Arc<str>) -> Self {
+        let (workload, intent, bundle) = (workload.clone(), intent.clone(), bundle.clone());
+        Self { workload, intent, bundle, policies: Vec::new(), grant: None, shadows: Vec::new(), near: Vec::new(), errors: Vec::new() }
+    }
+}
+
 /// What a rule under trial would have done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shadow {

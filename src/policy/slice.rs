@@ -173,7 +173,7 @@ fn set<'a>(policies: impl Iterator<Item = &'a Policy>) -> Result<PolicySet, Box<
 fn set_with_rest<'a>(rules: impl Iterator<Item = &'a Policy>) -> Result<PolicySet, Box<PolicySetError>> {
     let mut set = set(rules)?;
     if !set.is_empty() {
-        // No rule can bear this id: it holds spaces.
+        // No rule can bear this id, because it holds spaces; and the text is Cedar's shortest policy, which every slice parses.
         let rest = Policy::parse(Some(PolicyId::new("all the rest")), "permit (principal, action, resource);");
         set.add(rest.expect("a well-formed policy"))?;
     }
