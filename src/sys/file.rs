@@ -187,7 +187,8 @@ fn open_parent(path: &Path) -> Result<(OwnedFd, OsString), FileError> {
     }
     let last = names.pop().ok_or_else(|| FileError::Path(path.into()))?;
     let mut here = PathBuf::from("/");
-    let mut folder = openat(AT_FDCWD, "/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(|e| io(&here, e))?;
+    let mut folder =
+        openat(AT_FDCWD, "/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(|e| io(&here, e))?;
     check_folder(&here, &folder)?;
     for name in names {
         here.push(name);

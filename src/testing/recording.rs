@@ -165,10 +165,8 @@ impl Engine for RecordingEngine {
     }
 
     async fn settle(&self, lease: LeaseId, _secret: &SecretDefinition) -> Result<EndResult, EngineError> {
-        self.call(Call::Settle, lease, |state| {
-            Ok(if state.live.remove(&lease).is_some() { EndResult::Revoked } else { EndResult::Lapsed })
-        })
-        .await
+        self.call(Call::Settle, lease, |state| Ok(if state.live.remove(&lease).is_some() { EndResult::Revoked } else { EndResult::Lapsed }))
+            .await
     }
 
     async fn inventory(&self) -> Result<Vec<LeaseId>, EngineError> {

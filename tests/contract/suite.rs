@@ -194,7 +194,12 @@ pub async fn nothing_but_the_value_holds_the_value(h: &Harness) {
     let issued = h.engine.issue(&asked.order(&h.secret)).await.unwrap();
     let again = h.engine.issue(&asked.order(&h.secret)).await.err().map(|error| format!("{error} {error:?}"));
     let unknown = h.engine.renew(&Asked::new().order(&h.secret), &UpstreamRef::default()).await.err();
-    let seen = format!("{} {:?} {:?} {again:?} {unknown:?}", serde_json::to_string(&issued.reference).unwrap(), issued.reference, issued.attributes);
+    let seen = format!(
+        "{} {:?} {:?} {again:?} {unknown:?}",
+        serde_json::to_string(&issued.reference).unwrap(),
+        issued.reference,
+        issued.attributes
+    );
     let value = issued.value.expose();
     let hex: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
     assert!(!seen.as_bytes().windows(value.len()).any(|window| window == value) && !seen.contains(&hex));

@@ -63,7 +63,13 @@ impl Postgres {
     /// A connection over the socket; its task ends with the client.
     pub async fn connect(&self, user: &str, password: &[u8], database: &str) -> Result<Client, tokio_postgres::Error> {
         let mut config = Config::new();
-        config.host_path(&self.folder).port(self.port).user(user).password(password).dbname(database).connect_timeout(Duration::from_secs(5));
+        config
+            .host_path(&self.folder)
+            .port(self.port)
+            .user(user)
+            .password(password)
+            .dbname(database)
+            .connect_timeout(Duration::from_secs(5));
         let (client, connection) = config.connect(NoTls).await?;
         tokio::spawn(connection);
         Ok(client)
@@ -146,7 +152,9 @@ fn lay_out(folder: &Path, user: Option<(u32, u32)>) -> String {
     let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a certificate for localhost");
     let certificate = params.signed_by(&key, &issuer).expect("a certificate");
     let hba = "local all postgres trust\nlocal all all scram-sha-256\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
-    for (name, text) in [("server.crt", certificate.pem()), ("server.key", key.serialize_pem()), ("hba", hba.into()), ("log", String::new())] {
+    for (name, text) in
+        [("server.crt", certificate.pem()), ("server.key", key.serialize_pem()), ("hba", hba.into()), ("log", String::new())]
+    {
         let path = folder.join(name);
         fs::write(&path, text).expect("a file in the temporary folder");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("its mode");

@@ -1,6 +1,10 @@
 //! What a token says: settings of the secret, and claims made from them and the order.
 
-use super::{super::Order, JwtError, keys::{Algorithm, SigningKey}};
+use super::{
+    super::Order,
+    JwtError,
+    keys::{Algorithm, SigningKey},
+};
 use crate::model::{IdentityName, SecretBytes, SecretDefinition};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
@@ -38,8 +42,8 @@ fn identity() -> String {
 impl Settings {
     /// Reads and checks the settings; the text names the key that is wrong.
     pub(super) fn parse(secret: &SecretDefinition) -> Result<Self, String> {
-        let settings: Settings = serde_json::from_value(Value::Object(secret.settings.clone()))
-            .map_err(|why| format!("{}: settings: {why}", secret.name))?;
+        let settings: Settings =
+            serde_json::from_value(Value::Object(secret.settings.clone())).map_err(|why| format!("{}: settings: {why}", secret.name))?;
         let wrong = |what: &str| Err(format!("{}: {what}", secret.name));
         let audiences: &[String] = match &settings.audience {
             Audience::One(one) => std::slice::from_ref(one),

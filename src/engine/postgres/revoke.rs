@@ -174,7 +174,9 @@ impl Ending<'_> {
                 match client.batch_execute(&make).await {
                     Ok(()) => Ok(self.heir.into()),
                     // Another ending was faster.
-                    Err(why) if matches!(why.code(), Some(&SqlState::DUPLICATE_OBJECT | &SqlState::UNIQUE_VIOLATION)) => Ok(self.heir.into()),
+                    Err(why) if matches!(why.code(), Some(&SqlState::DUPLICATE_OBJECT | &SqlState::UNIQUE_VIOLATION)) => {
+                        Ok(self.heir.into())
+                    }
                     Err(why) => Err(fault(&what, &why)),
                 }
             }

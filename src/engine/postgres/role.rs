@@ -1,6 +1,9 @@
 //! The role of one lease: its name, its password, and the statements that make it and prolong it.
 
-use super::{super::{Mark, Order}, config::Settings};
+use super::{
+    super::{Mark, Order},
+    config::Settings,
+};
 use crate::{
     digest::SealKey,
     model::{LeaseId, SecretBytes, WallTime},
