@@ -13,7 +13,13 @@ use claviger::{
     model::{EndResult, EngineName, SecretBytes},
     sys::{ManualClock, SystemClock},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_grant_that_fails_leaves_nothing_behind() {
@@ -26,6 +32,66 @@ async fn a_grant_that_fails_leaves_nothing_behind() {
     assert!(text.contains("no_such_table") && text.contains("under-test"), "{text}");
     assert!(!engine.inventory().await.unwrap().contains(&asked.lease));
     assert_eq!(engine.settle(asked.lease, &secret).await.unwrap(), EndResult::Lapsed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grants_on_one_table_do_not_collide() {
+    let Some(cluster) = cluster().await else { return };
+    let stop = Arc::new(AtomicBool::new(false));
+    // An administrator who knows nothing of our locks changes the rights of the same table all the while.
+    let other = {
+        let (stop, client) = (stop.clone(), cluster.superuser("app").await);
+        tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                // May lose a race itself; it is not what is tested.
+                let _ = client.batch_execute("GRANT SELECT ON app.orders TO broker").await;
+                let _ = client.batch_execute("REVOKE SELECT ON app.orders FROM broker").await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+    };
+    let wide = |door| {
+        let mut config = config(cluster, door);
+        config.max_connections = 4;
+        build(config)
+    };
+    let engines = [wide(Door::Socket), wide(Door::Tls)];
+    let rounds = (0..40).map(|n| {
+        let engine = &engines[n % 2];
+        async move {
+            let (asked, secret) = (Asked::new(), reader(engine));
+            let issued = engine.issue(&asked.order(&secret)).await.unwrap();
+            assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
+        }
+    });
+    futures_util::future::join_all(rounds).await;
+    stop.store(true, Ordering::Relaxed);
+    other.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_comes_into_being_after_it_was_settled() {
+    let Some(cluster) = cluster().await else { return };
+    let owner = cluster.superuser("app").await;
+    owner.batch_execute("CREATE TABLE app.contested (id int)").await.unwrap();
+    // Somebody else's uncommitted grant on the same table holds the issue up at the source.
+    owner.batch_execute("BEGIN; GRANT SELECT ON app.contested TO broker").await.unwrap();
+    let mut impatient = config(cluster, Door::Socket);
+    impatient.connect_timeout = Duration::from_millis(200);
+    impatient.call_timeout = Duration::from_millis(200);
+    let issuer = build(impatient);
+    let asked = Asked::new();
+    let secret = secret("prod-db/contested", &issuer, serde_json::json!({ "grants": ["GRANT SELECT ON app.contested TO {{role}}"] }));
+    assert!(matches!(issuer.issue(&asked.order(&secret)).await, Err(EngineError::Unreachable(_))));
+    // Another daemon process, after a restart; it connects to another database than the one the role is being made in.
+    let mut restarted = config(cluster, Door::Socket);
+    restarted.database = "postgres".into();
+    let mut where_made = secret.clone();
+    where_made.settings.insert("database".into(), "app".into());
+    let settled = build(restarted).settle(asked.lease, &where_made).await.unwrap();
+    owner.batch_execute("COMMIT").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!issuer.inventory().await.unwrap().contains(&asked.lease), "settled as {settled:?}, and then it came");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
