@@ -38,22 +38,28 @@ pub(super) enum Found {
 impl Ending<'_> {
     /// Ends the role. Waits as long as it takes; the caller sets the deadline.
     pub(super) async fn run(&self) -> Result<Found, EngineError> {
-        let mut session = self.pool.take(self.home).await?;
-        let mut found = self.kill(session.client()).await?;
-        if found == Found::Nothing && self.made_in != self.home {
+        let found = match self.silence(self.home).await? {
             // Its maker may be at work in the other database, where alone its lock can be seen. Looked at only now: a role that is
             // there should not live longer for it.
-            self.pool.give_back(session);
-            session = self.pool.take(self.made_in).await?;
-            found = self.kill(session.client()).await?;
+            Found::Nothing if self.made_in != self.home => match self.silence(self.made_in).await {
+                // We cannot enter that database, if it still exists, so no maker of ours is in it.
+                Err(EngineError::Setup(_)) => Found::Nothing,
+                found => found?,
+            },
+            found => found,
+        };
+        if found == Found::Role {
+            self.remove().await?;
         }
+        Ok(found)
+    }
+
+    /// After this the credential is dead.
+    async fn silence(&self, database: &str) -> Result<Found, EngineError> {
+        let session = self.pool.take(database).await?;
+        let found = self.kill(session.client()).await?;
         self.await_silence(session.client()).await?;
-        if found == Found::Nothing {
-            self.pool.give_back(session);
-            return Ok(found);
-        }
         self.pool.give_back(session);
-        self.remove().await?;
         Ok(found)
     }
 
