@@ -46,7 +46,7 @@ async fn grants_on_one_table_do_not_collide() {
                 // May lose a race itself; it is not what is tested.
                 let _ = client.batch_execute("GRANT SELECT ON app.orders TO broker").await;
                 let _ = client.batch_execute("REVOKE SELECT ON app.orders FROM broker").await;
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         })
     };
@@ -130,12 +130,17 @@ async fn a_daemon_touches_only_what_bears_its_mark() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restarted_server_is_met_with_a_new_connection() {
+async fn a_lost_connection_is_met_with_a_new_one() {
     let Some(cluster) = cluster().await else { return };
-    let engine = build(config(cluster, Door::Tls));
+    // A database of its own, so that no other test's connections are cut.
+    let administrator = cluster.superuser("app").await;
+    administrator.batch_execute("CREATE DATABASE cut").await.unwrap();
+    let mut config = config(cluster, Door::Tls);
+    config.database = "cut".into();
+    let engine = build(config);
     engine.inventory().await.unwrap();
-    let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'clavigerd' AND usename = 'broker'";
-    cluster.superuser("app").await.simple_query(kill).await.unwrap();
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'cut'";
+    administrator.simple_query(cut).await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     engine.inventory().await.unwrap();
 }

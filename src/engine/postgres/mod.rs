@@ -201,11 +201,12 @@ struct Known<'a> {
 /// lock of [`Role::rights_turn`] prevents that; others do not know it.
 async fn run_apart(client: &Client, sql: &str) -> Result<Vec<SimpleQueryMessage>, tokio_postgres::Error> {
     let mut pause = Duration::from_millis(2);
-    for _ in 0..6 {
+    // Up to about two seconds: each try may meet the next of somebody's changes.
+    for _ in 0..40 {
         match client.simple_query(sql).await {
             Err(why) if matches!(why.code(), Some(&SqlState::INTERNAL_ERROR | &SqlState::T_R_DEADLOCK_DETECTED)) => {
                 tokio::time::sleep(pause).await;
-                pause *= 2;
+                pause = (pause * 2).min(Duration::from_millis(50));
             }
             answer => return answer,
         }
@@ -221,8 +222,8 @@ fn fault(doing: &str, error: &tokio_postgres::Error) -> EngineError {
     };
     let text = format!("{doing}: {} ({})", answer.message(), answer.code().code());
     match answer.code().code() {
-        // Connection lost, resources short, shutting down, cancelled, locked, deadlock: another time may do.
-        code if ["08", "53", "57", "55", "40", "58"].iter().any(|class| code.starts_with(class)) => EngineError::Unreachable(text),
+        // Connection lost, resources short, shutting down, cancelled, locked, deadlock, collision: another time may do.
+        code if ["08", "53", "57", "55", "40", "58", "XX"].iter().any(|class| code.starts_with(class)) => EngineError::Unreachable(text),
         // Wrong password, missing rights, unknown database, table or role, syntax.
         code if ["28", "42", "3D", "3F"].iter().any(|class| code.starts_with(class)) => EngineError::Setup(text),
         _ => EngineError::Refused(text),
