@@ -9,9 +9,14 @@
 //!    No engine keeps values of live leases.
 //! 4. `end` is idempotent and safe to repeat at any time, for ever. It answers `Revoked` only when the source confirmed that the
 //!    credential is dead, `Lapsed` when there is nothing upstream to revoke. It never answers done without having looked.
-//! 5. `settle` ends what a reservation without a commit may have left: it looks for the deterministic name.
+//! 5. `settle` ends what a reservation without a commit may have left: it looks for the deterministic name, and it waits for an issue that
+//!    is still under way at the source, so that nothing comes into being after it said that there was nothing.
 //! 6. No error, log line or upstream statement holds a secret byte.
 //! 7. Every wait has a deadline.
+//! 8. `inventory` lists what exists upstream under this daemon's mark and nothing else; each can be ended with an empty reference. What
+//!    bears another mark is never touched.
+//! 9. `end` and `settle` need neither the definition nor the settings the credential was issued under: a secret whose row was changed or
+//!    deleted can still be ended.
 
 pub mod jwt;
 pub mod local;

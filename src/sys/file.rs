@@ -4,8 +4,8 @@ use crate::model::SecretBytes;
 use nix::{
     errno::Errno,
     fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, openat, renameat},
-    sys::stat::{FileStat, Mode, SFlag, fchmod, fstat},
-    unistd::{UnlinkatFlags, fsync, geteuid, mkdir, unlinkat},
+    sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat},
+    unistd::{UnlinkatFlags, fsync, geteuid, unlinkat},
 };
 use std::{
     ffi::{OsStr, OsString},
@@ -130,11 +130,11 @@ fn write_new(path: &Path, folder: &OwnedFd, name: &OsStr, bytes: &[u8], mode: u3
 
 /// Makes the folder with mode 0700 unless it is there; either way it must be ours or root's and closed to others.
 pub fn private_folder(path: &Path) -> Result<(), FileError> {
-    match mkdir(path, Mode::S_IRWXU) {
+    let (parent, name) = open_parent(path)?;
+    match mkdirat(&parent, name.as_os_str(), Mode::S_IRWXU) {
         Ok(()) | Err(Errno::EEXIST) => {}
         Err(errno) => return Err(io(path, errno)),
     }
-    let (parent, name) = open_parent(path)?;
     let folder = open_folder(&parent, &name, path)?;
     let stat = fstat(&folder).map_err(|errno| io(path, errno))?;
     check_owner(path, &stat)?;

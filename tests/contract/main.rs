@@ -1,9 +1,9 @@
 //! One suite that every engine must pass, and what each engine promises beyond it.
 
+mod figures;
 mod jwt;
 mod local;
 mod postgres;
-mod postgres_bench;
 mod postgres_faults;
 mod recording;
 mod suite;

@@ -3,8 +3,8 @@
 use crate::suite::{Asked, Harness, Probe, every_wait_has_a_deadline, secret};
 use async_trait::async_trait;
 use claviger::{
-    engine::{Engine, EngineError, Issued},
-    model::{EndResult, LeaseId},
+    engine::{Engine, EngineError, Engines, Issued},
+    model::{EndResult, EndsBy, EngineName, LeaseId},
     testing::{Call, Mishap, RecordingEngine},
 };
 use std::{sync::Arc, time::Duration};
@@ -50,4 +50,22 @@ async fn it_stalls_no_longer_than_its_deadline() {
         engine.plan(call, Mishap::Stall);
     }
     every_wait_has_a_deadline(&engine, &secret, Duration::from_secs(1)).await;
+}
+
+#[test]
+fn a_name_means_one_engine_and_a_definition_names_one() {
+    let name = |text: &str| EngineName::parse(text).unwrap();
+    let engine = || -> Arc<dyn Engine> { Arc::new(RecordingEngine::new(Duration::ZERO)) };
+    assert_eq!(Engines::new(vec![(name("a"), engine()), (name("a"), engine())]).err(), Some(name("a")));
+    let engines = Engines::new(vec![(name("under-test"), engine()), (name("b"), engine())]).unwrap();
+    assert_eq!(
+        engines.kinds().map(|(name, kind)| (name.as_str(), kind)).collect::<Vec<_>>(),
+        [("b", "recording"), ("under-test", "recording")]
+    );
+    let mut row = secret("fake/one", &*engine(), serde_json::json!({}));
+    engines.check(&row).unwrap();
+    row.ends_by = EndsBy::None;
+    assert!(engines.check(&row).unwrap_err().contains("ends_by"));
+    row.engine = name("c");
+    assert!(engines.check(&row).unwrap_err().contains("no engine c"));
 }

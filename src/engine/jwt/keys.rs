@@ -165,6 +165,12 @@ impl KeyRing {
         Ok(key)
     }
 
+    /// Drops every key of the algorithm and begins anew: for a key that somebody else may have.
+    pub(super) fn discard_and_begin(&mut self, algorithm: Algorithm, now: WallTime) -> Result<(), JwtError> {
+        self.0.retain(|key| key.algorithm != algorithm);
+        self.begin(algorithm, now)
+    }
+
     /// Drops keys under which no token can be alive any more; says whether any were.
     pub(super) fn prune(&mut self, now: WallTime, life: Ttl) -> bool {
         let before = self.0.len();

@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use keys::KeyRing;
 use serde_json::{Value, json};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use token::Settings;
 
 /// Why signing keys could not be made, kept or handed over. All are the operator's to mend.
@@ -112,12 +112,24 @@ impl JwtEngine {
     /// Publishes a new key of each algorithm, which signs from one longest token life from now, and drops keys whose tokens are all dead.
     /// Nothing changes if one of them still waits for its time from the last rotation.
     pub fn rotate(&self) -> Result<Vec<PublishedKey>, JwtError> {
-        let _guard = self.write();
+        self.change(|ring, algorithm, now| ring.rotate(algorithm, now, self.config.max_ttl).map(drop))
+    }
+
+    /// Drops every key at once and signs with new ones from now: for keys that somebody else may have. Every live token stops being
+    /// accepted as soon as its verifier fetches the key set again; holders read theirs anew.
+    pub fn discard_keys_and_live_tokens(&self) -> Result<Vec<PublishedKey>, JwtError> {
+        self.change(KeyRing::discard_and_begin)
+    }
+
+    /// Changes every algorithm's keys, keeps them, and only then uses them.
+    fn change(&self, each: impl Fn(&mut KeyRing, Algorithm, WallTime) -> Result<(), JwtError>) -> Result<Vec<PublishedKey>, JwtError> {
+        // Rotations take turns; the ring is replaced whole, so a panic leaves no half of one.
+        let _turn = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.wall();
         let mut ring = (**self.ring.load()).clone();
         ring.prune(now, self.config.max_ttl);
         for algorithm in &self.config.algorithms {
-            ring.rotate(*algorithm, now, self.config.max_ttl)?;
+            each(&mut ring, *algorithm, now)?;
         }
         self.store.save_own(&label(&self.config.name), &ring.to_bytes()?)?;
         self.ring.store(Arc::new(ring));
@@ -173,11 +185,6 @@ impl JwtEngine {
         let mut reference = UpstreamRef::default();
         reference.0.insert("jti".into(), order.lease.to_string().into());
         Ok(Issued { value, attributes, reference })
-    }
-
-    /// Rotations take turns; the ring is replaced whole, so a panic leaves no half of one.
-    fn write(&self) -> MutexGuard<'_, ()> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

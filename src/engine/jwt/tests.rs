@@ -149,6 +149,18 @@ async fn a_token_can_be_verified_through_a_rotation_and_a_restart() {
     assert!(verify(&before, &engine.jwks()).is_none());
 }
 
+#[tokio::test]
+async fn discarded_keys_take_their_tokens_with_them() {
+    let bench = Bench::new();
+    let engine = bench.engine();
+    let secret = secret(json!({"audience": "a"}));
+    let before = issue(&engine, &secret, NOW + 300, false).await;
+    engine.rotate().unwrap();
+    assert_eq!(engine.discard_keys_and_live_tokens().unwrap().len(), 2);
+    assert!(verify(&before, &engine.jwks()).is_none());
+    assert!(verify(&issue(&engine, &secret, NOW + 300, true).await, &engine.jwks()).is_some());
+}
+
 #[test]
 fn definitions_that_would_make_bad_tokens_are_refused() {
     let bench = Bench::new();

@@ -99,15 +99,15 @@ impl Engine for LocalEngine {
         Ok(Issued { value, attributes: vec![("version", version.to_string())], reference })
     }
 
-    async fn read(&self, _order: &Order<'_>, reference: &UpstreamRef) -> Result<Issued, EngineError> {
-        let (name, version) = parse(reference).ok_or_else(|| EngineError::Setup("the lease does not say which version it has".into()))?;
+    async fn read(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<Issued, EngineError> {
+        let (name, version) = parse(order, reference)?;
         let value = self.store.version(&name, version).map_err(refuse)?;
         Ok(Issued { value, attributes: vec![("version", version.to_string())], reference: reference.clone() })
     }
 
-    async fn renew(&self, _order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError> {
+    async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError> {
         // Nothing upstream knows of the lease; a value that is gone is worth saying now and not at the next read.
-        let (name, version) = parse(reference).ok_or_else(|| EngineError::Setup("the lease does not say which version it has".into()))?;
+        let (name, version) = parse(order, reference)?;
         self.store.version(&name, version).map(drop).map_err(refuse)
     }
 
@@ -120,9 +120,14 @@ impl Engine for LocalEngine {
     }
 }
 
-fn parse(reference: &UpstreamRef) -> Option<(SecretName, u64)> {
-    let name = SecretName::parse(reference.0.get("name")?.as_str()?).ok()?;
-    Some((name, reference.0.get("version")?.as_u64()?))
+/// The name and version a lease was issued with: of the secret that the lease is about, and of no other.
+fn parse(order: &Order<'_>, reference: &UpstreamRef) -> Result<(SecretName, u64), EngineError> {
+    let name = reference.0.get("name").and_then(|name| SecretName::parse(name.as_str()?).ok());
+    let version = reference.0.get("version").and_then(serde_json::Value::as_u64);
+    match (name, version) {
+        (Some(name), Some(version)) if name == order.secret.name => Ok((name, version)),
+        _ => Err(EngineError::Setup(format!("{} does not say which version of {} it has", order.lease, order.secret.name))),
+    }
 }
 
 fn refuse(error: StoreError) -> EngineError {

@@ -22,8 +22,8 @@ use config::Settings;
 use pool::Pool;
 use revoke::{Ending, Found};
 use role::Role;
-use std::{error::Error as _, future::Future, sync::Arc};
-use tokio_postgres::{SimpleQueryMessage, error::SqlState};
+use std::{error::Error as _, future::Future, sync::Arc, time::Duration};
+use tokio_postgres::{Client, SimpleQueryMessage, error::SqlState};
 
 /// The engine of one server.
 pub struct PostgresEngine {
@@ -60,7 +60,7 @@ impl PostgresEngine {
         let password = role.password(&self.key);
         let session = self.pool.take(database).await?;
         let sql = role.create(order, &settings, &password, !session.is_superuser());
-        let answer = session.client().simple_query(&sql).await.map_err(|why| fault("making the role", &why))?;
+        let answer = run_apart(session.client(), &sql).await.map_err(|why| fault("making the role", &why))?;
         self.pool.give_back(session);
         let mut reference = UpstreamRef::default();
         reference.0.insert("role".into(), role.name.as_str().into());
@@ -74,10 +74,12 @@ impl PostgresEngine {
         Ok(self.issued(&role, password, reference, database))
     }
 
-    async fn finish(&self, lease: LeaseId, oid: Option<u32>, heir: Option<&str>) -> Result<Found, EngineError> {
+    async fn finish(&self, lease: LeaseId, known: Known<'_>) -> Result<Found, EngineError> {
         let role = Role::of(&self.mark, lease);
-        let heir = heir.unwrap_or(&self.config.reassign_to);
-        Ending { pool: &self.pool, home: &self.config.database, role: &role, oid, heir }.run().await
+        let heir = known.heir.unwrap_or(&self.config.reassign_to);
+        let home = self.config.database.as_str();
+        let made_in = known.database.unwrap_or(home);
+        Ending { pool: &self.pool, home, made_in, role: &role, oid: known.oid, heir }.run().await
     }
 
     /// Puts the one deadline around a call. What was under way is dropped with its connection.
@@ -155,13 +157,19 @@ impl Engine for PostgresEngine {
         }
         let oid = reference.0.get("oid").and_then(serde_json::Value::as_u64).and_then(|oid| u32::try_from(oid).ok());
         // A role that is not there is as dead as one that was dropped, and it was looked for.
-        self.within(self.finish(lease, oid, text("reassign_to"))).await.map(|_| EndResult::Revoked)
+        let known = Known { oid, database: text("database"), heir: text("reassign_to") };
+        self.within(self.finish(lease, known)).await.map(|_| EndResult::Revoked)
     }
 
     async fn settle(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<EndResult, EngineError> {
         // Settings that are gone or no longer parse must not keep a role alive.
-        let heir = secret.and_then(|secret| Settings::parse(secret).ok()).and_then(|settings| settings.reassign_to);
-        self.within(self.finish(lease, None, heir.as_deref())).await.map(|found| match found {
+        let settings = secret.and_then(|secret| Settings::parse(secret).ok());
+        let known = settings.as_ref().map_or_else(Known::default, |settings| Known {
+            oid: None,
+            database: settings.database.as_deref(),
+            heir: settings.reassign_to.as_deref(),
+        });
+        self.within(self.finish(lease, known)).await.map(|found| match found {
             Found::Role => EndResult::Revoked,
             Found::Nothing => EndResult::Lapsed,
         })
@@ -180,6 +188,32 @@ impl Engine for PostgresEngine {
     }
 }
 
+/// What is known of a role that is to be ended: everything of a committed lease, little of a lost one.
+#[derive(Default)]
+struct Known<'a> {
+    oid: Option<u32>,
+    database: Option<&'a str>,
+    heir: Option<&'a str>,
+}
+
+/// Runs statements that change who may do what, as one transaction, again if somebody else changed the rights of the same table or schema
+/// in the same moment: PostgreSQL then fails with an internal error ("tuple concurrently updated") instead of waiting. Among us the
+/// lock of [`Role::rights_turn`] prevents that; others do not know it.
+async fn run_apart(client: &Client, sql: &str) -> Result<Vec<SimpleQueryMessage>, tokio_postgres::Error> {
+    let mut pause = Duration::from_millis(2);
+    // Up to about two seconds: each try may meet the next of somebody's changes.
+    for _ in 0..40 {
+        match client.simple_query(sql).await {
+            Err(why) if matches!(why.code(), Some(&SqlState::INTERNAL_ERROR | &SqlState::T_R_DEADLOCK_DETECTED)) => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(50));
+            }
+            answer => return answer,
+        }
+    }
+    client.simple_query(sql).await
+}
+
 /// Says whose fault it is. Of the server's answer only message and code are kept: detail and context may quote statements.
 fn fault(doing: &str, error: &tokio_postgres::Error) -> EngineError {
     let Some(answer) = error.as_db_error() else {
@@ -188,8 +222,8 @@ fn fault(doing: &str, error: &tokio_postgres::Error) -> EngineError {
     };
     let text = format!("{doing}: {} ({})", answer.message(), answer.code().code());
     match answer.code().code() {
-        // Connection lost, resources short, shutting down, cancelled, locked, deadlock: another time may do.
-        code if ["08", "53", "57", "55", "40", "58"].iter().any(|class| code.starts_with(class)) => EngineError::Unreachable(text),
+        // Connection lost, resources short, shutting down, cancelled, locked, deadlock, collision: another time may do.
+        code if ["08", "53", "57", "55", "40", "58", "XX"].iter().any(|class| code.starts_with(class)) => EngineError::Unreachable(text),
         // Wrong password, missing rights, unknown database, table or role, syntax.
         code if ["28", "42", "3D", "3F"].iter().any(|class| code.starts_with(class)) => EngineError::Setup(text),
         _ => EngineError::Refused(text),

@@ -9,6 +9,7 @@ use super::{
     fault,
     pool::{Pool, Session},
     role::Role,
+    run_apart,
 };
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use std::time::Duration;
@@ -17,7 +18,10 @@ use tokio_postgres::{Client, SimpleQueryMessage, error::SqlState};
 /// What is to be ended, and where what it made goes.
 pub(super) struct Ending<'a> {
     pub(super) pool: &'a Pool,
+    /// The database from which it is ended.
     pub(super) home: &'a str,
+    /// The database in which it was made, where a maker may still be at work.
+    pub(super) made_in: &'a str,
     pub(super) role: &'a Role,
     /// The role's number, where it is known: finds sessions of a role that somebody else dropped.
     pub(super) oid: Option<u32>,
@@ -34,14 +38,28 @@ pub(super) enum Found {
 impl Ending<'_> {
     /// Ends the role. Waits as long as it takes; the caller sets the deadline.
     pub(super) async fn run(&self) -> Result<Found, EngineError> {
-        let session = self.pool.take(self.home).await?;
+        let found = match self.silence(self.home).await? {
+            // Its maker may be at work in the other database, where alone its lock can be seen. Looked at only now: a role that is
+            // there should not live longer for it.
+            Found::Nothing if self.made_in != self.home => match self.silence(self.made_in).await {
+                // We cannot enter that database, if it still exists, so no maker of ours is in it.
+                Err(EngineError::Setup(_)) => Found::Nothing,
+                found => found?,
+            },
+            found => found,
+        };
+        if found == Found::Role {
+            self.remove().await?;
+        }
+        Ok(found)
+    }
+
+    /// After this the credential is dead.
+    async fn silence(&self, database: &str) -> Result<Found, EngineError> {
+        let session = self.pool.take(database).await?;
         let found = self.kill(session.client()).await?;
         self.await_silence(session.client()).await?;
-        if found == Found::Nothing {
-            self.pool.give_back(session);
-            return Ok(found);
-        }
-        self.remove(session).await?;
+        self.pool.give_back(session);
         Ok(found)
     }
 
@@ -87,31 +105,28 @@ impl Ending<'_> {
     }
 
     /// Hands on what the role owns, takes back what it was granted, in every database that knows it, and drops it.
-    async fn remove(&self, session: Session<'_>) -> Result<(), EngineError> {
-        let mut session = session;
+    async fn remove(&self) -> Result<(), EngineError> {
         // A second round only if a database came into play meanwhile; the role itself can do nothing any more.
         for _ in 0..3 {
+            let mut session = self.pool.take(self.home).await?;
             let holdings = self.holdings(session.client()).await?;
-            let heir = match holdings.owns {
-                true => Some(self.prepare_heir(&session).await?),
-                false => None,
-            };
+            let heir = if holdings.owns { Some(self.prepare_heir(&session).await?) } else { None };
+            let disown = self.disown(heir.as_deref());
             if !holdings.elsewhere.is_empty() {
                 // Given back first: with a single connection, waiting for a second one would wait for ever.
                 self.pool.give_back(session);
                 for database in &holdings.elsewhere {
                     let there = self.pool.take(database).await?;
-                    let sql = self.disown(heir.as_deref());
-                    there.client().batch_execute(&sql).await.map_err(|why| fault(&format!("tidying up in {database}"), &why))?;
+                    run_apart(there.client(), &disown).await.map_err(|why| fault(&format!("tidying up in {database}"), &why))?;
                     self.pool.give_back(there);
                 }
                 session = self.pool.take(self.home).await?;
             }
-            let drop = format!("{};\n{};\nDROP ROLE {}", self.role.turn(), self.disown(heir.as_deref()), self.role.quoted());
-            match session.client().batch_execute(&drop).await {
-                Ok(()) => return self.confirm(session).await,
+            let drop = format!("{};\n{disown};\nDROP ROLE {}", self.role.turn(), self.role.quoted());
+            match run_apart(session.client(), &drop).await {
+                Ok(_) => return self.confirm(session).await,
                 Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) => return self.confirm(session).await,
-                Err(why) if why.code() == Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => {}
+                Err(why) if why.code() == Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => self.pool.give_back(session),
                 Err(why) => return Err(fault("dropping the role", &why)),
             }
         }
@@ -121,7 +136,7 @@ impl Ending<'_> {
     fn disown(&self, heir: Option<&str>) -> String {
         let role = self.role.quoted();
         let reassign = heir.map_or_else(String::new, |heir| format!("REASSIGN OWNED BY {role} TO {};\n", escape_identifier(heir)));
-        format!("{reassign}DROP OWNED BY {role}")
+        format!("{};\n{reassign}DROP OWNED BY {role}", Role::rights_turn())
     }
 
     /// Looks, once more, before anybody is told that it is done.

@@ -57,12 +57,18 @@ impl Role {
     }
 
     /// Waits for a transaction that is still making or ending this role, on whatever connection: after a lost answer, looking for the
-    /// role must not find nothing only because its maker has not committed yet.
+    /// role must not find nothing only because its maker has not committed yet. Such locks hold within one database.
     pub(super) fn turn(&self) -> String {
         let bytes = self.lease.to_bytes();
         let mut low = [0; 8];
         low.copy_from_slice(&bytes[8..]);
         format!("SELECT pg_advisory_xact_lock({})", i64::from_be_bytes(low))
+    }
+
+    /// Waits until no other claviger changes rights in this database. Taken after [`Role::turn`], never before it.
+    pub(super) const fn rights_turn() -> &'static str {
+        // "clav" and 1: a key of two numbers, so it can never meet that of a role, which is one.
+        "SELECT pg_advisory_xact_lock(1668047222, 1)"
     }
 
     /// Everything that makes the role, to be sent as one message, which the server runs as one transaction. Of the password it holds a
@@ -76,6 +82,7 @@ impl Role {
             sql.push_str(";\n");
         };
         add(&self.turn());
+        add(Self::rights_turn());
         add(&Zeroizing::new(format!(
             "CREATE ROLE {role} LOGIN PASSWORD {} VALID UNTIL {} CONNECTION LIMIT {}",
             escape_literal(&verifier),

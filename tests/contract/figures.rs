@@ -1,10 +1,14 @@
-//! How fast a role with an open session dies: `cargo test --features testing --test contract -- --ignored --nocapture revoke`.
+//! Measurements, not tests: `cargo test --release --features testing --test contract -- --ignored --nocapture figures`.
 
 use crate::{
+    local::store,
     postgres::{Door, build, cluster, config, log_in, reader},
-    suite::Asked,
+    suite::{Asked, secret},
 };
-use claviger::engine::Engine;
+use claviger::{
+    engine::{Engine, local::LocalEngine},
+    model::SecretBytes,
+};
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 200;
@@ -37,6 +41,26 @@ async fn revoke_latency_with_an_open_session() {
         }
         println!("{name}: issue {} | session dead {} | end confirmed {}", figures(made), figures(dead), figures(ended));
     }
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn local_issue_and_read() {
+    let (_folder, store) = store();
+    let engine = LocalEngine::new(store.clone());
+    let secret = secret("a/b", &engine, serde_json::json!({}));
+    store.put(&secret.name, &SecretBytes::new(vec![7; 64])).unwrap();
+    let asked = Asked::new();
+    let (mut issues, mut reads) = (Vec::new(), Vec::new());
+    for _ in 0..10_000 {
+        let began = Instant::now();
+        let issued = engine.issue(&asked.order(&secret)).await.unwrap();
+        issues.push(began.elapsed());
+        let began = Instant::now();
+        engine.read(&asked.order(&secret), &issued.reference).await.unwrap();
+        reads.push(began.elapsed());
+    }
+    println!("local, 64 bytes: issue {} | read {}", figures(issues), figures(reads));
 }
 
 fn figures(mut times: Vec<Duration>) -> String {
