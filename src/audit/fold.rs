@@ -44,8 +44,6 @@ pub(super) struct Payers(Payer);
 pub(super) enum Verdict {
     /// Write it, and report the outcome to `wrote` with this key if there is one.
     Write(Option<Key>),
-    /// It was counted; this record stands for it.
-    Counted(Recorded),
     /// Its payer has used up the hour's bytes; that is counted. If the count was opened just now the writer must be poked.
     OverBudget { opened: bool },
 }
@@ -100,18 +98,20 @@ impl Folds {
         Self { open: HashMap::new(), due: BinaryHeap::new(), budgets: HashMap::new(), bytes_per_hour }
     }
 
-    /// Decides about an event whose line has about `bytes` bytes.
+    /// Counts an event that is equal to one on the record; that one stands for it.
+    pub(super) fn count(&mut self, event: &Event, now: BootTime, wall: WallTime) -> Option<Recorded> {
+        let open = self.open.get_mut(&key(event, payer(event).as_ref())?)?;
+        let own = if open.of == Kind::Read { 1 } else { REFUSALS_OWN };
+        // What is due is counted no more: its count may already be on its way.
+        let stands = open.stands.filter(|_| now < open.due && open.own >= own)?;
+        open.count(wall);
+        Some(stands)
+    }
+
+    /// Decides about an event that was not counted, whose line has about `bytes` bytes.
     pub(super) fn admit(&mut self, event: &Event, bytes: u64, now: BootTime, wall: WallTime) -> Verdict {
         let payer = payer(event);
         let key = key(event, payer.as_ref());
-        if let Some(open) = key.as_ref().and_then(|key| self.open.get_mut(key)) {
-            // What is due is counted no more: its count may already be on its way.
-            let own = if open.of == Kind::Read { 1 } else { REFUSALS_OWN };
-            if let (true, true, Some(stands)) = (now < open.due, open.own >= own, open.stands) {
-                open.count(wall);
-                return Verdict::Counted(stands);
-            }
-        }
         if let Some(payer) = payer.filter(|_| is_charged(event.kind))
             && !self.charge(&payer, bytes, now)
         {

@@ -128,9 +128,10 @@ impl AuditScribe {
         let prune_due = clock.boot();
         #[rustfmt::skip]
         let new = Self {
-            volume, key, next_key: None, settings, clock, folds, shared, publisher, tip, written: tip, synced: tip, first, opening: None, bytes, bytes_written: bytes, own,
-            taken: Vec::new(), head: tip.seq, head_written: tip.seq, head_due: None, note: None, note_written: None, marked: None,
-            unmarked: None, prune_due, low: false, stale: false,
+            volume, key, next_key: None, settings, clock, folds, shared, publisher,
+            tip, written: tip, synced: tip, first, opening: None, bytes, bytes_written: bytes, own, taken: Vec::new(),
+            head: tip.seq, head_written: tip.seq, head_due: None, note: None, note_written: None, marked: None, unmarked: None,
+            prune_due, low: false, stale: false,
         };
         new
     }
@@ -155,7 +156,13 @@ impl AuditScribe {
     }
 
     fn note(&mut self, says: Says, out: &mut Vec<u8>) {
-        let note = Note::sign(says, self.settings.origin.as_str(), self.tip, &self.clock.wall().rfc3339(), &self.key);
+        let note = Note::sign(
+            says,
+            self.settings.origin.as_str(),
+            self.tip,
+            &self.clock.wall().rfc3339(),
+            self.next_key.as_ref().unwrap_or(&self.key),
+        );
         let kind = if says == Says::Head { Kind::Head } else { Kind::Key };
         self.line(kind, format!(",\"note\":\"{note}\"").as_bytes(), out);
         if says == Says::Head {
@@ -207,6 +214,7 @@ impl AuditScribe {
         for segment in &doomed.segments {
             self.volume.remove(&segment.name)?;
             self.bytes = self.bytes.saturating_sub(segment.bytes);
+            self.bytes_written = self.bytes_written.saturating_sub(segment.bytes);
         }
         let first = doomed.segments.first().map_or(0, |segment| segment.first);
         let hash = chain::to_hex(&doomed.tip.hash);

@@ -273,14 +273,17 @@ impl Audit {
     }
 
     fn admit(&self, event: &Event) -> Result<Admitted, AuditError> {
+        let (now, wall) = (self.clock.boot(), self.clock.wall());
+        if let Some(stands) = lock(&self.folds).count(event, now, wall) {
+            return Ok(Admitted::Counted(stands));
+        }
         let members = event.members().map_err(|_| AuditError::Record)?;
         if members.len() > MAX_MEMBERS {
             return Err(AuditError::Record);
         }
         let bytes = members.len() as u64 + FRAME;
-        let verdict = lock(&self.folds).admit(event, bytes, self.clock.boot(), self.clock.wall());
+        let verdict = lock(&self.folds).admit(event, bytes, now, wall);
         match verdict {
-            Verdict::Counted(recorded) => Ok(Admitted::Counted(recorded)),
             Verdict::OverBudget { opened } => {
                 if opened {
                     self.log.poke();

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::sys::append::Reserve;
-use proptest::prelude::*;
 use std::os::unix::net::UnixDatagram;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -195,19 +194,4 @@ fn a_real_full_file_system_is_survived() {
     let unmounted = std::process::Command::new("umount").arg(folder.path()).status();
     assert!(unmounted.is_ok_and(|status| status.success()));
     assert!(report.is_sound(), "{:#?}", report.problems);
-}
-
-proptest! {
-    #[test]
-    fn any_text_stays_one_printable_line_and_comes_back(text in any::<String>()) {
-        let event = Event::new(Kind::Refuse).uid(1).refusal(&Refusal::new(Code::NO_GRANT).detail(text.clone()));
-        let mut line = Vec::new();
-        let members = event.members().unwrap();
-        super::super::chain::write_line(&mut line, Default::default(), "2026-01-01T00:00:00.000000Z", "refuse", "b", &members);
-        prop_assert_eq!(line.pop(), Some(b'\n'));
-        prop_assert!(line.iter().all(|b| matches!(b, 0x20..=0x7e)));
-        let record: Record = serde_json::from_slice(&line).unwrap();
-        let kept: String = text.chars().take(text::MAX_DETAIL).collect();
-        prop_assert_eq!(record.rest["detail"].as_str(), Some(&*kept));
-    }
 }

@@ -3,6 +3,7 @@
 mod disk;
 mod folding;
 mod life;
+mod record;
 mod tamper;
 
 use super::*;

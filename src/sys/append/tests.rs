@@ -11,12 +11,18 @@ struct Lines<V: Volume> {
     next: u64,
     written: u64,
     files: u64,
+    /// Writing goes on only while nobody holds it.
+    gate: Arc<Mutex<()>>,
 }
 
 impl<V: Volume + 'static> Lines<V> {
-    fn start(mut volume: V, reserve: Reserve) -> Log<Self> {
+    fn start(volume: V, reserve: Reserve) -> Log<Self> {
+        Self::start_behind(Arc::default(), volume, reserve)
+    }
+
+    fn start_behind(gate: Arc<Mutex<()>>, mut volume: V, reserve: Reserve) -> Log<Self> {
         let storage = volume.create("0").unwrap();
-        Log::start("lines", storage, Lines { volume, next: 0, written: 0, files: 1 }, reserve, 4096).unwrap()
+        Log::start("lines", storage, Lines { volume, next: 0, written: 0, files: 1, gate }, reserve, 4096).unwrap()
     }
 }
 
@@ -24,6 +30,7 @@ impl<V: Volume + 'static> Scribe for Lines<V> {
     type Item = String;
     type Done = u64;
     fn encode(&mut self, item: String, out: &mut Vec<u8>) -> u64 {
+        let _open = self.gate.lock().unwrap();
         self.next += 1;
         out.extend_from_slice(format!("{} {item}\n", self.next).as_bytes());
         self.next
@@ -141,6 +148,27 @@ async fn a_full_disk_refuses_the_ordinary_lets_endings_go_on_and_returns_by_itse
     log.append("c".into(), Sync::Now, Room::Ordinary).await.unwrap();
     log.append("d".into(), Sync::Now, Room::Ordinary).await.unwrap();
     assert!(disk.has_ballast(), "taken again once there is room");
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once() {
+    let gate = Arc::new(Mutex::new(()));
+    let log = Lines::start_behind(gate.clone(), SimulatedVolume::new(1 << 30, 0), SMALL);
+    let held = gate.lock().unwrap();
+    let mut waiting = Vec::new();
+    let refused = loop {
+        let mut append = Box::pin(log.append("a".into(), Sync::Soon, Room::Ordinary));
+        match futures_util::FutureExt::now_or_never(&mut append) {
+            Some(result) => break result,
+            None => waiting.push(append),
+        }
+    };
+    assert_eq!(refused, Err(AppendError::Full));
+    assert!((4096..=4096 + 1025).contains(&waiting.len()));
+    drop(held);
+    for append in waiting {
+        append.await.unwrap();
+    }
 }
 
 #[tokio::test]
