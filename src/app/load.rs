@@ -3,9 +3,9 @@
 use crate::{
     attest::{Names, Roll},
     broker::{Governance, LoadProblems},
-    config::{self, File},
+    config::{self, Config, EngineConfig, File},
     engine::Engines,
-    model::{Catalogue, Registry, WallTime},
+    model::{Catalogue, EndsBy, Registry, SecretDefinition, WallTime},
     policy::{Bundle, Source},
     sys,
 };
@@ -27,13 +27,50 @@ pub struct Places {
     pub identities: PathBuf,
 }
 
+impl Places {
+    /// As configured.
+    pub fn of(config: &Config) -> Self {
+        Self { policy: config.paths.policy.clone(), secrets: config.paths.secrets.clone(), identities: config.paths.identities.clone() }
+    }
+}
+
+/// Says how a definition's credentials end, or what its engine finds wrong with it.
+pub type ByEngine<'a> = &'a dyn Fn(&SecretDefinition) -> Result<EndsBy, String>;
+
+/// The answer of the engines that run.
+pub fn by_running(engines: &Engines) -> impl Fn(&SecretDefinition) -> Result<EndsBy, String> {
+    |row| {
+        let Some(engine) = engines.find(&row.engine) else {
+            let known: Vec<&str> = engines.iter().map(|(name, _)| name.as_str()).collect();
+            return Err(format!("engine {} is not configured; there is {}", row.engine, known.join(", ")));
+        };
+        engine.check(row).map(|()| engine.ends_by())
+    }
+}
+
+/// The answer of the configuration alone, for checking files beside a running daemon: settings are not looked at.
+pub fn by_configuration(config: &Config) -> impl Fn(&SecretDefinition) -> Result<EndsBy, String> {
+    |row| {
+        if row.engine.as_str() == "local" {
+            return Ok(EndsBy::None);
+        }
+        match config.engines.iter().find(|engine| *engine.name() == row.engine) {
+            Some(EngineConfig::Jwt(_)) => Ok(EndsBy::ShortLife),
+            Some(EngineConfig::Postgres(_)) => Ok(EndsBy::Upstream),
+            None => Err(format!("engine {} is not configured", row.engine)),
+        }
+    }
+}
+
 /// Reads everything; with any problem nothing is loaded and all problems are named.
-pub fn load(places: &Places, engines: &Engines, generation: u64, now: WallTime) -> Result<Governance, LoadProblems> {
+pub fn load(places: &Places, engines: ByEngine<'_>, generation: u64, now: WallTime) -> Result<Governance, LoadProblems> {
     let mut problems = Vec::new();
-    let mut keep = |result: Result<Vec<File>, String>| result.unwrap_or_else(|problem| {
-        problems.push(problem);
-        Vec::new()
-    });
+    let mut keep = |result: Result<Vec<File>, String>| {
+        result.unwrap_or_else(|problem| {
+            problems.push(problem);
+            Vec::new()
+        })
+    };
     let identity_files = keep(files(&places.identities, ".toml"));
     let secret_files = keep(files(&places.secrets, ".toml"));
     let policy_files = keep(files(&places.policy, ".cedar"));
@@ -47,17 +84,9 @@ pub fn load(places: &Places, engines: &Engines, generation: u64, now: WallTime) 
     });
     let mut definitions = Vec::new();
     for draft in rows {
-        let Some(engine) = engines.find(&draft.row().engine) else {
-            let known: Vec<&str> = engines.iter().map(|(name, _)| name.as_str()).collect();
-            problems.push(draft.problem(format_args!("engine {} is not configured; there is {}", draft.row().engine, known.join(", "))).to_string());
-            continue;
-        };
-        let ends_by = engine.ends_by();
-        let (file, line) = (draft.file.clone(), draft.line);
-        let row = draft.with(ends_by);
-        match engine.check(&row) {
-            Ok(()) => definitions.push(row),
-            Err(why) => problems.push(format!("{file}:{line}: secret {}: {why}", row.name)),
+        match engines(draft.row()) {
+            Ok(ends_by) => definitions.push(draft.with(ends_by)),
+            Err(why) => problems.push(draft.problem(why).to_string()),
         }
     }
     let catalogue = Catalogue::new(definitions);

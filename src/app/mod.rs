@@ -8,4 +8,4 @@ mod state;
 mod telemetry;
 
 pub use exit::{Exit, main};
-pub use run::{Ready, run};
+pub use run::{RunError, run};

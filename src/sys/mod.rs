@@ -31,13 +31,14 @@ pub use mutation::{active as mutation_active, reached as failpoint_reached};
 pub use peer::{OVERFLOW_ID, PeerCred, pass_credentials, peer_cred, peer_groups, peer_pidfd, refuse_descriptors};
 pub use pidfd::{Found, PidHandle, PidInfo, Pidfd};
 pub use probe::{Feature, Kernel};
+pub use process::{
+    euid, gid_of, harden, login_uids, notify_ready, notify_reloading, notify_stopping, notify_watchdog, passed_listeners, uid_of,
+    watchdog_interval,
+};
 pub use procfs::{MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, printable, printable_path};
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::{Fault, SimulatedVolume};
 pub use socket::{BindError, adopt, arm, listen_at, open_trusted_dir, remove as remove_socket};
 pub use storage::{DiskVolume, Keep, Space, Storage, Volume};
 pub use stream::{CheckedStream, Cut, CutFlag};
-pub use process::{
-    euid, gid_of, harden, login_uids, notify_ready, notify_reloading, notify_stopping, notify_watchdog, passed_listeners, uid_of, watchdog_interval,
-};
 pub use trusted::{TrustError, read_trusted, read_trusted_folder};

@@ -164,7 +164,7 @@ impl Engine for RecordingEngine {
         .await
     }
 
-    async fn settle(&self, lease: LeaseId, _secret: &SecretDefinition) -> Result<EndResult, EngineError> {
+    async fn settle(&self, lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<EndResult, EngineError> {
         self.call(Call::Settle, lease, |state| Ok(if state.live.remove(&lease).is_some() { EndResult::Revoked } else { EndResult::Lapsed }))
             .await
     }

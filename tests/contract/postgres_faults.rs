@@ -31,7 +31,7 @@ async fn a_grant_that_fails_leaves_nothing_behind() {
     let Err(EngineError::Setup(text)) = engine.issue(&asked.order(&secret)).await else { panic!("a grant on nothing") };
     assert!(text.contains("no_such_table") && text.contains("under-test"), "{text}");
     assert!(!engine.inventory().await.unwrap().contains(&asked.lease));
-    assert_eq!(engine.settle(asked.lease, &secret).await.unwrap(), EndResult::Lapsed);
+    assert_eq!(engine.settle(asked.lease, Some(&secret)).await.unwrap(), EndResult::Lapsed);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,7 +88,7 @@ async fn nothing_comes_into_being_after_it_was_settled() {
     restarted.database = "postgres".into();
     let mut where_made = secret.clone();
     where_made.settings.insert("database".into(), "app".into());
-    let settled = build(restarted).settle(asked.lease, &where_made).await.unwrap();
+    let settled = build(restarted).settle(asked.lease, Some(&where_made)).await.unwrap();
     owner.batch_execute("COMMIT").await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!issuer.inventory().await.unwrap().contains(&asked.lease), "settled as {settled:?}, and then it came");
@@ -124,7 +124,7 @@ async fn a_daemon_touches_only_what_bears_its_mark() {
     let issued = ours.issue(&asked.order(&secret)).await.unwrap();
     assert!(!clone.inventory().await.unwrap().contains(&asked.lease));
     assert!(matches!(clone.end(asked.lease, &issued.reference).await, Err(EngineError::Setup(_))));
-    assert_eq!(clone.settle(asked.lease, &secret).await.unwrap(), EndResult::Lapsed);
+    assert_eq!(clone.settle(asked.lease, Some(&secret)).await.unwrap(), EndResult::Lapsed);
     log_in(cluster, &issued, "app").await.expect("the clone did not touch it");
     ours.end(asked.lease, &issued.reference).await.unwrap();
 }

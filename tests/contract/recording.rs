@@ -38,7 +38,7 @@ async fn it_fails_as_planned_and_only_then() {
     assert!(engine.live().is_empty());
     assert!(matches!(engine.issue(&asked.order(&secret)).await, Err(EngineError::Unreachable(_))));
     assert_eq!(engine.live().len(), 1, "made, though nobody heard of it");
-    assert_eq!(engine.settle(asked.lease, &secret).await.unwrap(), EndResult::Revoked);
+    assert_eq!(engine.settle(asked.lease, Some(&secret)).await.unwrap(), EndResult::Revoked);
     assert_eq!(engine.calls().iter().map(|(call, _)| *call).collect::<Vec<_>>(), [Call::Issue, Call::Issue, Call::Settle]);
 }
 

@@ -164,7 +164,7 @@ pub async fn ending_says_what_became_of_it_and_can_be_repeated(h: &Harness) {
         let works = h.probe.works(&issued).await;
         assert_eq!(works, h.engine.ends_by() != EndsBy::Upstream, "revoked is dead, lapsed says that a copy lives on");
     }
-    assert_eq!(h.engine.settle(asked.lease, &h.secret).await.unwrap(), EndResult::Lapsed);
+    assert_eq!(h.engine.settle(asked.lease, Some(&h.secret)).await.unwrap(), EndResult::Lapsed);
 }
 
 pub async fn ending_what_never_was_is_no_error(h: &Harness) {
@@ -172,21 +172,21 @@ pub async fn ending_what_never_was_is_no_error(h: &Harness) {
 }
 
 pub async fn settling_without_an_issue_finds_nothing(h: &Harness) {
-    assert_eq!(h.engine.settle(Asked::new().lease, &h.secret).await.unwrap(), EndResult::Lapsed);
+    assert_eq!(h.engine.settle(Asked::new().lease, Some(&h.secret)).await.unwrap(), EndResult::Lapsed);
 }
 
 pub async fn an_issue_that_was_never_committed_is_settled(h: &Harness) {
     let asked = Asked::new();
     // The reference is lost with the process that had it.
     let issued = h.engine.issue(&asked.order(&h.secret)).await.unwrap();
-    let settled = h.engine.settle(asked.lease, &h.secret).await.unwrap();
+    let settled = h.engine.settle(asked.lease, Some(&h.secret)).await.unwrap();
     if h.engine.has_upstream() {
         assert_eq!(settled, EndResult::Revoked);
         assert!(!h.probe.works(&issued).await);
     } else {
         assert_eq!(settled, EndResult::Lapsed);
     }
-    assert_eq!(h.engine.settle(asked.lease, &h.secret).await.unwrap(), EndResult::Lapsed);
+    assert_eq!(h.engine.settle(asked.lease, Some(&h.secret)).await.unwrap(), EndResult::Lapsed);
 }
 
 pub async fn nothing_but_the_value_holds_the_value(h: &Harness) {
@@ -237,7 +237,7 @@ pub async fn every_wait_has_a_deadline(engine: &dyn Engine, secret: &SecretDefin
     let (order, none) = (asked.order(secret), UpstreamRef::default());
     let began = Instant::now();
     let mut errors = vec![engine.issue(&order).await.err(), engine.renew(&order, &none).await.err(), engine.inventory().await.err()];
-    errors.extend([engine.end(asked.lease, &none).await.err(), engine.settle(asked.lease, secret).await.err()]);
+    errors.extend([engine.end(asked.lease, &none).await.err(), engine.settle(asked.lease, Some(secret)).await.err()]);
     assert!(began.elapsed() < limit * 5, "{:?}", began.elapsed());
     for error in errors {
         assert!(matches!(error, Some(EngineError::Unreachable(_))), "{error:?}");

@@ -1,0 +1,208 @@
+//! The daemon from its first line to its last: sockets, signals, and an orderly end.
+
+use super::{
+    build::{self, BuildError},
+    exit::Exit,
+    state,
+};
+use crate::{
+    audit::Kind,
+    broker::Broker,
+    config::{Config, ShutdownRule},
+    model::EndReason,
+    server::{Door, LimitSettings, Server},
+    sys::{self, BindError, SystemClock},
+};
+use std::{
+    io,
+    os::unix::net::UnixListener,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+/// Why the daemon ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Something an operator must mend.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// A socket.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The kernel.
+    #[error("{0}: {1}")]
+    Io(&'static str, io::Error),
+    /// The first record could not be written.
+    #[error("the audit log takes no record: {0}")]
+    Record(String),
+}
+
+impl RunError {
+    /// The code to end with.
+    pub fn exit(&self) -> Exit {
+        match self {
+            RunError::Build(_) | RunError::Bind(BindError::Unsafe(..) | BindError::Occupied(_)) => Exit::Config,
+            RunError::Bind(_) | RunError::Io(..) | RunError::Record(_) => Exit::Failed,
+        }
+    }
+}
+
+/// Open connections get this long to finish when the daemon stops.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Runs the daemon, or with `check` only reads the files.
+pub fn run(path: &Path, check: bool) -> Result<(), RunError> {
+    // Before any secret is read and any thread is started.
+    sys::harden().map_err(|error| RunError::Io("hardening this process", error))?;
+    let config = state::config(path).map_err(BuildError::Config)?;
+    if check {
+        return build::check(&config).map_err(RunError::from);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))
+        .thread_name("claviger")
+        .enable_all()
+        .build()
+        .map_err(|error| RunError::Io("starting threads", error))?;
+    let done = runtime.block_on(serve(&config));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
+
+async fn serve(config: &Config) -> Result<(), RunError> {
+    let started = Instant::now();
+    let built = build::build(config)?;
+    let broker = built.broker;
+    broker.record_daemon(Kind::Start).await.map_err(|refusal| RunError::Record(refusal.detail.unwrap_or_default()))?;
+    let revived = broker.start(built.recovered).await;
+    let (stop, stopped) = watch::channel(false);
+    let limits = &config.limits;
+    let settings = LimitSettings {
+        connections: limits.connections,
+        connections_per_second: limits.connections_per_second,
+        requests_per_second: limits.requests_per_second,
+        burst_seconds: limits.burst_seconds,
+        request: Duration::from_secs(limits.request_seconds.into()),
+        idle: Duration::from_secs(limits.idle_seconds.into()),
+        answer: Duration::from_secs(limits.answer_seconds.into()),
+    };
+    let server = Arc::new(Server::new(broker.clone(), settings, Arc::new(SystemClock), config.paths.audit.clone(), stopped));
+    for (listener, door) in listeners(config)? {
+        let server = server.clone();
+        tokio::spawn(async move {
+            if let Err(error) = server.serve(listener, door).await {
+                tracing::error!(%error, ?door, "a door could not be opened");
+            }
+        });
+    }
+    let tier = broker.attestor().gatherer().kernel().tier();
+    tracing::info!(
+        milliseconds = started.elapsed().as_millis() as u64,
+        bundle = %broker.governance().bundle.hash(),
+        bound = revived.bound,
+        lost = revived.lost,
+        settled = revived.settled,
+        kernel = tier,
+        "ready"
+    );
+    sys::notify_ready(tier);
+    tokio::spawn(keep_alive());
+    if let Some(path) = config.metrics.textfile.clone() {
+        tokio::spawn(write_metrics(broker.clone(), path));
+    }
+    until_told(&broker).await?;
+    sys::notify_stopping();
+    // Nobody is let in any more; who is in may finish.
+    let _ = stop.send(true);
+    let deadline = Instant::now() + DRAIN;
+    while server.open() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    if config.leases.on_shutdown == ShutdownRule::End {
+        broker.end_everything(EndReason::Shutdown).await;
+    }
+    if let Err(refusal) = broker.record_daemon(Kind::Stop).await {
+        tracing::error!(detail = ?refusal.detail, "the stop is not on the record");
+    }
+    let closing = broker.clone();
+    // Closing waits for the disk.
+    let _ = tokio::task::spawn_blocking(move || closing.close()).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The two listeners: those that systemd passed under their names, or our own.
+fn listeners(config: &Config) -> Result<Vec<(UnixListener, Door)>, RunError> {
+    let io = |error| RunError::Io("taking over a listening socket", error);
+    let mut found: Vec<(UnixListener, Door)> = Vec::new();
+    for (name, listener) in sys::passed_listeners().map_err(io)? {
+        let door = match name.as_str() {
+            "workload" => Door::Workload,
+            "operator" => Door::Operator,
+            other => {
+                tracing::warn!(
+                    name = other,
+                    "a passed socket has a name that is not known; FileDescriptorName must be workload or operator"
+                );
+                continue;
+            }
+        };
+        found.push((sys::adopt(listener).map_err(io)?, door));
+    }
+    if !found.iter().any(|(_, door)| *door == Door::Workload) {
+        found.push((sys::listen_at(&config.sockets.workload, 0o666, None)?, Door::Workload));
+    }
+    if !found.iter().any(|(_, door)| *door == Door::Operator) {
+        let group = sys::gid_of(&config.sockets.operator_group);
+        let mode = if group.is_some() { 0o660 } else { 0o600 };
+        found.push((sys::listen_at(&config.sockets.operator, mode, group)?, Door::Operator));
+    }
+    Ok(found)
+}
+
+/// Reloads on SIGHUP; returns on SIGTERM or SIGINT.
+async fn until_told(broker: &Arc<Broker>) -> Result<(), RunError> {
+    let io = |error| RunError::Io("waiting for signals", error);
+    let mut hangup = signal(SignalKind::hangup()).map_err(io)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(io)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(io)?;
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {
+                sys::notify_reloading();
+                match broker.reload().await {
+                    Ok(governance) => tracing::info!(bundle = %governance.bundle.hash(), "files read again"),
+                    Err(problems) => problems.0.iter().for_each(|problem| tracing::error!("{problem}; what was in force stays")),
+                }
+                sys::notify_ready("serving");
+            }
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        }
+    }
+}
+
+/// Tells the service manager's watchdog that tasks are still being run.
+async fn keep_alive() {
+    let Some(interval) = sys::watchdog_interval() else { return };
+    loop {
+        sys::notify_watchdog();
+        tokio::time::sleep(interval / 2).await;
+    }
+}
+
+async fn write_metrics(broker: Arc<Broker>, path: std::path::PathBuf) {
+    loop {
+        let (text, to) = (broker.metrics_text(), path.clone());
+        let written = tokio::task::spawn_blocking(move || sys::write_atomic(&to, text.as_bytes(), 0o644)).await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!(%error, "metrics could not be written");
+        }
+        tokio::time::sleep(Duration::from_secs(15)).await;
+    }
+}
