@@ -221,9 +221,10 @@ impl Audit {
 
     /// Puts an event on the record. Returns when `need`, or more if the event needs more, is met.
     ///
-    /// Dropping the future takes nothing back: the record may be written all the same.
+    /// An event that may be counted instead of written is counted only if `need` is `Soon`. Dropping the future takes nothing back: the
+    /// record may be written all the same.
     pub async fn append(&self, event: Event, need: Need) -> Result<Recorded, AuditError> {
-        let (item, key) = match self.admit(&event)? {
+        let (item, key) = match self.admit(&event, need)? {
             Admitted::Counted(recorded) => return Ok(recorded),
             Admitted::Write(item, key) => (item, key),
         };
@@ -234,7 +235,7 @@ impl Audit {
 
     /// The same for a thread that may block.
     pub fn append_blocking(&self, event: Event, need: Need) -> Result<Recorded, AuditError> {
-        let (item, key) = match self.admit(&event)? {
+        let (item, key) = match self.admit(&event, need)? {
             Admitted::Counted(recorded) => return Ok(recorded),
             Admitted::Write(item, key) => (item, key),
         };
@@ -272,9 +273,11 @@ impl Audit {
         self.publisher.stop();
     }
 
-    fn admit(&self, event: &Event) -> Result<Admitted, AuditError> {
+    fn admit(&self, event: &Event, need: Need) -> Result<Admitted, AuditError> {
         let (now, wall) = (self.clock.boot(), self.clock.wall());
-        if let Some(stands) = lock(&self.folds).count(event, now, wall) {
+        // Whoever needs it on the disk gets a record of its own: a count is in memory for a while.
+        let foldable = need == Need::Soon;
+        if let Some(stands) = foldable.then(|| lock(&self.folds).count(event, now, wall)).flatten() {
             return Ok(Admitted::Counted(stands));
         }
         let members = event.members().map_err(|_| AuditError::Record)?;

@@ -1,5 +1,6 @@
 //! The log as a whole: what is on the record, what is counted, what survives, and what is found out.
 
+mod crash;
 mod disk;
 mod folding;
 mod life;
