@@ -87,9 +87,8 @@ pub fn build(config: &Config) -> Result<Built, BuildError> {
     let key = state::key(config)?;
     let store = Arc::new(LocalStore::open(&config.paths.state.join("store"), key, None, random.clone(), clock.clone())?);
     let (engines, tokens) = engines(config, &state, &store, &clock)?;
-    let places =
-        Places { policy: config.paths.policy.clone(), secrets: config.paths.secrets.clone(), identities: config.paths.identities.clone() };
-    let governance = load::load(&places, &engines, 1, clock.wall()).map_err(BuildError::Load)?;
+    let places = Places::of(config);
+    let governance = load::load(&places, &load::by_running(&engines), 1, clock.wall()).map_err(BuildError::Load)?;
     for warning in &governance.warnings {
         tracing::warn!("{warning}");
     }
@@ -109,7 +108,7 @@ pub fn build(config: &Config) -> Result<Built, BuildError> {
         leases,
         audit,
         governance,
-        loader: Box::new(move |generation, now| load::load(&places, &loading, generation, now)),
+        loader: Box::new(move |generation, now| load::load(&places, &load::by_running(&loading), generation, now)),
         clock,
         random,
         settings: Settings {
@@ -239,11 +238,13 @@ fn audit(
     Ok(Audit::open(options, volume, key, clock.clone(), anchors.collect())?)
 }
 
-/// Reads every file as a start would, and changes nothing.
+/// Reads every file as a start would, without touching state, and says what is wrong.
 pub fn check(config: &Config) -> Result<(), BuildError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let local = EngineName::parse(LOCAL).map_err(|error| BuildError::Config(error.to_string()))?;
-    let _ = (clock, local);
-    let _ = state::key(config)?;
+    let _key = state::key(config)?;
+    let checked = load::load(&Places::of(config), &load::by_configuration(config), 0, SystemClock.wall()).map_err(BuildError::Load)?;
+    for warning in &checked.warnings {
+        tracing::warn!("{warning}");
+    }
+    tracing::info!(bundle = %checked.bundle.hash(), "all files are sound");
     Ok(())
 }
