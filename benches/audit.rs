@@ -1,5 +1,7 @@
 //! How many records a second the audit log takes and verifies. Prints a table; the folder is `$CLAVIGER_BENCH_DIR` or the system's own.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures time")]
+
 use claviger::audit::{Audit, Event, Kind, Need, Options, Outcome, Pinned, Word, verify};
 use claviger::digest::Ed25519Key;
 use claviger::model::{LeaseId, RequestId};

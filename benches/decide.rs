@@ -1,5 +1,7 @@
 //! How long one decision takes: the baseline with 36 and with 1,000 grants, p50 and p99, on one thread.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures time")]
+
 use claviger::{
     attest::{Facts, Workload},
     intent::{Claimed, Intent, Source as Said},

@@ -13,16 +13,11 @@ use crate::{
     server::{Door, LimitSettings, Server},
     sys::{self, BindError, SystemClock},
 };
-use std::{
-    io,
-    os::unix::net::UnixListener,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io, os::unix::net::UnixListener, path::Path, sync::Arc, time::Duration};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
+    time::Instant,
 };
 
 /// Why the daemon ended before it was told to.

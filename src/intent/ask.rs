@@ -106,10 +106,10 @@ fn one_of<T: DeserializeOwned>(field: &'static str, value: &Value, what: &str) -
     T::deserialize(value).map_err(|_| Refusal::field(field, format_args!("must be {what}")))
 }
 
-fn list<T: TryFrom<String>>(field: &'static str, value: &Value, max: usize) -> Result<Vec<T>, Refusal>
+fn list<T>(field: &'static str, value: &Value, max: usize) -> Result<Vec<T>, Refusal>
 where
     T::Error: fmt::Display,
-    T: Ord,
+    T: TryFrom<String> + Ord,
 {
     let items = value.as_array().ok_or_else(|| Refusal::field(field, "must be a list of strings"))?;
     if items.len() > max {

@@ -41,9 +41,9 @@ impl fmt::Display for Ttl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let s = self.0;
         let text = match s {
-            _ if s % 86_400 == 0 => format!("{}d", s / 86_400),
-            _ if s % 3_600 == 0 => format!("{}h", s / 3_600),
-            _ if s % 60 == 0 => format!("{}m", s / 60),
+            _ if s.is_multiple_of(86_400) => format!("{}d", s / 86_400),
+            _ if s.is_multiple_of(3_600) => format!("{}h", s / 3_600),
+            _ if s.is_multiple_of(60) => format!("{}m", s / 60),
             _ => format!("{s}s"),
         };
         f.pad(&text)

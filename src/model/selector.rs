@@ -32,8 +32,11 @@ pub struct Selector {
     value_at: u16,
 }
 
+/// A kind, what its value must look like, and how strong it is.
+type Kind = (&'static str, fn(&str) -> bool, Strength);
+
 /// Kinds with what their value must look like and how strong they are.
-const KINDS: &[(&str, fn(&str) -> bool, Strength)] = &[
+const KINDS: &[Kind] = &[
     ("unix:uid", is_id, Strength::Strong),
     ("unix:user", is_word, Strength::Strong),
     ("unix:gid", is_id, Strength::Strong),

@@ -243,21 +243,24 @@ mod tests {
 
     #[test]
     fn the_pin_breaks_on_exec() {
-        let mut child =
-            std::process::Command::new("sh").args(["-c", "read x; exec sleep 60"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        let dir = ProcDir::open(child.id()).unwrap();
-        let pin = dir.pin().unwrap();
-        assert!(pin.holds());
+        use std::io::{BufRead, BufReader};
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "echo ready; read x; exec sleep 60"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let pin = ProcDir::open(child.id()).unwrap().pin().unwrap();
+        let held_before = pin.holds();
         drop(child.stdin.take());
-        for _ in 0..200 {
-            if !pin.holds() {
-                child.kill().unwrap();
-                child.wait().unwrap();
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        panic!("exec did not break the pin");
+        let broke = (0..10_000_000).any(|_| {
+            std::thread::yield_now();
+            !pin.holds()
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(held_before && broke);
     }
 }

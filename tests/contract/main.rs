@@ -1,5 +1,7 @@
 //! One suite that every engine must pass, and what each engine promises beyond it.
 
+#![allow(clippy::disallowed_methods, reason = "tests wait and measure")]
+
 mod figures;
 mod jwt;
 mod local;

@@ -1,5 +1,10 @@
 //! The thread that owns the file: one round is drain, encode, write once, sync once, answer.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "how long a write waits for its sync is this thread's own affair, not a deadline of the domain"
+)]
+
 use super::{AppendError, Message, Reopen, Reserve, Room, Scribe, Step, Storage, Sync};
 use std::{
     io,
