@@ -71,7 +71,7 @@ pub fn open(folder: &Path, random: &dyn Random) -> Result<State, StateError> {
     }
     let read_only = (head.machine != machine).then(|| {
         format!(
-            "this state was made on machine {}, this is {}: a cloned image or a copied folder. Move {} away to begin anew, or run 'clav adopt' on the one machine that goes on with it",
+            "this state was made on machine {}, this is {}: a cloned image or a copied folder. Nothing is issued and nothing is ended. Move {} away to begin anew; on the one machine that goes on with this state, put its id into state.json",
             head.machine.as_deref().unwrap_or("without id"),
             machine.as_deref().unwrap_or("without id"),
             folder.display()

@@ -69,7 +69,22 @@ impl Broker {
     /// How the audit log stands.
     pub fn audit_status(&self) -> Value {
         let status = self.audit.status();
-        json!(format!("{status:?}"))
+        json!({
+            "seq": status.seq,
+            "hash": hex::encode(status.hash),
+            "synced": status.synced,
+            "headed": status.headed,
+            "bytes": status.bytes,
+            "low_space": status.low,
+            "failures": status.failures,
+            "failure": status.failure.map(|error| error.to_string()),
+            "prune_error": status.prune_error,
+            "anchors_configured": status.anchored.configured,
+            "anchored_seq": status.anchored.seq,
+            "anchored_seconds_ago": status.anchored.at.map(|at| self.clock.boot().since(at) / 1_000_000),
+            "anchor_error": status.anchored.error,
+            "anchor_stale": status.anchor_stale,
+        })
     }
 
     /// The discovery document and the keys of a `jwt` engine.

@@ -58,8 +58,12 @@ impl Broker {
         let engine = self.engine(&draft.engine)?;
         let slot = self.leases.reserve(draft, engine.has_upstream()).await?; // the debt is written down first
         let id = slot.lease().id;
+        let unsettled = Unsettled { broker: self, id };
         match self.deliver(peer, &governance, &clearance, slot, bound, trail).await {
-            Ok(delivery) => Ok(delivery),
+            Ok(delivery) => {
+                std::mem::forget(unsettled);
+                Ok(delivery)
+            }
             Err((reason, stop)) => {
                 // Whatever failed, the lease ends: nobody has the secret, and nothing may stay upstream.
                 self.end(id, reason).await;
@@ -93,6 +97,9 @@ impl Broker {
         let lease = lease.map_err(|error| unfinished(error.into()))?;
         let recorded = recorded.map_err(|error| unfinished(error.into()))?; // no record, no secret
         crate::failpoint!("after-record");
+        if self.reaper.is_gone(&lease.holder.key()) {
+            return Err((EndReason::HolderGone, Refusal::new(Code::PEER_GONE).into()));
+        }
         if self.is_frozen() || self.governance().generation != governance.generation {
             return Err((
                 EndReason::Policy,
@@ -195,6 +202,19 @@ impl Broker {
             reference: Default::default(),
             state: State::Reserved,
         })
+    }
+}
+
+/// Ends a lease whose pipeline did not come to its end, a panic included. An end that was carried through already is not repeated.
+struct Unsettled<'a> {
+    broker: &'a Arc<Broker>,
+    id: LeaseId,
+}
+
+impl Drop for Unsettled<'_> {
+    fn drop(&mut self) {
+        let (broker, id) = (self.broker.clone(), self.id);
+        tokio::spawn(async move { broker.end(id, EndReason::Unfinished).await });
     }
 }
 

@@ -14,6 +14,7 @@ mod issue;
 mod metrics;
 mod operator;
 mod reaper;
+mod reconcile;
 mod record;
 mod renew;
 mod revive;

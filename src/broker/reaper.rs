@@ -4,11 +4,11 @@ use super::{Broker, holder::Bound};
 use crate::{
     attest::Subject,
     lease::{HolderKey, Lease},
-    model::{EndReason, ExecRule, HolderKind},
+    model::{EndReason, ExecRule, HolderKind, LeaseId},
     sys::GroupWatch,
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -20,8 +20,9 @@ pub(super) struct Holders(Mutex<HashMap<HolderKey, Watched>>);
 
 struct Watched {
     subject: Option<Arc<Subject>>,
-    leases: usize,
+    leases: HashSet<LeaseId>,
     task: AbortHandle,
+    gone: bool,
 }
 
 impl Holders {
@@ -35,7 +36,7 @@ impl Holders {
         let key = lease.holder.key();
         let mut holders = self.lock();
         if let Some(watched) = holders.get_mut(&key) {
-            watched.leases += 1;
+            watched.leases.insert(lease.id);
             return;
         }
         let (broker, lost, subject, holder) = (broker.clone(), key.clone(), bound.subject.clone(), bound.holder.clone());
@@ -49,9 +50,12 @@ impl Holders {
                 }
                 (None, None) => {}
             }
+            // First said, then acted upon: a pipeline that makes its lease live after this sees it.
+            broker.reaper.mark_gone(&lost);
             broker.end_all(&lost, EndReason::HolderGone);
         });
-        holders.insert(key, Watched { subject: bound.subject, leases: 1, task: task.abort_handle() });
+        let leases = HashSet::from([lease.id]);
+        holders.insert(key, Watched { subject: bound.subject, leases, task: task.abort_handle(), gone: false });
     }
 
     /// One lease fewer.
@@ -59,12 +63,24 @@ impl Holders {
         let key = lease.holder.key();
         let mut holders = self.lock();
         if let Some(watched) = holders.get_mut(&key) {
-            watched.leases -= 1;
-            if watched.leases == 0 {
+            watched.leases.remove(&lease.id);
+            if watched.leases.is_empty() {
                 watched.task.abort();
                 holders.remove(&key);
             }
         }
+    }
+
+    fn mark_gone(&self, key: &HolderKey) {
+        if let Some(watched) = self.lock().get_mut(key) {
+            watched.gone = true;
+        }
+    }
+
+    /// Whether the holder was seen to go. Asked after a lease became live, this leaves no gap: had the holder gone before, its end would
+    /// have missed the lease; if it goes later, its end finds it.
+    pub(super) fn is_gone(&self, key: &HolderKey) -> bool {
+        self.lock().get(key).is_none_or(|watched| watched.gone)
     }
 
     /// The process behind a holder.

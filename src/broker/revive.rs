@@ -29,6 +29,10 @@ impl Broker {
     /// Takes up what the journal held, then begins to watch. Call once, before any connection is accepted.
     pub async fn start(self: &Arc<Self>, recovered: Recovered) -> Revived {
         let mut revived = Revived::default();
+        if self.read_only.is_some() {
+            // The leases are another machine's: to end one here would kill a credential that is in use there.
+            return revived;
+        }
         for lease in recovered.live {
             match self.bind_again(&lease) {
                 Ok(bound) => {
@@ -52,6 +56,7 @@ impl Broker {
                 tokio::spawn(async move { broker.resume(lease.id, tries).await });
             }
         }
+        tokio::spawn(self.clone().reconcile());
         tokio::spawn(self.clone().keep_deadlines());
         tokio::spawn(self.clone().sweep());
         revived

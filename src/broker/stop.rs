@@ -3,6 +3,7 @@
 use crate::{
     audit::AuditError,
     engine::EngineError,
+    lease::ReserveError,
     model::{Code, Refusal},
     sys::append::AppendError,
 };
@@ -68,6 +69,17 @@ impl From<AppendError> for Stop {
             AppendError::NoSpace => Refusal::new(Code::NO_SPACE).detail(error.to_string()).into(),
             AppendError::Full => Refusal::new(Code::LIMIT).detail(error.to_string()).into(),
             AppendError::Io { .. } | AppendError::Closed => Stop::Fault(Fault::Journal(error)),
+        }
+    }
+}
+
+impl From<ReserveError> for Stop {
+    fn from(error: ReserveError) -> Self {
+        match error {
+            ReserveError::KeyTaken => {
+                Refusal::new(Code::IDEMPOTENCY).message("A request with this idempotency key is being answered.").into()
+            }
+            ReserveError::Journal(error) => error.into(),
         }
     }
 }

@@ -64,6 +64,17 @@ pub struct Leases {
     changed: Notify,
 }
 
+/// Why there is no place for a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReserveError {
+    /// A request with the same key against repetition is on its way.
+    #[error("a request with this idempotency key is being answered")]
+    KeyTaken,
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] AppendError),
+}
+
 /// The end could not be carried through yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Postponed {
@@ -94,13 +105,15 @@ impl Leases {
     }
 
     /// Takes a place. With `durable` it is on the disk when this returns, as it must be before anything is made upstream.
-    pub async fn reserve(&self, lease: Lease, durable: bool) -> Result<Slot, AppendError> {
+    pub async fn reserve(&self, lease: Lease, durable: bool) -> Result<Slot, ReserveError> {
         let lease = Lease { state: State::Reserved, ..lease };
-        self.table.put(Arc::new(lease.clone()));
+        if !self.table.reserve(Arc::new(lease.clone())) {
+            return Err(ReserveError::KeyTaken);
+        }
         if durable && let Err(error) = self.log.append(journal::now(&lease), Sync::Now, Room::Ordinary).await {
             // After a failed sync the row may be there: the fold settles it, and settling what never was does nothing.
             self.table.forget(lease.id);
-            return Err(error);
+            return Err(error.into());
         }
         Ok(Slot { lease, written: durable })
     }

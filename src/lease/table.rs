@@ -74,6 +74,16 @@ impl Table {
         }
     }
 
+    /// Adds a reservation, unless the identity's key against repetition is taken.
+    pub(super) fn reserve(&self, lease: Arc<Lease>) -> bool {
+        let mut inner = self.lock();
+        let taken = lease.idempotency.as_ref().is_some_and(|(key, _)| inner.by_key.contains_key(&(lease.identity.clone(), key.clone())));
+        if !taken {
+            inner.insert(lease);
+        }
+        !taken
+    }
+
     /// Adds or replaces a lease.
     pub(super) fn put(&self, lease: Arc<Lease>) {
         self.lock().insert(lease);
@@ -140,14 +150,15 @@ impl Table {
         self.lock().by_deadline.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| *id).collect()
     }
 
-    /// Begins the end of a lease. Exactly one caller gets it; a lease that is ending already has its ender.
+    /// Begins the end of a lease. Exactly one caller gets it; a lease that is ending already has its ender. A reservation is ended by
+    /// its own pipeline only: while the engine may be at work, nobody else can know when there is something to end.
     pub(super) fn begin_end(&self, id: LeaseId, reason: EndReason, at: WallTime) -> Option<Ending> {
         let mut inner = self.lock();
         let lease = inner.leases.get(&id)?.lease.clone();
         let was_reserved = match lease.state {
-            State::Reserved => true,
+            State::Reserved if reason == EndReason::Unfinished => true,
             State::Live => false,
-            State::Ending { .. } => return None,
+            State::Reserved | State::Ending { .. } => return None,
         };
         let state = State::Ending { reason, since: at, tries: 0, irrevocable: false };
         inner.replace(Arc::new(Lease { state, ..Lease::clone(&lease) }));
@@ -199,7 +210,7 @@ impl Inner {
         self.unlink(lease.id);
         self.by_holder.entry(lease.holder.key()).or_default().insert(lease.id);
         *self.by_identity.entry(lease.identity.clone()).or_default() += 1;
-        if !matches!(lease.state, State::Ending { .. }) {
+        if lease.state == State::Live {
             self.by_deadline.insert((lease.deadline, lease.id));
         }
         if let Some((key, _)) = &lease.idempotency {
