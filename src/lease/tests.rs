@@ -102,9 +102,9 @@ async fn indexes_follow_the_leases() {
     assert_eq!((leases.count_read(lease(1).id), leases.count_read(lease(1).id), leases.count_read(lease(1).id)), (Some(0), Some(1), None));
     let again = Lease { id: lease(9).id, ..lease(1) };
     assert!(matches!(leases.reserve(again, false).await, Err(ReserveError::KeyTaken)));
-    let _reserved = leases.reserve(lease(7), false).await.unwrap();
-    assert!(leases.begin_end(lease(7).id, EndReason::HolderGone, WallTime(0)).is_none(), "a reservation is its pipeline's");
-    assert!(leases.begin_end(lease(7).id, EndReason::Unfinished, WallTime(0)).is_some_and(|ending| ending.was_reserved()));
+    let _reserved = leases.reserve(lease(8), false).await.unwrap();
+    assert!(leases.begin_end(lease(8).id, EndReason::HolderGone, WallTime(0)).is_none(), "a reservation is its pipeline's");
+    assert!(leases.begin_end(lease(8).id, EndReason::Unfinished, WallTime(0)).is_some_and(|ending| ending.was_reserved()));
     let ending = leases.begin_end(lease(1).id, EndReason::Asked, WallTime(0)).unwrap();
     assert_eq!(leases.due(BootTime(u64::MAX)).len(), 2, "an ending lease is nobody's deadline");
     leases.end(ending, EndResult::Revoked, WallTime(0)).await.1.unwrap();

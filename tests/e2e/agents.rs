@@ -1,0 +1,81 @@
+//! Agent-ness is contagious: nothing an agent does makes it somebody else.
+
+use super::host::*;
+
+const ONE: &str = r#"{"secret":"app/one","purpose":"testing"}"#;
+
+fn setup() -> Setup {
+    let agent = identity("robot", AGENT, "").replace("\"workload\"", "\"agent\"");
+    Setup {
+        // On the agent's own uid a workload is registered, and another on a uid of its own.
+        identities: agent + &identity("orders", AGENT, "") + &identity("apart", VICTIM, ""),
+        secrets: secret("app/one", "internal", "") + &secret("app/public", "public", ""),
+        policy: grant("orders", "app/one")
+            + &grant("apart", "app/one")
+            + &grant("robot", "app/public").replace("Workload", "Agent").replace("grant.robot", "grant.agent"),
+        ..Setup::default()
+    }
+}
+
+fn code(answer: &serde_json::Value) -> &str {
+    answer["body"]["error"]["code"].as_str().unwrap_or_else(|| panic!("not refused: {answer}"))
+}
+
+#[test]
+fn running_a_registered_workload_below_an_agent_is_still_the_agent() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::start(setup());
+    host.put("app/one", "v");
+    host.put("app/public", "v");
+    let program = host.program("orders");
+    let child = host.act(AGENT, "robot", &["child", "plain", &program, "call", "GET", "/v1/whoami"]).remove(0);
+    assert_eq!(child["body"]["identity"]["name"], "robot", "{child}");
+    let refused = host.act(AGENT, "robot", &["child", "plain", &program, "call", "POST", "/v1/leases", ONE]).remove(0);
+    assert!(refused["body"]["secret"].is_null(), "{refused}");
+    let own = host.act(AGENT, "robot", &["call", "POST", "/v1/leases", r#"{"secret":"app/public","purpose":"testing"}"#]).remove(0);
+    assert_eq!(own["status"], 201, "{own}");
+}
+
+#[test]
+fn leaving_the_tree_gains_nothing() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::start(setup());
+    host.put("app/one", "v");
+    let program = host.program("orders");
+    for _ in 0..10 {
+        let orphan = host.act(AGENT, "robot", &["child", "orphan", &program, "call", "POST", "/v1/leases", ONE]).remove(0);
+        // Orphaned it may still have this test among its ancestors, never the agent; its uid gives it away.
+        assert_eq!(code(&orphan), "left_agent_session", "{orphan}");
+    }
+    // A process that never was below the agent looks the same: the kernel cannot tell cron, ssh or systemd-run from a deserter.
+    let fresh = host.act(AGENT, "orders", &["call", "POST", "/v1/leases", ONE]).remove(0);
+    assert_eq!(code(&fresh), "left_agent_session");
+    let stranger = host.act(AGENT, "unknown", &["call", "POST", "/v1/leases", ONE]).remove(0);
+    assert_eq!(code(&stranger), "left_agent_session");
+    let apart = host.act(VICTIM, "apart", &["call", "POST", "/v1/leases", ONE]).remove(0);
+    assert_eq!(apart["status"], 201, "other uids are not concerned: {apart}");
+}
+
+#[test]
+fn an_agent_may_not_speak_to_operators() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::start(setup());
+    // Even with the socket wide open.
+    std::fs::set_permissions(host.dir.join("operator.sock"), std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let through = |program: &str| {
+        let mut command = std::process::Command::new("setpriv");
+        command.args([&format!("--reuid={AGENT}"), &format!("--regid={AGENT}"), "--clear-groups", "--", &host.program(program), "-B"]);
+        command.arg(host.dir.join("actor.py")).arg(host.dir.join("operator.sock"));
+        command.args(["call", "POST", "/v1/freeze", r#"{"frozen":true}"#]).env_clear().env("PYTHONHOME", "/usr");
+        lines(&command.output().unwrap()).remove(0)
+    };
+    assert_eq!(code(&through("robot")), "not_operator");
+    assert_eq!(code(&through("orders")), "not_operator");
+    assert_eq!(host.operator("GET", "/v1/status", "")["frozen"], false);
+}

@@ -1,0 +1,16 @@
+//! The real daemon on real sockets with real processes of several users. Runs as root; elsewhere each test says loudly that it is skipped.
+
+#![allow(clippy::disallowed_methods, reason = "tests wait and measure")]
+
+#[path = "../support/host.rs"]
+mod host;
+#[path = "../support/postgres.rs"]
+mod postgres;
+
+mod agents;
+mod attacks;
+mod crash;
+mod database;
+mod hostile;
+mod leases;
+mod request;

@@ -1,0 +1,211 @@
+"""What test processes do: one verb each, answers as one JSON object a line on standard output."""
+import json, os, socket, sys, time
+
+SOCK, VERB, ARGS = sys.argv[1], sys.argv[2], sys.argv[3:]
+
+
+def connect():
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(15)
+    s.connect(SOCK)
+    return s
+
+
+def request(method, path, body="", headers=""):
+    body = body.encode()
+    return f"{method} {path} HTTP/1.1\r\nhost: x\r\n{headers}content-length: {len(body)}\r\n\r\n".encode() + body
+
+
+def answer(s):
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = s.recv(65536)
+        if not more:
+            return {"status": 0, "body": {"error": {"code": "closed"}}}
+        data += more
+    head, body = data.split(b"\r\n\r\n", 1)
+    length = int([l for l in head.lower().split(b"\r\n") if l.startswith(b"content-length:")][0].split(b":")[1])
+    while len(body) < length:
+        body += s.recv(65536)
+    return {"status": int(head[9:12]), "body": json.loads(body)}
+
+
+def ask(s, method, path, body="", headers=""):
+    try:
+        s.sendall(request(method, path, body, headers))
+        return answer(s)
+    except (ConnectionError, socket.timeout) as error:
+        return {"status": 0, "body": {"error": {"code": "closed", "why": str(error)}}}
+
+
+def say(value):
+    value["pid"] = os.getpid()
+    print(json.dumps(value), flush=True)
+
+
+def wait():
+    sys.stdin.readline()
+
+
+def set_next_pid(pid):
+    with open("/proc/sys/kernel/ns_last_pid", "w") as f:
+        f.write(str(pid - 1))
+
+
+def drop(uid):
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
+if VERB == "call":  # METHOD PATH [BODY]: one request
+    say(ask(connect(), *ARGS))
+elif VERB == "hold":  # BODY: take a lease, wait for a line, end
+    s = connect()
+    say(ask(s, "POST", "/v1/leases", ARGS[0]))
+    for line in sys.stdin:
+        words = line.split()
+        if words[0] == "call":
+            say(ask(s, *words[1:]))
+        elif words[0] == "exec":
+            os.execv(words[1], words[1:])
+        elif words[0] == "exec-actor":  # the same script in another program, with the same argument
+            os.execv(words[1], [words[1], "-B", sys.argv[0], SOCK, "wait"])
+        elif words[0] == "fork-call":  # the same request from a child on a connection of its own
+            if os.fork() == 0:
+                say(ask(connect(), *words[1:]))
+                os._exit(0)
+            os.wait()
+        elif words[0] == "setuid":
+            drop(int(words[1]))
+            say(ask(s, *words[2:]))
+        elif words[0] == "end":
+            break
+elif VERB == "wait":
+    say({"status": 1})
+    wait()
+elif VERB == "child":  # PROGRAM VERB ARGS: what a descendant gets; double fork and setsid if asked
+    mode, program, rest = ARGS[0], ARGS[1], ARGS[2:]
+    r, w = os.pipe()
+    if os.fork() == 0:
+        if mode == "orphan":
+            os.setsid()
+            if os.fork() != 0:
+                os._exit(0)
+            while os.getppid() != 1 and open(f"/proc/{os.getppid()}/comm").read().strip() == open("/proc/self/comm").read().strip():
+                time.sleep(0.01)
+        os.dup2(w, 1)
+        os.execv(program, [program, "-B", sys.argv[0], SOCK, *rest])
+    os.close(w)
+    if mode == "orphan":
+        os.wait()
+    print(os.fdopen(r).read(), end="", flush=True)
+elif VERB == "foreign":  # BODY N: a child writes requests on its parent's connection
+    for n in range(int(ARGS[1])):
+        s = connect()
+        first = ask(s, "GET", "/v1/health")
+        r, w = os.pipe()
+        if os.fork() == 0:
+            os.write(w, json.dumps(ask(s, "POST", "/v1/leases", ARGS[0])).encode())
+            os._exit(0)
+        os.close(w)
+        result = json.loads(os.fdopen(r).read())
+        os.wait()
+        say({"first": first["status"], **result})
+elif VERB == "half":  # BODY N: a child finishes the request that its parent began
+    for n in range(int(ARGS[1])):
+        s = connect()
+        text = request("POST", "/v1/leases", ARGS[0])
+        cut = 1 + n % (len(text) - 1)
+        s.sendall(text[:cut])
+        r, w = os.pipe()
+        if os.fork() == 0:
+            try:
+                s.sendall(text[cut:])
+                result = answer(s)
+            except OSError:
+                result = {"status": 0, "body": {}}
+            os.write(w, json.dumps(result).encode())
+            os._exit(0)
+        os.close(w)
+        result = json.loads(os.fdopen(r).read())
+        os.wait()
+        say(result)
+elif VERB == "reuse":  # BODY PROGRAM UID N (as root): the connecting pid becomes the victim's program, an accomplice asks
+    body, program, uid, rounds = ARGS[0], ARGS[1], int(ARGS[2]), int(ARGS[3])
+    for n in range(rounds):
+        go, start = os.pipe()
+        result, tell = os.pipe()
+        first = os.fork()
+        if first == 0:
+            s = connect()
+            drop(uid)
+            if os.fork() == 0:
+                os.read(go, 1)
+                os.write(tell, json.dumps(ask(s, "POST", "/v1/leases", body)).encode())
+                os._exit(0)
+            os._exit(0)
+        os.waitpid(first, 0)
+        set_next_pid(first)
+        victim = os.fork()
+        if victim == 0:
+            drop(uid)
+            os.execv(program, [program, "-B", "-c", "import time; time.sleep(30)"])
+        os.close(tell)
+        os.write(start, b"x")
+        found = json.loads(os.fdopen(result).read())
+        os.close(start)
+        os.close(go)
+        os.kill(victim, 9)
+        os.waitpid(victim, 0)
+        say({"reused": victim == first, **found})
+elif VERB == "zombie":  # BODY N: the peer is a zombie, an accomplice asks on its connection
+    for n in range(int(ARGS[1])):
+        r, w = os.pipe()
+        peer = os.fork()
+        if peer == 0:
+            s = connect()
+            assert ask(s, "GET", "/v1/health")["status"] == 200
+            me = os.getpid()
+            if os.fork() == 0:
+                while open(f"/proc/{me}/stat").read().rsplit(")", 1)[1].split()[0] != "Z":
+                    time.sleep(0.001)
+                os.write(w, json.dumps(ask(s, "POST", "/v1/leases", ARGS[0])).encode())
+                os._exit(0)
+            os._exit(0)
+        os.close(w)
+        result = json.loads(os.fdopen(r).read())
+        os.waitpid(peer, 0)
+        say(result)
+elif VERB == "descriptors":  # a request with a passed descriptor
+    s = connect()
+    text = request("GET", "/v1/whoami")
+    try:
+        socket.send_fds(s, [text], [0])
+        say(answer(s))
+    except OSError as error:
+        say({"status": 0, "refused": str(error)})
+elif VERB == "setid":  # UID BODY (as root): ids dropped after connecting
+    s = connect()
+    first = ask(s, "GET", "/v1/health")
+    drop(int(ARGS[0]))
+    say({"first": first["status"], **ask(s, "POST", "/v1/leases", ARGS[1])})
+elif VERB == "raw":  # HEX: these bytes, and whatever comes back
+    s = connect()
+    s.settimeout(3)
+    try:
+        s.sendall(bytes.fromhex(ARGS[0]))
+        s.shutdown(socket.SHUT_WR)
+        data = b""
+        while more := s.recv(65536):
+            data += more
+    except OSError:
+        pass
+    say({"status": int(data[9:12]) if data.startswith(b"HTTP/1.1 ") else 0})
+elif VERB == "nonce":  # BODY: the challenge of kernels that do not pin at connect
+    s = connect()
+    first = ask(s, "POST", "/v1/leases", ARGS[0])
+    nonce = first["body"].get("error", {}).get("nonce") or ""
+    other = ask(connect(), "POST", "/v1/leases", ARGS[0], f"claviger-nonce: {nonce}\r\n")
+    again = ask(s, "POST", "/v1/leases", ARGS[0], f"claviger-nonce: {nonce}\r\n")
+    say({"first": first["status"], "code": first["body"].get("error", {}).get("code"), "other": other["status"], **again})
