@@ -17,7 +17,12 @@ use crate::{
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    Request, Response,
+    body::{Body as _, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
     convert::Infallible,
@@ -25,7 +30,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -49,6 +54,23 @@ pub(super) struct Call {
     pub(super) body: Bytes,
 }
 
+/// How a connection gets on.
+#[derive(Default)]
+struct Progress {
+    asked: AtomicU64,
+    answered: AtomicU64,
+    follows: AtomicBool,
+}
+
+impl Progress {
+    /// Nothing is being answered, nothing was since `before`, and no log is followed.
+    fn is_still(&self, before: &mut u64) -> bool {
+        let (asked, answered) = (self.asked.load(Ordering::Acquire), self.answered.load(Ordering::Acquire));
+        let same = std::mem::replace(before, asked) == asked;
+        same && asked == answered && !self.follows.load(Ordering::Acquire)
+    }
+}
+
 /// Serves one connection to its end.
 pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, context: &Context) {
     // Pinned before a byte is read: an exec after connect is seen, and so are ids that changed.
@@ -58,13 +80,16 @@ pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, cont
         tracing::info!(pid = cred.pid, uid = cred.uid, %error, "a peer could not be attested");
     }
     let (stream, flag) = CheckedStream::new(stream, sender);
-    let answered = Arc::new(AtomicU64::new(0));
+    let progress = Progress::default();
     let settings = context.limits.settings();
     let service = service_fn(|request: Request<Incoming>| {
-        let (peer, place, answered) = (&peer, &place, &answered);
+        let (peer, place, progress) = (&peer, &place, &progress);
         async move {
+            progress.asked.fetch_add(1, Ordering::AcqRel);
             let response = handle(request, peer.as_ref().ok(), cred.uid, place, context).await;
-            answered.fetch_add(1, Ordering::Release);
+            // A body without an end is a log that is followed: silence is no idleness there.
+            progress.follows.fetch_or(response.body().size_hint().exact().is_none(), Ordering::AcqRel);
+            progress.answered.fetch_add(1, Ordering::AcqRel);
             Ok::<_, Infallible>(response)
         }
     });
@@ -87,13 +112,12 @@ pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, cont
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
             }
-            // A connection that answered nothing for so long is idle, or its peer does not take its answer.
+            // With nothing asked for so long the connection is idle, or its peer does not take its answer. A request that is being
+            // answered has deadlines of its own.
             () = tokio::time::sleep(settings.idle.max(settings.answer)) => {
-                let now = answered.load(Ordering::Acquire);
-                if now == before {
+                if progress.is_still(&mut before) {
                     break Err("idle".to_owned());
                 }
-                before = now;
             }
         }
     };

@@ -61,7 +61,11 @@ def drop(uid):
 if VERB == "call":  # METHOD PATH [BODY]: one request
     say(ask(connect(), *ARGS))
 elif VERB == "hold":  # BODY: take a lease, wait for a line, end
-    s = connect()
+    try:
+        s = connect()
+    except OSError:
+        say({"status": 0, "body": {}})
+        sys.exit()
     say(ask(s, "POST", "/v1/leases", ARGS[0]))
     for line in sys.stdin:
         words = line.split()

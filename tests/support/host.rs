@@ -284,13 +284,32 @@ pub fn lines(output: &Output) -> Vec<serde_json::Value> {
 }
 
 fn exchange(mut stream: UnixStream, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
-    let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    let text = String::from_utf8_lossy(&answer);
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text}"));
-    (head[9..12].parse().unwrap(), serde_json::from_str(body).unwrap_or(serde_json::Value::String(body.to_owned())))
+    let mut once = |more: &str| {
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\n{more}content-length: {}\r\n\r\n{body}", body.len());
+        // A server that has heard enough may close before it has read all; its answer comes all the same.
+        let _ = stream.write_all(request.as_bytes());
+        let mut reader = BufReader::new(&stream);
+        let (mut head, mut length) = (String::new(), 0);
+        while !head.ends_with("\r\n\r\n") {
+            let before = head.len();
+            let n = reader.read_line(&mut head).unwrap_or(0);
+            assert!(n > 0, "{method} {path}: no answer: {head}");
+            if let Some((name, value)) = head[before..].split_once(':')
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = value.trim().parse().unwrap();
+            }
+        }
+        let mut answer = vec![0; length];
+        reader.read_exact(&mut answer).unwrap();
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        (head[9..12].parse().unwrap(), serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text)))
+    };
+    let (code, answer): (u16, serde_json::Value) = once("");
+    match answer["error"]["nonce"].as_str() {
+        Some(nonce) => once(&format!("claviger-nonce: {nonce}\r\n")),
+        None => (code, answer),
+    }
 }
 
 /// A workload identity selected by uid and the actor program's path.
