@@ -1,1 +1,3 @@
-//! x
+//! The verbs of `clav`.
+
+pub mod demo;

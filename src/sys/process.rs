@@ -50,6 +50,12 @@ pub fn login_uids() -> Vec<u32> {
         .collect()
 }
 
+/// Sleeps. For command-line tools that wait for something outside; nothing in the daemon does.
+#[allow(clippy::disallowed_methods, reason = "this is where waiting lives")]
+pub fn pause(duration: Duration) {
+    std::thread::sleep(duration);
+}
+
 /// Listening sockets that systemd passed, with their `FileDescriptorName=`. Takes them over; call once.
 pub fn passed_listeners() -> io::Result<Vec<(String, UnixListener)>> {
     let passed = sd_notify::listen_fds_with_names()?;
