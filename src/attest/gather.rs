@@ -235,10 +235,10 @@ impl Gatherer {
         }
         let now = self.ids(&pins.pidfd, &pins.proc).map_err(|_| Changed::Gone)?;
         let (before, now) = (Ids { ppid: 0, ..pins.ids }, Ids { ppid: 0, ..now });
-        if now != before && !crate::mutation!("warm-credentials") {
+        if now != before {
             return Err(Changed::Credentials);
         }
-        if pins.pidfd.is_alive() || crate::mutation!("zombie") { Ok(()) } else { Err(Changed::Gone) }
+        if pins.pidfd.is_alive() { Ok(()) } else { Err(Changed::Gone) }
     }
 
     /// The warm check and, for issuing: the executable is the same file still and nobody has begun to trace the process.

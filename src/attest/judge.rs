@@ -25,7 +25,7 @@ pub fn judge(evidence: &Evidence) -> Result<Facts, Refusal> {
             connect.uid, connect.gid, now.uids[1], now.gids[1]
         )));
     }
-    if now.uids[0] != now.uids[1] && !crate::mutation!("real-effective") {
+    if now.uids[0] != now.uids[1] {
         return Err(Refusal::new(Code::ATTESTATION_FAILED)
             .detail(format!("real uid {} differs from effective uid {}: a set-user-id program", now.uids[0], now.uids[1])));
     }

@@ -9,7 +9,7 @@ pub trait Recordable: Serialize {}
 
 /// A JSON value made from a [`Recordable`]: there is no way to make one from loose text.
 #[derive(Clone, Debug)]
-pub struct Facts(Box<serde_json::value::RawValue>);
+pub struct Facts(std::sync::Arc<serde_json::value::RawValue>);
 
 /// The value has no JSON form (a map with keys that are not text).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,7 +20,7 @@ impl Facts {
     /// Writes the value down now, as printable ASCII.
     pub fn of<T: Recordable>(value: &T) -> Result<Facts, NoJson> {
         let text = String::from_utf8(to_ascii_json(value)?).map_err(|_| NoJson)?;
-        serde_json::value::RawValue::from_string(text).map(Facts).map_err(|_| NoJson)
+        serde_json::value::RawValue::from_string(text).map(|raw| Facts(raw.into())).map_err(|_| NoJson)
     }
 }
 

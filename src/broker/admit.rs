@@ -1,8 +1,7 @@
 //! Who may speak on the operator socket, and what operators are told about the daemon.
 
-use super::{Broker, Operator, Stop, record::Trail};
+use super::{Broker, Caller, Operator, Stop, record::Trail};
 use crate::{
-    attest::Peer,
     intent::Ask,
     model::{Code, IdentityKind, Refusal, RequestId},
     wire::Explanation,
@@ -12,7 +11,7 @@ use serde_json::{Value, json};
 impl Broker {
     /// The person at the operator socket. Nobody who is, descends from, or shares a uid with a registered agent: an agent must not be able
     /// to lift its own limits.
-    pub async fn admit_operator(&self, peer: &Peer, request: RequestId) -> Result<Operator, Refusal> {
+    pub async fn admit_operator(&self, peer: &Caller, request: RequestId) -> Result<Operator, Refusal> {
         let roll = &self.governance().roll;
         let admitted = self.must_be_fresh(peer).and_then(|()| {
             let attested = self.attestor.examine(peer, roll)?;

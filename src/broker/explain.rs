@@ -1,8 +1,8 @@
 //! Questions that issue nothing: who am I, what could I have, would this be granted.
 
-use super::{Broker, Governance, Stop, record::Trail};
+use super::{Broker, Caller, Governance, Stop, record::Trail};
 use crate::{
-    attest::{Attested, Peer, Workload},
+    attest::{Attested, Workload},
     intent::{Ask, Claimed, Intent, Source},
     model::{Channel, Refusal, RequestId, SecretDefinition},
     policy::{Decision, Evidence},
@@ -23,7 +23,7 @@ pub(super) fn error_view(refusal: &Refusal) -> ErrorView {
 
 impl Broker {
     /// Everything that is attested about the peer, whether or not it is a registered identity.
-    pub async fn whoami(&self, peer: &Peer, request: RequestId) -> Result<WhoAmI, Refusal> {
+    pub async fn whoami(&self, peer: &Caller, request: RequestId) -> Result<WhoAmI, Refusal> {
         match self.attestor.examine(peer, &self.governance().roll) {
             Ok(attested) => Ok(show(&attested, peer.is_client(), request)),
             Err(refusal) => Err(self.refuse(&Trail::new(request, peer), refusal.into()).await),
@@ -31,7 +31,7 @@ impl Broker {
     }
 
     /// What would be answered to this declaration. The decision is made by the same function as for issuing; nothing is issued.
-    pub async fn explain(&self, peer: &Peer, ask: &Ask, request: RequestId) -> Result<Explanation, Refusal> {
+    pub async fn explain(&self, peer: &Caller, ask: &Ask, request: RequestId) -> Result<Explanation, Refusal> {
         let mut trail = Trail::new(request, peer);
         let explained = self.attested(peer, &mut trail).map(|workload| self.explain_to(&workload, ask, request, false));
         match explained {
@@ -71,7 +71,7 @@ impl Broker {
     }
 
     /// The secrets that something grants to the caller, for the purposes it may declare.
-    pub async fn secrets_for(&self, peer: &Peer, request: RequestId) -> Result<Vec<SecretView>, Refusal> {
+    pub async fn secrets_for(&self, peer: &Caller, request: RequestId) -> Result<Vec<SecretView>, Refusal> {
         let mut trail = Trail::new(request, peer);
         match self.attested(peer, &mut trail) {
             Ok(workload) => {

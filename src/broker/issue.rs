@@ -1,9 +1,8 @@
 //! The heart: one request for a secret, from peer to answer.
 
-use super::{Broker, Delivery, Fault, Stop, holder::Bound, record, record::Trail};
+use super::{Broker, Caller, Delivery, Fault, Stop, holder::Bound, record, record::Trail};
 use crate::{
     approval::Clearance,
-    attest::Peer,
     audit::{Event, Kind, Need, Outcome},
     digest::sha256,
     engine::{Issued, Order},
@@ -16,7 +15,7 @@ use std::sync::Arc;
 
 impl Broker {
     /// Answers a declaration. Runs in a task of its own: whoever waits may go, the pipeline comes to its end.
-    pub async fn issue(self: &Arc<Self>, peer: Arc<Peer>, ask: Ask, body: &[u8], request: RequestId) -> Result<Delivery, Refusal> {
+    pub async fn issue(self: &Arc<Self>, peer: Arc<Caller>, ask: Ask, body: &[u8], request: RequestId) -> Result<Delivery, Refusal> {
         let (broker, digest) = (self.clone(), hex::encode(&sha256(&[body])[..16]));
         let task = tokio::spawn(async move {
             let mut trail = Trail::new(request, &peer);
@@ -31,11 +30,12 @@ impl Broker {
         task.await.unwrap_or_else(|_| Err(Stop::from(Fault::Task).refusal()))
     }
 
-    async fn run(self: &Arc<Self>, peer: &Arc<Peer>, ask: &Ask, digest: String, trail: &mut Trail) -> Result<Delivery, Stop> {
+    async fn run(self: &Arc<Self>, peer: &Caller, ask: &Ask, digest: String, trail: &mut Trail) -> Result<Delivery, Stop> {
         self.must_be_fresh(peer)?;
         let governance = self.governance();
-        let workload = self.attestor.attest(peer, &governance.roll)?; // who is asking
-        trail.workload = Some(workload.clone());
+        let known = peer.attest(&self.attestor, &governance)?; // who is asking
+        let workload = known.workload.clone();
+        trail.known = Some(known);
         let intent = Intent::declare(ask, &workload, &governance.catalogue)?; // what they say they want
         trail.intent = Some(intent.clone());
         if let Some(reason) = &self.read_only {
@@ -74,7 +74,7 @@ impl Broker {
 
     async fn deliver(
         self: &Arc<Self>,
-        peer: &Peer,
+        peer: &Caller,
         governance: &super::Governance,
         clearance: &Clearance,
         slot: Slot,
@@ -132,12 +132,12 @@ impl Broker {
     }
 
     /// Puts a body that could not be parsed on the record.
-    pub async fn record_malformed(&self, peer: &Peer, request: RequestId, refusal: Refusal) -> Refusal {
+    pub async fn record_malformed(&self, peer: &Caller, request: RequestId, refusal: Refusal) -> Refusal {
         self.refuse(&Trail::new(request, peer), refusal.into()).await
     }
 
     /// Puts a connection that was cut, or a peer that could not be attested, on the record.
-    pub async fn record_cut(&self, uid: u32, peer: Option<&Peer>, refusal: Refusal) {
+    pub async fn record_cut(&self, uid: u32, peer: Option<&Caller>, refusal: Refusal) {
         let request = self.request_id();
         let trail = match peer {
             Some(peer) => Trail::new(request, peer),

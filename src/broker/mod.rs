@@ -5,6 +5,7 @@
 //! that hangs up interrupts nothing half-way.
 
 mod admit;
+mod caller;
 mod delivery;
 mod end;
 mod explain;
@@ -21,6 +22,7 @@ mod revive;
 mod stop;
 mod view;
 
+pub use caller::Caller;
 pub use delivery::Delivery;
 pub use govern::{Governance, LoadProblems, Loader};
 pub use metrics::Metrics;

@@ -1,8 +1,8 @@
 //! What becomes known along the path, gathered for the record.
 
-use super::Stop;
+use super::{Stop, caller::Known};
 use crate::{
-    attest::{Basis, Facts as ProcessFacts, Peer, Workload},
+    attest::{Basis, Facts as ProcessFacts, Peer},
     audit::{Decided, Event, Facts, Holder as HolderFacts, Kind, Recordable, Word},
     engine::UpstreamRef,
     intent::{Claimed, Effective, Intent, Source},
@@ -29,7 +29,7 @@ impl Recordable for UpstreamRef {}
 pub(super) struct Trail {
     pub(super) request: RequestId,
     uid: u32,
-    pub(super) workload: Option<Workload>,
+    pub(super) known: Option<Arc<Known>>,
     pub(super) intent: Option<Intent>,
     pub(super) decided: Option<Decided>,
 }
@@ -41,7 +41,7 @@ impl Trail {
 
     /// The trail of a peer of which only the uid at connect is known.
     pub(super) fn of_uid(request: RequestId, uid: u32) -> Self {
-        Self { request, uid, workload: None, intent: None, decided: None }
+        Self { request, uid, known: None, intent: None, decided: None }
     }
 
     /// An event of this kind with all that is known so far.
@@ -52,13 +52,11 @@ impl Trail {
     /// The same for an event that says something already; `version` is that of the secret's value.
     pub(super) fn fill(&self, event: Event, version: Option<u64>) -> Event {
         let mut event = event.request(self.request).uid(self.uid);
-        if let Some(workload) = &self.workload {
-            event = event.identity(workload.identity()).assurance(workload.assurance());
-            event = with(event, Event::basis, &workload.basis());
-            event = with(event, Event::attested, &**workload.facts());
-            if let Some(client) = workload.client() {
-                event = with(event, Event::client, &**client);
-            }
+        if let Some(known) = &self.known {
+            event = event.identity(known.workload.identity()).assurance(known.workload.assurance());
+            event = add(event, Event::basis, &known.basis);
+            event = add(event, Event::attested, &known.attested);
+            event = add(event, Event::client, &known.client);
         }
         if let Some(intent) = &self.intent {
             event = event.channel(intent.channel()).secret(intent.secret(), version);
@@ -77,6 +75,18 @@ impl Trail {
         let refusal = stop.refusal();
         let kind = if refusal.code == crate::model::Code::NEEDS { Kind::Needs } else { Kind::Refuse };
         self.event(kind).refusal(&refusal)
+    }
+}
+
+/// The JSON of facts; none for a value without a JSON form, which no type above has.
+pub(super) fn facts<T: Recordable>(value: &T) -> Option<Facts> {
+    Facts::of(value).ok()
+}
+
+fn add(event: Event, setter: fn(Event, Facts) -> Event, facts: &Option<Facts>) -> Event {
+    match facts {
+        Some(facts) => setter(event, facts.clone()),
+        None => event,
     }
 }
 

@@ -1,8 +1,8 @@
 //! A live lease's value again, and more time for it.
 
-use super::{Broker, Delivery, Stop, issue::order, record, record::Trail};
+use super::{Broker, Caller, Delivery, Stop, issue::order, record, record::Trail};
 use crate::{
-    attest::{Peer, Workload},
+    attest::Workload,
     audit::{Kind, Need, Outcome},
     intent::Intent,
     lease::{Lease, State},
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 impl Broker {
     /// The value of a live lease, for its holder.
-    pub async fn read(self: &Arc<Self>, peer: Arc<Peer>, id: LeaseId, request: RequestId) -> Result<Delivery, Refusal> {
+    pub async fn read(self: &Arc<Self>, peer: Arc<Caller>, id: LeaseId, request: RequestId) -> Result<Delivery, Refusal> {
         let mut trail = Trail::new(request, &peer);
         let done = async {
             let (_, lease) = self.own_lease(&peer, id, &mut trail)?;
@@ -26,7 +26,7 @@ impl Broker {
     }
 
     /// One lease of the caller's.
-    pub async fn lease(&self, peer: &Peer, id: LeaseId, request: RequestId) -> Result<Arc<Lease>, Refusal> {
+    pub async fn lease(&self, peer: &Caller, id: LeaseId, request: RequestId) -> Result<Arc<Lease>, Refusal> {
         let mut trail = Trail::new(request, peer);
         match self.own_lease(peer, id, &mut trail) {
             Ok((_, lease)) => Ok(lease),
@@ -35,7 +35,7 @@ impl Broker {
     }
 
     /// The caller's leases.
-    pub async fn leases_of(&self, peer: &Peer, request: RequestId) -> Result<Vec<Arc<Lease>>, Refusal> {
+    pub async fn leases_of(&self, peer: &Caller, request: RequestId) -> Result<Vec<Arc<Lease>>, Refusal> {
         let mut trail = Trail::new(request, peer);
         let found = self.attested(peer, &mut trail).map(|workload| {
             self.leases.all().into_iter().filter(|lease| lease.state == State::Live && self.may_use(peer, &workload, lease)).collect()
@@ -47,7 +47,7 @@ impl Broker {
     }
 
     /// The caller gives a lease back.
-    pub async fn give_back(self: &Arc<Self>, peer: &Peer, id: LeaseId, request: RequestId) -> Result<Arc<Lease>, Refusal> {
+    pub async fn give_back(self: &Arc<Self>, peer: &Caller, id: LeaseId, request: RequestId) -> Result<Arc<Lease>, Refusal> {
         let mut trail = Trail::new(request, peer);
         match self.own_lease(peer, id, &mut trail) {
             Ok((_, lease)) => {
@@ -59,7 +59,7 @@ impl Broker {
     }
 
     /// As much time again, if policy would still grant it.
-    pub async fn renew(self: &Arc<Self>, peer: Arc<Peer>, id: LeaseId, request: RequestId) -> Result<Arc<Lease>, Refusal> {
+    pub async fn renew(self: &Arc<Self>, peer: Arc<Caller>, id: LeaseId, request: RequestId) -> Result<Arc<Lease>, Refusal> {
         let broker = self.clone();
         let task = tokio::spawn(async move {
             let mut trail = Trail::new(request, &peer);
@@ -71,7 +71,7 @@ impl Broker {
         task.await.unwrap_or_else(|_| Err(Stop::from(super::Fault::Task).refusal()))
     }
 
-    async fn extend(&self, peer: &Peer, id: LeaseId, trail: &mut Trail) -> Result<Arc<Lease>, Stop> {
+    async fn extend(&self, peer: &Caller, id: LeaseId, trail: &mut Trail) -> Result<Arc<Lease>, Stop> {
         let (workload, lease) = self.own_lease(peer, id, trail)?;
         if !lease.renewable {
             return Err(Refusal::new(Code::NOT_RENEWABLE).into());
@@ -100,7 +100,7 @@ impl Broker {
     }
 
     /// Record, last look, value.
-    pub(super) async fn give_again(&self, peer: &Peer, lease: &Arc<Lease>, trail: &Trail) -> Result<Delivery, Stop> {
+    pub(super) async fn give_again(&self, peer: &Caller, lease: &Arc<Lease>, trail: &Trail) -> Result<Delivery, Stop> {
         if lease.uses == 1 {
             return Err(Refusal::new(Code::USED_UP).into());
         }
@@ -119,15 +119,16 @@ impl Broker {
         Ok(Delivery::new(trail.request, lease.clone(), issued, Vec::new(), recorded))
     }
 
-    pub(super) fn attested(&self, peer: &Peer, trail: &mut Trail) -> Result<Workload, Stop> {
+    pub(super) fn attested(&self, peer: &Caller, trail: &mut Trail) -> Result<Workload, Stop> {
         self.must_be_fresh(peer)?;
-        let workload = self.attestor.attest(peer, &self.governance().roll)?;
-        trail.workload = Some(workload.clone());
+        let known = peer.attest(&self.attestor, &self.governance())?;
+        let workload = known.workload.clone();
+        trail.known = Some(known);
         Ok(workload)
     }
 
     /// A live lease that the caller may use. Another's lease is answered like one that never was.
-    fn own_lease(&self, peer: &Peer, id: LeaseId, trail: &mut Trail) -> Result<(Workload, Arc<Lease>), Stop> {
+    fn own_lease(&self, peer: &Caller, id: LeaseId, trail: &mut Trail) -> Result<(Workload, Arc<Lease>), Stop> {
         let workload = self.attested(peer, trail)?;
         if let Some(lease) = self.leases.find(id)
             && self.may_use(peer, &workload, &lease)

@@ -9,8 +9,7 @@ use super::{
     workload_api,
 };
 use crate::{
-    attest::Peer,
-    broker::Broker,
+    broker::{Broker, Caller},
     model::{Code, Refusal, RequestId},
     sys::{CheckedStream, Cut, PeerCred},
     wire::NONCE_HEADER,
@@ -48,7 +47,7 @@ pub(super) struct Context {
 /// One request with what is known about where it came from.
 pub(super) struct Call {
     pub(super) id: RequestId,
-    pub(super) peer: Arc<Peer>,
+    pub(super) peer: Arc<Caller>,
     pub(super) parameter: Option<String>,
     pub(super) query: Option<String>,
     pub(super) body: Bytes,
@@ -74,7 +73,7 @@ impl Progress {
 /// Serves one connection to its end.
 pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, context: &Context) {
     // Pinned before a byte is read: an exec after connect is seen, and so are ids that changed.
-    let peer = context.broker.attestor().accept(&stream).map(Arc::new);
+    let peer = context.broker.attestor().accept(&stream).map(|peer| Arc::new(Caller::new(peer)));
     let sender = peer.as_ref().map_or(cred, |peer| peer.sender());
     if let Err(error) = &peer {
         tracing::info!(pid = cred.pid, uid = cred.uid, %error, "a peer could not be attested");
@@ -133,7 +132,7 @@ pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, cont
     }
 }
 
-async fn handle(request: Request<Incoming>, peer: Option<&Arc<Peer>>, uid: u32, place: &Place, context: &Context) -> Response<Body> {
+async fn handle(request: Request<Incoming>, peer: Option<&Arc<Caller>>, uid: u32, place: &Place, context: &Context) -> Response<Body> {
     let id = context.broker.request_id();
     let Some(peer) = peer else {
         let refusal = Refusal::new(Code::ATTESTATION_FAILED);
@@ -152,7 +151,7 @@ async fn handle(request: Request<Incoming>, peer: Option<&Arc<Peer>>, uid: u32, 
     }
 }
 
-async fn answer(request: Request<Incoming>, peer: &Arc<Peer>, id: RequestId, context: &Context) -> Result<Response<Body>, Refusal> {
+async fn answer(request: Request<Incoming>, peer: &Arc<Caller>, id: RequestId, context: &Context) -> Result<Response<Body>, Refusal> {
     let (head, body) = request.into_parts();
     if let Some(nonce) = head.headers.get(NONCE_HEADER).and_then(|value| value.to_str().ok()) {
         peer.answer_nonce(nonce);

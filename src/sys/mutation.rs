@@ -47,10 +47,11 @@ pub fn reached(name: &str) {
     }
 }
 
-/// The one mutation this process was started with.
+/// Whether this process was started with that defence taken out; several are separated by commas.
 #[cfg(mutations)]
 pub fn active(name: &str) -> bool {
     use std::sync::OnceLock;
     static CHOSEN: OnceLock<Option<String>> = OnceLock::new();
-    CHOSEN.get_or_init(|| std::env::var("CLAVIGER_MUTATION").ok()).as_deref() == Some(name)
+    let chosen = CHOSEN.get_or_init(|| std::env::var("CLAVIGER_MUTATION").ok());
+    chosen.as_deref().is_some_and(|chosen| chosen.split(',').any(|one| one == name))
 }

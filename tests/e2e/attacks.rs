@@ -54,7 +54,8 @@ fn a_reused_pid_is_not_the_process_that_connected() {
     for config in [GENEROUS.to_owned(), format!("{GENEROUS}[attest]\nassume_missing = [\"pidfd_info\", \"pidfd_handle\"]\n")] {
         let host = started(&config);
         let victim = host.program("orders");
-        let answers = host.act(0, "attacker", &["reuse", ONE, &victim, &VICTIM.to_string(), "50"]);
+        let daemon = host.pid().to_string();
+        let answers = host.act(0, "attacker", &["reuse", ONE, &victim, &VICTIM.to_string(), "50", &daemon]);
         assert_eq!(answers.len(), 50);
         let reused = answers.iter().filter(|answer| answer["reused"] == true).count();
         assert!(reused >= 25, "the attack itself works here: {reused} of 50");
@@ -84,8 +85,38 @@ fn changed_ids_and_passed_descriptors_are_refused() {
         assert_eq!(answer["first"], 200);
         none_served(&[answer]);
     }
+    // Connected as root and turned into the victim's own program before anybody looked: the program is right, the ids at connect are not.
+    for _ in 0..10 {
+        let daemon = host.pid().to_string();
+        let mut late = host.hold(0, "attacker", &["late", &VICTIM.to_string(), &host.program("orders"), ONE, &daemon]);
+        assert!(std::process::Command::new("kill").args(["-CONT", &daemon]).status().unwrap().success());
+        late.say("go");
+        none_served(&[late.line()]);
+    }
     let answer = host.act(VICTIM, "orders", &["descriptors"]).remove(0);
     assert_eq!(answer["status"], 0, "{answer}");
+}
+
+#[test]
+fn another_program_in_the_same_process_reads_nothing_on_the_old_connection() {
+    if !is_root() {
+        return;
+    }
+    // No sweep comes in between: the connection itself must notice.
+    let host = started(&format!("{GENEROUS}[leases]\nsweep = \"1h\"\n"));
+    let evil = host.program("evil");
+    for _ in 0..20 {
+        let mut holder = host.hold(VICTIM, "orders", &["hold", ONE]);
+        let lease = holder.lease();
+        holder.say(&format!("exec-fd {evil}"));
+        assert_eq!(holder.line()["status"], 1);
+        holder.say(&format!("call GET /v1/leases/{lease}/secret"));
+        let answer = holder.line();
+        assert!(answer["body"]["secret"].is_null(), "{answer}");
+        assert_eq!(answer["body"]["error"]["code"], "program_changed", "{answer}");
+        holder.say(&format!("call POST /v1/leases {ONE}"));
+        none_served(&[holder.line()]);
+    }
 }
 
 #[test]

@@ -60,13 +60,18 @@ def drop(uid):
 
 if VERB == "call":  # METHOD PATH [BODY]: one request
     say(ask(connect(), *ARGS))
-elif VERB == "hold":  # BODY: take a lease, wait for a line, end
-    try:
-        s = connect()
-    except OSError:
-        say({"status": 0, "body": {}})
-        sys.exit()
-    say(ask(s, "POST", "/v1/leases", ARGS[0]))
+elif VERB in ("hold", "fd"):  # BODY: take a lease, do as told; or go on with a connection of before an exec
+    if VERB == "fd":
+        s = socket.socket(fileno=int(ARGS[0]))
+        s.settimeout(15)
+        say({"status": 1})
+    else:
+        try:
+            s = connect()
+        except OSError:
+            say({"status": 0, "body": {}})
+            sys.exit()
+        say(ask(s, "POST", "/v1/leases", ARGS[0]))
     for line in sys.stdin:
         words = line.split()
         if words[0] == "call":
@@ -75,6 +80,10 @@ elif VERB == "hold":  # BODY: take a lease, wait for a line, end
             os.execv(words[1], words[1:])
         elif words[0] == "exec-actor":  # the same script in another program, with the same argument
             os.execv(words[1], [words[1], "-B", sys.argv[0], SOCK, "wait"])
+        elif words[0] == "exec-fd":  # another program, the same connection
+            s.setblocking(True)
+            os.set_inheritable(s.fileno(), True)
+            os.execv(words[1], [words[1], "-B", sys.argv[0], SOCK, "fd", str(s.fileno())])
         elif words[0] == "fork-call":  # the same request from a child on a connection of its own
             if os.fork() == 0:
                 say(ask(connect(), *words[1:]))
@@ -135,15 +144,17 @@ elif VERB == "half":  # BODY N: a child finishes the request that its parent beg
         result = json.loads(os.fdopen(r).read())
         os.wait()
         say(result)
-elif VERB == "reuse":  # BODY PROGRAM UID N (as root): the connecting pid becomes the victim's program, an accomplice asks
-    body, program, uid, rounds = ARGS[0], ARGS[1], int(ARGS[2]), int(ARGS[3])
+elif VERB == "reuse":  # BODY PROGRAM UID N DAEMON (as root): the connecting pid becomes the victim's program, an accomplice asks
+    # The daemon is held still meanwhile: the kernel's worst schedule, every time.
+    body, program, uid, rounds, daemon = ARGS[0], ARGS[1], int(ARGS[2]), int(ARGS[3]), int(ARGS[4])
     for n in range(rounds):
         go, start = os.pipe()
         result, tell = os.pipe()
+        os.kill(daemon, 19)
         first = os.fork()
         if first == 0:
-            s = connect()
             drop(uid)
+            s = connect()
             if os.fork() == 0:
                 os.read(go, 1)
                 os.write(tell, json.dumps(ask(s, "POST", "/v1/leases", body)).encode())
@@ -154,7 +165,11 @@ elif VERB == "reuse":  # BODY PROGRAM UID N (as root): the connecting pid become
         victim = os.fork()
         if victim == 0:
             drop(uid)
+            os.environ["PYTHONHOME"] = "/usr"
             os.execv(program, [program, "-B", "-c", "import time; time.sleep(30)"])
+        while victim == first and os.readlink(f"/proc/{victim}/exe") != program:
+            time.sleep(0.001)
+        os.kill(daemon, 18)
         os.close(tell)
         os.write(start, b"x")
         found = json.loads(os.fdopen(result).read())
@@ -163,6 +178,19 @@ elif VERB == "reuse":  # BODY PROGRAM UID N (as root): the connecting pid become
         os.kill(victim, 9)
         os.waitpid(victim, 0)
         say({"reused": victim == first, **found})
+elif VERB == "late":  # UID PROGRAM BODY DAEMON (as root): connected as root, then another user's trusted program before anybody looked
+    os.kill(int(ARGS[3]), 19)
+    s = connect()
+    drop(int(ARGS[0]))
+    s.setblocking(True)
+    os.set_inheritable(s.fileno(), True)
+    os.execv(ARGS[1], [ARGS[1], "-B", sys.argv[0], SOCK, "late-ask", str(s.fileno()), ARGS[2]])
+elif VERB == "late-ask":  # FD BODY: the trusted program of the attack above; whoever holds the daemon lets it go
+    s = socket.socket(fileno=int(ARGS[0]))
+    s.settimeout(15)
+    say({"status": 1})
+    wait()
+    say(ask(s, "POST", "/v1/leases", ARGS[1]))
 elif VERB == "zombie":  # BODY N: the peer is a zombie, an accomplice asks on its connection
     for n in range(int(ARGS[1])):
         r, w = os.pipe()

@@ -1,0 +1,59 @@
+//! The other end of one connection with what was found out about it, so that it is found out once.
+
+use super::{Governance, record};
+use crate::{
+    attest::{Attestor, Peer, Workload},
+    audit::Facts,
+    model::Refusal,
+};
+use arc_swap::ArcSwapOption;
+use std::{ops::Deref, sync::Arc};
+
+/// A pinned peer. What was read from the kernel when it connected does not change, so who it is changes only with the registry.
+pub struct Caller {
+    peer: Peer,
+    known: ArcSwapOption<Known>,
+}
+
+/// Who the peer is under one generation, and the same as it stands in records.
+pub(super) struct Known {
+    generation: u64,
+    pub(super) workload: Workload,
+    pub(super) basis: Option<Facts>,
+    pub(super) attested: Option<Facts>,
+    pub(super) client: Option<Facts>,
+}
+
+impl Caller {
+    /// A peer of which nothing is known yet.
+    pub fn new(peer: Peer) -> Self {
+        Self { peer, known: ArcSwapOption::empty() }
+    }
+
+    /// Who it is under this generation; a refusal is never remembered.
+    pub(super) fn attest(&self, attestor: &Attestor, governance: &Governance) -> Result<Arc<Known>, Refusal> {
+        if let Some(known) = self.known.load_full().filter(|known| known.generation == governance.generation) {
+            return Ok(known);
+        }
+        let workload = attestor.attest(&self.peer, &governance.roll)?;
+        let known = Arc::new(Known {
+            generation: governance.generation,
+            basis: record::facts(&workload.basis()),
+            attested: record::facts(&**workload.facts()),
+            client: workload.client().and_then(|client| record::facts(&**client)),
+            workload,
+        });
+        // What a nonce has yet to prove may still change.
+        if self.peer.is_fresh() {
+            self.known.store(Some(known.clone()));
+        }
+        Ok(known)
+    }
+}
+
+impl Deref for Caller {
+    type Target = Peer;
+    fn deref(&self) -> &Peer {
+        &self.peer
+    }
+}
