@@ -55,7 +55,7 @@ fn orders(files: &Path) {
     );
     let whoami = format!("{CURL} /run/claviger/workload.sock http://claviger/v1/whoami >/run/orders/whoami");
     let lease = format!(
-        "{CURL} /run/claviger/workload.sock -d '{{\\\"secret\\\":\\\"orders/api-key\\\"}}' http://claviger/v1/leases >/run/orders/lease"
+        "{CURL} /run/claviger/workload.sock -d '{{\\\"secret\\\":\\\"orders/api-key\\\",\\\"holder\\\":\\\"unit\\\"}}' http://claviger/v1/leases >/run/orders/lease"
     );
     let unit = format!(
         "[Service]\nUser=orders\nRuntimeDirectory=orders\nType=notify\nNotifyAccess=all\n\

@@ -28,6 +28,12 @@ mount -t sysfs -o ro sysfs $R/sys || mount --rbind /sys $R/sys
 mount -t tmpfs -o mode=755 tmpfs $R/sys/fs/cgroup
 mount --rbind /dev $R/dev
 mount -t cgroup2 cgroup2 $R/sys/fs/cgroup
+# Nothing that reaches through to the real kernel's settings (sysctl, binfmt, udev) is started.
+for unit in $R/lib/systemd/system/sysinit.target.wants/* $R/lib/systemd/system/local-fs.target.wants/* $R/etc/systemd/system/*.wants/*; do
+    name=$(basename "$unit")
+    case "$name" in "*"|systemd-journald*|systemd-tmpfiles-setup.service) ;; *) ln -sf /dev/null "$R/etc/systemd/system/$name" ;; esac
+done
+ln -sf /dev/null $R/etc/systemd/system/proc-sys-fs-binfmt_misc.automount
 # A machine id of its own, and a journal in memory.
 tr -d - </proc/sys/kernel/random/uuid >$R/etc/machine-id
 mkdir -p $R/etc/systemd/journald.conf.d
@@ -95,6 +101,8 @@ impl Machine {
             let ended = outer.try_wait().unwrap();
             if ended.is_some() || Instant::now() > deadline {
                 let _ = outer.kill();
+                let _ = outer.wait();
+                group.as_deref().map(remove_groups);
                 panic!("the machine did not boot: {}", fs::read_to_string(work.path().join("boot.log")).unwrap());
             }
             sleep(Duration::from_millis(50));
