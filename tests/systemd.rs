@@ -204,3 +204,69 @@ fn the_units_do_what_they_promise() {
     machine.ok("journalctl -u clavigerd | grep -q 'clavigerd.toml:.*nonsense'");
     say(started, "a start that cannot succeed is not tried again");
 }
+
+/// The package as it is released, but with the programs of this build: a release build would take ten minutes.
+fn deb(folder: &Path) -> Result<(), String> {
+    let programs = folder.join("target/release");
+    fs::create_dir_all(&programs).unwrap();
+    for (name, program) in [("clavigerd", env!("CARGO_BIN_EXE_clavigerd")), ("clav", env!("CARGO_BIN_EXE_clav"))] {
+        fs::copy(program, programs.join(name)).unwrap();
+    }
+    let done = std::process::Command::new("cargo-deb")
+        .args(["--no-build", "--no-strip", "--fast", "--output"])
+        .arg(folder.join("claviger.deb"))
+        .arg("--manifest-path")
+        .arg(root().join("Cargo.toml"))
+        .env("CARGO_TARGET_DIR", folder.join("target"))
+        .output()
+        .map_err(|error| format!("cargo-deb: {error}; 'cargo install cargo-deb' takes two minutes"))?;
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    Ok(())
+}
+
+#[test]
+fn the_package_installs_upgrades_and_goes() {
+    if let Err(why) = Machine::possible() {
+        eprintln!("SKIPPED: no systemd was booted: {why}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    if let Err(why) = deb(folder.path()) {
+        eprintln!("SKIPPED: no package was made: {why}");
+        return;
+    }
+    let started = Instant::now();
+    let files = tempfile::tempdir().unwrap();
+    put(files.path(), "opt/claviger.deb", fs::read(folder.path().join("claviger.deb")).unwrap(), 0o644);
+    let machine = Machine::boot(files.path());
+    let said = machine.ok("DEBIAN_FRONTEND=noninteractive dpkg -i /opt/claviger.deb");
+    assert!(said.contains("clav init"), "{said}");
+    say(started, "installed");
+
+    // Both doors are there; without a key the daemon says what to do, and its doors stay.
+    machine.ok("systemctl is-active clavigerd-workload.socket clavigerd-operator.socket");
+    machine.ok("systemctl is-enabled clavigerd-workload.socket clavigerd-operator.socket clavigerd.service");
+    assert!(!machine.run("systemctl start clavigerd").status.success());
+    machine.ok("journalctl -u clavigerd | grep -q \"there is no key.*clav init\"");
+    machine.ok("umask 377; head -c 32 /dev/urandom >/etc/claviger/key; umask 22; systemctl reset-failed clavigerd");
+    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket");
+    let health = json(&machine, &format!("{CURL} /run/claviger/workload.sock http://claviger/v1/health"));
+    assert_eq!(health["status"], "ok", "{health}");
+    for file in ["operations.md", "api/openapi.yaml", "examples/web-postgres/policy.d/50-orders.cedar"] {
+        machine.ok(&format!("test -s /usr/share/doc/claviger/{file}"));
+    }
+    say(started, "serves");
+
+    // An upgrade starts the new daemon behind the same sockets, and keeps what an administrator changed.
+    let (pid, inode) = (shown(&machine, "clavigerd", "MainPID"), machine.ok("stat -c %i /run/claviger/workload.sock"));
+    machine.ok("echo '# mine' >>/etc/claviger/clavigerd.toml");
+    machine.ok("DEBIAN_FRONTEND=noninteractive dpkg -i --force-confold /opt/claviger.deb && grep -q '# mine' /etc/claviger/clavigerd.toml");
+    assert_ne!(shown(&machine, "clavigerd", "MainPID"), pid);
+    assert_eq!(shown(&machine, "clavigerd", "ActiveState"), "active");
+    assert_eq!(machine.ok("stat -c %i /run/claviger/workload.sock"), inode);
+    say(started, "upgraded");
+
+    machine.ok("dpkg -r claviger && test ! -e /run/claviger/workload.sock && test -s /etc/claviger/key && test -e /var/lib/claviger/state.json");
+    machine.ok("dpkg -P claviger && test ! -e /etc/claviger && test ! -e /var/lib/claviger && ls /var/log/claviger/audit-*");
+    say(started, "removed, then purged; the audit log stays");
+}
