@@ -207,6 +207,8 @@ fn audit(
 ) -> Result<Audit, BuildError> {
     let folder = &config.paths.audit;
     std::fs::create_dir_all(folder).map_err(|error| BuildError::Io(folder.display().to_string(), error))?;
+    // Only its group reads the log; a host without that group leaves it to root and us.
+    sys::share_folder(folder, sys::gid_of(&config.audit.group))?;
     let secret = match store.load_own("audit")? {
         Some(key) => key,
         None => {
