@@ -44,8 +44,10 @@ fn orders(files: &Path) {
     let soon = (chrono::Utc::now() + chrono::Days::new(30)).format("%Y-%m-%d").to_string();
     let identity = format!(
         "[[identity]]\nname = \"orders\"\nkind = \"workload\"\nowner = \"team-orders\"\nenvironment = \"prod\"\npurposes = [\"serve-orders\"]\n\
-         max_sensitivity = \"confidential\"\nexpires = \"{soon}\"\nselectors = [\"systemd:id:orders.service\"]\n\
-         [[identity.use]]\nsecret = \"orders/api-key\"\npurpose = \"serve-orders\"\noperation = \"read\"\n"
+         max_sensitivity = \"confidential\"\nexpires = \"{soon}\"\nselectors = [\"systemd:id:orders.service\", \"unix:user:orders\"]\n\
+         [[identity.use]]\nsecret = \"orders/api-key\"\npurpose = \"serve-orders\"\noperation = \"read\"\n\
+         [[identity]]\nname = \"agent\"\nkind = \"agent\"\nowner = \"team-orders\"\nenvironment = \"prod\"\npurposes = [\"work\"]\n\
+         max_sensitivity = \"internal\"\nexpires = \"{soon}\"\nselectors = [\"unix:user:agent\"]\n"
     );
     let secret = "[[secret]]\nname = \"orders/api-key\"\nengine = \"local\"\nowner = \"team-orders\"\nsensitivity = \"internal\"\n\
          environment = \"prod\"\npurposes = [\"serve-orders\"]\noperation = \"read\"\nttl = { max = \"1h\" }\ndescription = \"Key of the orders API\"\n";
@@ -58,14 +60,14 @@ fn orders(files: &Path) {
         "{CURL} /run/claviger/workload.sock -d '{{\\\"secret\\\":\\\"orders/api-key\\\",\\\"holder\\\":\\\"unit\\\"}}' http://claviger/v1/leases >/run/orders/lease"
     );
     let unit = format!(
-        "[Service]\nUser=orders\nRuntimeDirectory=orders\nType=notify\nNotifyAccess=all\n\
+        "[Service]\nUser=orders\nRuntimeDirectory=orders\nPrivateTmp=yes\nProtectSystem=strict\nType=notify\nNotifyAccess=all\n\
          ExecStart=/bin/sh -c \"{whoami}; {lease}; systemd-notify --ready; exec sleep infinity\"\n"
     );
     put(files, "etc/claviger/identities.d/orders.toml", identity, 0o644);
     put(files, "etc/claviger/secrets.d/orders.toml", secret, 0o644);
     put(files, "etc/claviger/policy.d/50-orders.cedar", grant, 0o644);
     put(files, "etc/systemd/system/orders.service", unit, 0o644);
-    put(files, "etc/sysusers.d/orders.conf", "u orders - \"orders\" / /usr/sbin/nologin\n", 0o644);
+    put(files, "etc/sysusers.d/orders.conf", "u orders - \"orders\" / /usr/sbin/nologin\nu agent - \"agent\" / /usr/sbin/nologin\n", 0o644);
 }
 
 /// What the package brings, laid out as it lays it out.
@@ -151,6 +153,15 @@ fn the_units_do_what_they_promise() {
     assert_eq!(issued["secret"]["value"], "s3cret-value", "{issued}");
     assert_eq!(issued["lease"]["holder"]["kind"], "unit", "{issued}");
     say(started, "a unit is isolated and has its lease");
+
+    // Another unit of the same kind is nobody, and an agent stays an agent, whoever it asks as.
+    let nobody = json(&machine, &format!("setpriv --reuid daemon --regid daemon --clear-groups {CURL} /run/claviger/workload.sock http://claviger/v1/whoami"));
+    assert_eq!(nobody["refused"]["code"], "no_identity", "{nobody}");
+    let agent = json(&machine, &format!("setpriv --reuid agent --regid agent --groups claviger-operators {CURL} /run/claviger/operator.sock http://claviger/v1/status"));
+    assert_eq!(agent["error"]["code"], "not_operator", "{agent}");
+    let closed = machine.run(&format!("setpriv --reuid daemon --regid daemon --clear-groups {CURL} /run/claviger/operator.sock http://claviger/v1/status"));
+    assert!(!closed.status.success(), "the operator socket is open to everybody");
+    say(started, "others are turned away");
 
     // A restart keeps the sockets, what waits in them, and the leases.
     let inode = machine.ok("stat -c %i /run/claviger/workload.sock");
