@@ -46,10 +46,8 @@ fn every_route_is_described_and_nothing_else() {
             (tag, method, real)
         })
         .collect();
-    let served: BTreeSet<_> = ROUTES
-        .iter()
-        .map(|Route { socket, method, path }| ((*socket).to_owned(), (*method).to_owned(), (*path).to_owned()))
-        .collect();
+    let served: BTreeSet<_> =
+        ROUTES.iter().map(|Route { socket, method, path }| ((*socket).to_owned(), (*method).to_owned(), (*path).to_owned())).collect();
     let (missing, extra): (Vec<_>, Vec<_>) = (served.difference(&described).collect(), described.difference(&served).collect());
     assert!(missing.is_empty() && extra.is_empty(), "not described: {missing:?}; not served: {extra:?}");
 }
@@ -182,7 +180,8 @@ fn members_are_those_of_the_wire() {
         let described: BTreeSet<&str> = schema["properties"].as_hash().expect(name).keys().filter_map(Yaml::as_str).collect();
         let (members, always) = members(&source, name);
         assert_eq!(described, members.iter().map(String::as_str).collect(), "{name}");
-        let required: BTreeSet<&str> = schema["required"].as_vec().map(|list| list.iter().filter_map(Yaml::as_str).collect()).unwrap_or_default();
+        let required: BTreeSet<&str> =
+            schema["required"].as_vec().map(|list| list.iter().filter_map(Yaml::as_str).collect()).unwrap_or_default();
         for member in required {
             assert!(always.contains(member), "{name}.{member} is not always there");
         }

@@ -108,7 +108,8 @@ fn uncommented(text: &str, alternatives: bool) -> String {
     };
     let mut out = String::new();
     for line in text.lines() {
-        let bare = line.strip_prefix("##").filter(|_| alternatives).or_else(|| line.strip_prefix('#').filter(|line| !line.starts_with('#')));
+        let bare =
+            line.strip_prefix("##").filter(|_| alternatives).or_else(|| line.strip_prefix('#').filter(|line| !line.starts_with('#')));
         out.push_str(bare.filter(|bare| is_setting(bare)).unwrap_or(line));
         out.push('\n');
     }
@@ -255,8 +256,7 @@ fn check_fence(kind: &str, text: &str) -> Result<(), String> {
         "identities" => registry(&[file]).map(drop),
         "secrets" => config::secrets(&[file]).map(drop).map_err(|errors| errors[0].to_string()),
         "cedar" => {
-            let sources =
-                vec![Source { name: "0".into(), text: BASELINE.into() }, Source { name: "example".into(), text: text.into() }];
+            let sources = vec![Source { name: "0".into(), text: BASELINE.into() }, Source { name: "example".into(), text: text.into() }];
             Bundle::load(sources, &Catalogue::default(), &Registry::default(), today())
                 .map(drop)
                 .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
@@ -275,7 +275,8 @@ fn every_example_in_the_documents_loads() {
             let Some(info) = line.trim().strip_prefix("```").filter(|info| info.starts_with("toml") || info.starts_with("cedar")) else {
                 continue;
             };
-            let body: String = lines.by_ref().map(|(_, line)| line).take_while(|line| line.trim() != "```").flat_map(|line| [line, "\n"]).collect();
+            let body: String =
+                lines.by_ref().map(|(_, line)| line).take_while(|line| line.trim() != "```").flat_map(|line| [line, "\n"]).collect();
             // "toml identities", "toml secrets", "toml clavigerd"; a bare "toml" must be one of them; "toml fragment" is none.
             let kinds: &[&str] = match info.split_once(' ').map_or((info, ""), |(language, kind)| (language, kind.trim())) {
                 (_, "fragment") => continue,
@@ -379,7 +380,7 @@ fn units_and_configuration_name_the_same_things() {
     assert!(unit("clavigerd-operator.socket").contains(&format!("SocketGroup={}\n", config.sockets.operator_group)));
     let service = unit("clavigerd.service");
     assert!(service.contains(&format!("Group={}\n", config.audit.group)));
-    assert!(service.contains(&format!("LoadCredential={}\n", config.local.key_credential)));
+    assert!(service.contains(&format!("LoadCredentialEncrypted={}\n", config.local.key_credential)));
     assert_eq!(config.paths.state, Path::new("/var/lib").join("claviger"));
     assert!(service.contains("StateDirectory=claviger\n") && service.contains("LogsDirectory=claviger\n"));
     let users = unit("sysusers.d/claviger.conf");

@@ -107,8 +107,8 @@ fn the_units_do_what_they_promise() {
     let files = folder.path();
     package(files);
     orders(files);
-    // 32 bytes as hexadecimal digits, by the credential store alone: there is no key file.
-    put(files, "etc/credstore/claviger-key", "6b".repeat(32), 0o600);
+    // Root's alone: the daemon reads it by its capability.
+    put(files, "etc/claviger/key", "6b".repeat(32), 0o400);
     // The watchdog at the speed of a test.
     put(files, "etc/systemd/system/clavigerd.service.d/test.conf", "[Service]\nWatchdogSec=2s\n", 0o644);
     let machine = Machine::boot(files);
@@ -125,7 +125,8 @@ fn the_units_do_what_they_promise() {
     say(started, "activated by its socket");
 
     // Who owns what.
-    let modes = "stat -c '%a %U:%G' /run/claviger /run/claviger/workload.sock /run/claviger/operator.sock /var/lib/claviger /var/log/claviger";
+    let modes =
+        "stat -c '%a %U:%G' /run/claviger /run/claviger/workload.sock /run/claviger/operator.sock /var/lib/claviger /var/log/claviger";
     let expected = "755 root:root\n666 root:root\n660 root:claviger-operators\n700 claviger:claviger-audit\n750 claviger:claviger-audit\n";
     assert_eq!(machine.ok(modes), expected);
     assert_eq!(machine.ok("find /var/lib/claviger /var/log/claviger -perm /o+rwx ! -name audit.pub"), "", "open to everybody");
@@ -155,11 +156,20 @@ fn the_units_do_what_they_promise() {
     say(started, "a unit is isolated and has its lease");
 
     // Another unit of the same kind is nobody, and an agent stays an agent, whoever it asks as.
-    let nobody = json(&machine, &format!("setpriv --reuid daemon --regid daemon --clear-groups {CURL} /run/claviger/workload.sock http://claviger/v1/whoami"));
+    let nobody = json(
+        &machine,
+        &format!("setpriv --reuid daemon --regid daemon --clear-groups {CURL} /run/claviger/workload.sock http://claviger/v1/whoami"),
+    );
     assert_eq!(nobody["refused"]["code"], "no_identity", "{nobody}");
-    let agent = json(&machine, &format!("setpriv --reuid agent --regid agent --groups claviger-operators {CURL} /run/claviger/operator.sock http://claviger/v1/status"));
+    let agent = json(
+        &machine,
+        &format!(
+            "setpriv --reuid agent --regid agent --groups claviger-operators {CURL} /run/claviger/operator.sock http://claviger/v1/status"
+        ),
+    );
     assert_eq!(agent["error"]["code"], "not_operator", "{agent}");
-    let closed = machine.run(&format!("setpriv --reuid daemon --regid daemon --clear-groups {CURL} /run/claviger/operator.sock http://claviger/v1/status"));
+    let closed = machine
+        .run(&format!("setpriv --reuid daemon --regid daemon --clear-groups {CURL} /run/claviger/operator.sock http://claviger/v1/status"));
     assert!(!closed.status.success(), "the operator socket is open to everybody");
     say(started, "others are turned away");
 
@@ -200,10 +210,24 @@ fn the_units_do_what_they_promise() {
     say(started, "the unit stopped and its lease ended");
 
     // What leaves the host by the journal.
-    machine.until("journalctl -o json CLAVIGER_HEAD | grep -q claviger-head-v1 || journalctl -t claviger -o json | grep -q claviger-head-v1", Duration::from_secs(10));
+    machine.until(
+        "journalctl -o json CLAVIGER_HEAD | grep -q claviger-head-v1 || journalctl -t claviger -o json | grep -q claviger-head-v1",
+        Duration::from_secs(10),
+    );
     machine.ok("journalctl -t claviger | grep -q ready");
-    assert!(!machine.run("journalctl -t claviger -p warning | grep -v 'No entries' | grep -v broken.toml | grep .").status.success(), "{}", machine.journal());
+    assert!(
+        !machine.run("journalctl -t claviger -p warning | grep -v 'No entries' | grep -v broken.toml | grep .").status.success(),
+        "{}",
+        machine.journal()
+    );
     say(started, "heads are in the journal, and no warning");
+
+    // The same key as a credential that is sealed to the machine.
+    machine.ok("mkdir -m 700 -p /etc/credstore.encrypted && \
+         systemd-creds encrypt --with-key=host --name=claviger-key /etc/claviger/key /etc/credstore.encrypted/claviger-key && \
+         rm /etc/claviger/key && systemctl restart clavigerd && systemctl start orders");
+    assert_eq!(json(&machine, "cat /run/orders/lease")["secret"]["value"], "s3cret-value");
+    say(started, "a sealed credential opens the store");
 
     // An orderly stop, and a start that cannot succeed is not tried again.
     machine.ok("systemctl stop clavigerd");
@@ -277,7 +301,9 @@ fn the_package_installs_upgrades_and_goes() {
     assert_eq!(machine.ok("stat -c %i /run/claviger/workload.sock"), inode);
     say(started, "upgraded");
 
-    machine.ok("dpkg -r claviger && test ! -e /run/claviger/workload.sock && test -s /etc/claviger/key && test -e /var/lib/claviger/state.json");
+    machine.ok(
+        "dpkg -r claviger && test ! -e /run/claviger/workload.sock && test -s /etc/claviger/key && test -e /var/lib/claviger/state.json",
+    );
     machine.ok("dpkg -P claviger && test ! -e /etc/claviger && test ! -e /var/lib/claviger && ls /var/log/claviger/audit-*");
     say(started, "removed, then purged; the audit log stays");
 }
