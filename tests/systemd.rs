@@ -168,6 +168,13 @@ fn the_units_do_what_they_promise() {
         ),
     );
     assert_eq!(agent["error"]["code"], "not_operator", "{agent}");
+    let member = json(
+        &machine,
+        &format!(
+            "setpriv --reuid daemon --regid daemon --groups claviger-operators {CURL} /run/claviger/operator.sock http://claviger/v1/status"
+        ),
+    );
+    assert_eq!(member["frozen"], false, "{member}");
     let closed = machine
         .run(&format!("setpriv --reuid daemon --regid daemon --clear-groups {CURL} /run/claviger/operator.sock http://claviger/v1/status"));
     assert!(!closed.status.success(), "the operator socket is open to everybody");
@@ -221,6 +228,15 @@ fn the_units_do_what_they_promise() {
         machine.journal()
     );
     say(started, "heads are in the journal, and no warning");
+
+    // A new key: one start with both, and from then on without the old.
+    machine.ok("cd /etc/claviger && mv key key.previous && (umask 377; head -c 32 /dev/urandom >key) && \
+         sed -i 's|^##previous_key_file|previous_key_file|' clavigerd.toml && systemctl restart clavigerd && \
+         sed -i 's|^previous_key_file|##previous_key_file|' clavigerd.toml && rm key.previous && systemctl restart clavigerd && \
+         systemctl start orders");
+    assert_eq!(json(&machine, "cat /run/orders/lease")["secret"]["value"], "s3cret-value");
+    machine.ok("systemctl stop orders");
+    say(started, "the key was changed and the value is the same");
 
     // The same key as a credential that is sealed to the machine.
     machine.ok("mkdir -m 700 -p /etc/credstore.encrypted && \

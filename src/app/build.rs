@@ -85,7 +85,8 @@ pub fn build(config: &Config) -> Result<Built, BuildError> {
     let random = Arc::new(SystemRandom::default());
     let state = state::open(&config.paths.state, &*random)?;
     let key = state::key(config)?;
-    let store = Arc::new(LocalStore::open(&config.paths.state.join("store"), key, None, random.clone(), clock.clone())?);
+    let previous = state::previous_key(config)?;
+    let store = Arc::new(LocalStore::open(&config.paths.state.join("store"), key, previous, random.clone(), clock.clone())?);
     let (engines, tokens) = engines(config, &state, &store, &clock)?;
     let places = Places::of(config);
     let governance = load::load(&places, &load::by_running(&engines), 1, clock.wall()).map_err(BuildError::Load)?;

@@ -70,10 +70,13 @@ impl Machine {
                 return Err(format!("needs {tool}"));
             }
         }
-        let nested = Command::new("unshare").args(["--mount", "--pid", "--fork", "--uts", "--ipc", "--cgroup", "true"]).output();
+        let mounts = "mount -t tmpfs tmpfs /mnt && mkdir /mnt/u /mnt/w /mnt/r && \
+                      mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/u,workdir=/mnt/w /mnt/r && mount -t cgroup2 cgroup2 /mnt/w";
+        let nested =
+            Command::new("unshare").args(["--mount", "--pid", "--fork", "--uts", "--ipc", "--cgroup", "sh", "-c", mounts]).output();
         match nested {
             Ok(done) if done.status.success() => Ok(()),
-            _ => Err("namespaces cannot be made here".into()),
+            _ => Err("namespaces, an overlay or control groups cannot be had here".into()),
         }
     }
 
