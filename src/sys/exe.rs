@@ -11,9 +11,11 @@ use nix::{
     sys::stat::Mode,
 };
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     os::unix::ffi::OsStrExt,
+    sync::{PoisonError, RwLock},
 };
 
 /// Where a file is, without asking its file system's server: `statx(2)` with `AT_STATX_DONT_SYNC`.
@@ -132,11 +134,27 @@ const STATMOUNT_TYPE: std::ops::Range<usize> = 36..40;
 /// A mount is found by its id, which cannot be reused while the file is held, or by its device, which belongs to one file system. The
 /// device alone would not do: on btrfs and overlay a file's is another than its mount's.
 pub(super) fn file_system(held: &impl AsFd, id: &FileId, proc: Option<&ProcDir>) -> io::Result<String> {
-    if id.unique_mount
-        && let Ok(name) = statmount_type(id.mount)
-    {
-        return Ok(name);
+    if !id.unique_mount {
+        return from_mountinfo(held, id, proc);
     }
+    // A unique id is never given to another mount, and a mount keeps its type: what was found once need not be read again.
+    static KNOWN: RwLock<BTreeMap<u64, String>> = RwLock::new(BTreeMap::new());
+    if let Some(name) = KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(&id.mount) {
+        return Ok(name.clone());
+    }
+    let name = statmount_type(id.mount).or_else(|_| from_mountinfo(held, id, proc))?;
+    let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+    // Anybody can make mounts; nobody shall fill our memory with them.
+    if known.len() >= MOUNTS_KNOWN {
+        known.clear();
+    }
+    known.insert(id.mount, name.clone());
+    Ok(name)
+}
+
+const MOUNTS_KNOWN: usize = 1024;
+
+fn from_mountinfo(held: &impl AsFd, id: &FileId, proc: Option<&ProcDir>) -> io::Result<String> {
     let Some(proc) = proc else { return Err(Errno::ENOENT.into()) };
     // mountinfo shows the old ids: ask for that one.
     let old = statx(held.as_fd(), libc::STATX_MNT_ID)?;
