@@ -98,7 +98,7 @@ pub fn load(places: &Places, engines: ByEngine<'_>, generation: u64, now: WallTi
             bundle,
             generation,
             since: now,
-            warnings: warnings.iter().map(ToString::to_string).collect(),
+            warnings: warnings.iter().map(ToString::to_string).chain(doubts(&registry)).collect(),
         }),
         Ok(_) => Err(LoadProblems(problems)),
         Err(more) => {
@@ -106,6 +106,24 @@ pub fn load(places: &Places, engines: ByEngine<'_>, generation: u64, now: WallTi
             Err(LoadProblems(problems))
         }
     }
+}
+
+/// What is odd about rows of the registry on this host. They are in force all the same.
+fn doubts(registry: &Registry) -> Vec<String> {
+    let several = registry.iter().nth(1).is_some();
+    let mut out = Vec::new();
+    for row in registry.iter() {
+        if several && !row.selectors.iter().any(|selector| matches!(selector.kind(), "unix:uid" | "unix:user")) {
+            out.push(format!(
+                "identity {} names no unix:user or unix:uid: it may run under any uid, so no other identity counts as isolated",
+                row.name
+            ));
+        }
+        for selector in row.selectors.iter().filter(|selector| selector.kind() == "unix:user" && sys::uid_of(selector.value()).is_none()) {
+            out.push(format!("identity {}: there is no user {} on this host; make it and reload", row.name, selector.value()));
+        }
+    }
+    out
 }
 
 fn files(folder: &Path, ending: &str) -> Result<Vec<File>, String> {

@@ -84,7 +84,15 @@ pub fn open(folder: &Path, random: &dyn Random) -> Result<State, StateError> {
 /// The key of the local store: a systemd credential if the unit passes one, else a private file.
 pub fn key(config: &Config) -> Result<SealKey, StateError> {
     let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|folder| Path::new(&folder).join(&config.local.key_credential));
-    let path = credential.filter(|path| path.exists()).unwrap_or_else(|| config.local.key_file.clone());
+    read_key(credential.filter(|path| path.exists()).unwrap_or_else(|| config.local.key_file.clone()), config)
+}
+
+/// The key before it, while keys are being changed.
+pub fn previous_key(config: &Config) -> Result<Option<SealKey>, StateError> {
+    config.local.previous_key_file.clone().map(|path| read_key(path, config)).transpose()
+}
+
+fn read_key(path: PathBuf, config: &Config) -> Result<SealKey, StateError> {
     let bytes = sys::read_private(&path, 128).map_err(|error| StateError::NoKey(error.to_string(), config.local.key_credential.clone()))?;
     let raw = bytes.expose();
     let text = std::str::from_utf8(raw).map(str::trim_end).ok().filter(|text| text.len() == 64);

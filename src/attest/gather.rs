@@ -244,11 +244,8 @@ impl Gatherer {
     /// The warm check and, for issuing: the executable is the same file still and nobody has begun to trace the process.
     pub fn still_for_issue(&self, pins: &Pins, traced_before: bool) -> Result<(), Changed> {
         self.still(pins)?;
-        if let Some(exe) = &pins.exe {
-            let now = Executable::of(&pins.proc).map_err(|_| Changed::Program)?;
-            if !now.id.same_file(&exe.id) {
-                return Err(Changed::Program);
-            }
+        if pins.exe.as_ref().is_some_and(|exe| !exe.is_run_by(&pins.proc)) {
+            return Err(Changed::Program);
         }
         let tracer = pins.proc.status().map_err(|_| Changed::Gone)?.tracer;
         if tracer != 0 && !traced_before { Err(Changed::Program) } else { Ok(()) }

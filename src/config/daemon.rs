@@ -227,11 +227,13 @@ pub struct LocalConfig {
     pub key_credential: String,
     /// Otherwise this file: 0400, owned by the daemon's user or root.
     pub key_file: PathBuf,
+    /// The key before it, for one start after a change of keys: everything is then sealed under the new one.
+    pub previous_key_file: Option<PathBuf>,
 }
 
 impl Default for LocalConfig {
     fn default() -> Self {
-        Self { key_credential: "claviger-key".into(), key_file: "/etc/claviger/key".into() }
+        Self { key_credential: "claviger-key".into(), key_file: "/etc/claviger/key".into(), previous_key_file: None }
     }
 }
 

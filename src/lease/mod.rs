@@ -1,7 +1,7 @@
 //! What is owed back and when: every credential that is out has a lease, and every lease ends.
 //!
 //! **Contract.** `reserve` writes the debt down before the engine is asked; `commit` before the holder is answered. Where nothing exists
-//! upstream both are one row, written at commit. A lease is ended by whoever gets its [`Ending`], exactly once, and the ending is carried
+//! upstream both are one row, written at commit; the audit record, synced before a secret leaves, holds the same. A lease is ended by whoever gets its [`Ending`], exactly once, and the ending is carried
 //! through by `broker::end` alone. Deadlines are on `CLOCK_BOOTTIME`; the wall clock is for people and for sources.
 //!
 //! After a crash `open` gives back every lease that is not over: reservations to be settled, live leases to be bound again, endings to
@@ -118,15 +118,26 @@ impl Leases {
         Ok(Slot { lease, written: durable })
     }
 
-    /// Makes the lease live; it is on the disk when this returns. On an error the lease stays reserved, to be ended by the caller.
+    /// Makes the lease live. On an error it stays reserved, to be ended by the caller.
+    ///
+    /// Where something exists upstream it is on the disk when this returns. Where nothing does, it is in the file, which outlives the
+    /// daemon however that ends, and on the disk within 10 ms: only a power cut comes in between, and no holder survives that.
     pub async fn commit(&self, slot: Slot, reference: UpstreamRef) -> Result<Arc<Lease>, AppendError> {
         let lease = Arc::new(Lease { reference, state: State::Live, ..slot.lease });
-        self.table.put(lease.clone());
-        self.changed.notify_one();
+        self.put_live(&lease);
         // A reservation on the disk may use the reserve to become a lease: refusing it would leave something upstream with less known.
-        let room = if slot.written { Room::Ending } else { Room::Ordinary };
-        self.log.append(journal::now(&lease), Sync::Now, room).await?;
+        let (sync, room) = if slot.written { (Sync::Now, Room::Ending) } else { (Sync::Soon, Room::Ordinary) };
+        self.log.append(journal::now(&lease), sync, room).await?;
         Ok(lease)
+    }
+
+    /// Puts a live lease into the table, and wakes whoever waits for deadlines if this one is the next.
+    fn put_live(&self, lease: &Arc<Lease>) {
+        let next = self.table.next_deadline();
+        self.table.put(lease.clone());
+        if next.is_none_or(|next| lease.deadline < next) {
+            self.changed.notify_one();
+        }
     }
 
     /// A lease that is not over.
@@ -189,8 +200,7 @@ impl Leases {
         let event = Event::Renewed { id: lease.id, expires, deadline };
         self.log.append(event, Sync::Now, Room::Ordinary).await?;
         let renewed = Arc::new(Lease { expires, deadline, ..lease.clone() });
-        self.table.put(renewed.clone());
-        self.changed.notify_one();
+        self.put_live(&renewed);
         Ok(renewed)
     }
 

@@ -11,9 +11,11 @@ use nix::{
     sys::stat::Mode,
 };
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     os::unix::ffi::OsStrExt,
+    sync::{PoisonError, RwLock},
 };
 
 /// Where a file is, without asking its file system's server: `statx(2)` with `AT_STATX_DONT_SYNC`.
@@ -78,25 +80,7 @@ pub struct Executable {
 
 /// Device, inode and the rest of an open descriptor (`O_PATH` will do).
 pub fn file_id(fd: &impl AsFd) -> io::Result<FileId> {
-    statx(fd.as_fd(), c"", libc::AT_EMPTY_PATH)
-}
-
-const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
-
-fn statx(fd: BorrowedFd<'_>, path: &std::ffi::CStr, flags: libc::c_int) -> io::Result<FileId> {
-    // SAFETY: an all-zero statx is valid; the kernel fills it.
-    let mut raw: libc::statx = unsafe { std::mem::zeroed() };
-    // SAFETY: the path is a C string and `raw` is writable.
-    let done = unsafe {
-        libc::statx(
-            fd.as_raw_fd(),
-            path.as_ptr(),
-            flags | libc::AT_STATX_DONT_SYNC | libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT,
-            libc::STATX_BASIC_STATS | libc::STATX_MNT_ID | STATX_MNT_ID_UNIQUE,
-            &raw mut raw,
-        )
-    };
-    Errno::result(done)?;
+    let raw = statx(fd.as_fd(), libc::STATX_BASIC_STATS | libc::STATX_MNT_ID | STATX_MNT_ID_UNIQUE)?;
     let nanos = |t: libc::statx_timestamp| i128::from(t.tv_sec) * 1_000_000_000 + i128::from(t.tv_nsec);
     Ok(FileId {
         dev: libc::makedev(raw.stx_dev_major, raw.stx_dev_minor),
@@ -112,6 +96,25 @@ fn statx(fd: BorrowedFd<'_>, path: &std::ffi::CStr, flags: libc::c_int) -> io::R
     })
 }
 
+const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
+
+fn statx(fd: BorrowedFd<'_>, mask: u32) -> io::Result<libc::statx> {
+    // SAFETY: an all-zero statx is valid; the kernel fills it.
+    let mut raw: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is a C string and `raw` is writable.
+    let done = unsafe {
+        libc::statx(
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC | libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT,
+            mask,
+            &raw mut raw,
+        )
+    };
+    Errno::result(done)?;
+    Ok(raw)
+}
+
 #[repr(C)]
 struct MountRequest {
     size: u32,
@@ -125,27 +128,56 @@ const STATMOUNT_HEAD: usize = 512;
 const STATMOUNT_MASK: std::ops::Range<usize> = 8..16;
 const STATMOUNT_TYPE: std::ops::Range<usize> = 36..40;
 
-/// The type of the file system a file lies on, as the kernel knows it. `mountinfo` is read through `proc` where `statmount(2)` is
-/// missing or the mount lies in another namespace.
-pub(super) fn file_system(id: &FileId, proc: Option<&ProcDir>) -> io::Result<String> {
-    if id.unique_mount
-        && let Ok(name) = statmount_type(id.mount)
-    {
-        return Ok(name);
+/// The type of the file system a held file lies on, as the kernel knows it. `mountinfo` is read through `proc` where `statmount(2)` is
+/// missing, is filtered, or the mount lies in another namespace than ours, as those of all peers do when our unit has its own.
+///
+/// A mount is found by its id, which cannot be reused while the file is held, or by its device, which belongs to one file system. The
+/// device alone would not do: on btrfs and overlay a file's is another than its mount's.
+pub(super) fn file_system(held: &impl AsFd, id: &FileId, proc: Option<&ProcDir>) -> io::Result<String> {
+    if !id.unique_mount {
+        return from_mountinfo(held, id, proc);
     }
+    // A unique id is never given to another mount, and a mount keeps its type: what was found once need not be read again.
+    static KNOWN: RwLock<BTreeMap<u64, String>> = RwLock::new(BTreeMap::new());
+    if let Some(name) = KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(&id.mount) {
+        return Ok(name.clone());
+    }
+    let name = statmount_type(id.mount).or_else(|_| from_mountinfo(held, id, proc))?;
+    let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+    // Anybody can make mounts; nobody shall fill our memory with them.
+    if known.len() >= MOUNTS_KNOWN {
+        known.clear();
+    }
+    known.insert(id.mount, name.clone());
+    Ok(name)
+}
+
+const MOUNTS_KNOWN: usize = 1024;
+
+fn from_mountinfo(held: &impl AsFd, id: &FileId, proc: Option<&ProcDir>) -> io::Result<String> {
     let Some(proc) = proc else { return Err(Errno::ENOENT.into()) };
-    // mountinfo shows the old, reused ids; ask for that one.
+    // mountinfo shows the old ids: ask for that one.
+    let old = statx(held.as_fd(), libc::STATX_MNT_ID)?;
+    let mount = (old.stx_mask & libc::STATX_MNT_ID != 0).then(|| old.stx_mnt_id.to_string());
+    let device = format!("{}:{}", libc::major(id.dev), libc::minor(id.dev));
     let text = proc.read("mountinfo", 4 << 20)?;
-    let (major, minor) = (libc::major(id.dev), libc::minor(id.dev));
-    let device = format!("{major}:{minor}");
-    text.split(|b| *b == b'\n')
-        .filter_map(|line| {
-            let line = std::str::from_utf8(line).ok()?;
-            let (before, after) = line.split_once(" - ")?;
-            (before.split(' ').nth(2)? == device).then(|| after.split(' ').next().map(str::to_owned))?
-        })
-        .next()
-        .ok_or_else(|| Errno::ENOENT.into())
+    type_in(&text, mount.as_deref(), &device).ok_or_else(|| Errno::ENOENT.into())
+}
+
+/// The type of the mount with that id, or on that device, in the text of a `mountinfo`.
+fn type_in(mountinfo: &[u8], mount: Option<&str>, device: &str) -> Option<String> {
+    let mut by_device = None;
+    for line in mountinfo.split(|b| *b == b'\n').filter_map(|line| std::str::from_utf8(line).ok()) {
+        let Some((before, after)) = line.split_once(" - ") else { continue };
+        let (mut fields, name) = (before.split(' '), after.split(' ').next()?);
+        if fields.next() == mount && mount.is_some() {
+            return Some(name.to_owned());
+        }
+        if fields.nth(1) == Some(device) {
+            by_device.get_or_insert(name);
+        }
+    }
+    by_device.map(str::to_owned)
 }
 
 fn statmount_type(mount: u64) -> io::Result<String> {
@@ -171,9 +203,15 @@ impl Executable {
     pub fn of(proc: &ProcDir) -> io::Result<Self> {
         let held = openat(proc.fd(), "exe", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
         let id = file_id(&held)?;
-        let fs = file_system(&id, Some(proc))?;
+        let fs = file_system(&held, &id, Some(proc))?;
         let path = proc.link("exe")?.as_bytes().to_vec();
         Ok(Self { held, id, fs, path })
+    }
+
+    /// Whether the process still runs this very file, unchanged.
+    pub fn is_run_by(&self, proc: &ProcDir) -> bool {
+        let now = openat(proc.fd(), "exe", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+        now.is_ok_and(|now| file_id(&now).is_ok_and(|now| now.same_file(&self.id)))
     }
 
     /// Whether its file system may be asked for content.
@@ -232,6 +270,20 @@ fn handle_of(fd: &OwnedFd) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mount_is_found_by_its_id_first() {
+        let text = b"31 1 0:26 / / rw - btrfs /dev/vda2 rw\n32 31 0:26 /home /home rw shared:1 - btrfs /dev/vda2 rw\n40 31 0:40 / /f rw - fuse.x x rw\nodd\n";
+        assert_eq!(type_in(text, Some("40"), "0:26").as_deref(), Some("fuse.x"));
+        assert_eq!(type_in(text, Some("32"), "0:99").as_deref(), Some("btrfs"), "a subvolume's files have a device of their own");
+        assert_eq!(type_in(text, Some("99"), "0:40").as_deref(), Some("fuse.x"));
+        assert_eq!(type_in(text, None, "0:26").as_deref(), Some("btrfs"));
+        assert_eq!(type_in(text, Some("99"), "0:99"), None);
+        let me = ProcDir::open(std::process::id()).unwrap();
+        let exe = Executable::of(&me).unwrap();
+        let old = statx(exe.held.as_fd(), libc::STATX_MNT_ID).unwrap().stx_mnt_id.to_string();
+        assert_eq!(type_in(&me.read("mountinfo", 4 << 20).unwrap(), Some(&old), "none"), Some(exe.fs));
+    }
 
     #[test]
     fn knows_its_own_program() {

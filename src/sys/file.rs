@@ -3,9 +3,9 @@
 use crate::model::SecretBytes;
 use nix::{
     errno::Errno,
-    fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, openat, renameat},
-    sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat},
-    unistd::{UnlinkatFlags, fsync, geteuid, unlinkat},
+    fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, openat, renameat},
+    sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, mkdirat},
+    unistd::{Gid, UnlinkatFlags, fchownat, fsync, getegid, geteuid, unlinkat},
 };
 use std::{
     ffi::{OsStr, OsString},
@@ -142,6 +142,31 @@ pub fn private_folder(path: &Path) -> Result<(), FileError> {
     if mode & 0o077 != 0 { Err(FileError::Loose { path: path.into(), mode, wanted: "must be 0700" }) } else { Ok(()) }
 }
 
+/// Closes a folder to all but its owner and, if given, one group, which may list and read it and gets the files that are made in it.
+pub fn share_folder(path: &Path, group: Option<u32>) -> Result<(), FileError> {
+    let (parent, name) = open_parent(path)?;
+    let folder = open_folder(&parent, &name, path)?;
+    let stat = fstat(&folder).map_err(|errno| io(path, errno))?;
+    check_owner(path, &stat)?;
+    let mine = stat.st_uid == geteuid().as_raw();
+    let foreign = group.filter(|group| *group != stat.st_gid);
+    if let Some(group) = foreign.filter(|_| mine) {
+        fchownat(&folder, ".", None, Some(Gid::from_raw(group)), AtFlags::AT_SYMLINK_NOFOLLOW).map_err(|errno| io(path, errno))?;
+    }
+    // Files get the folder's group by its setgid bit; where it already is our own group they get it anyway.
+    let own_group = group.is_some_and(|group| group == getegid().as_raw());
+    let wanted = match group {
+        None => 0o700,
+        Some(_) if own_group => 0o750,
+        Some(_) => 0o2750,
+    };
+    let loose = stat.st_mode & 0o7777 & !wanted != 0;
+    if mine && (loose || foreign.is_some()) {
+        fchmodat(&folder, ".", Mode::from_bits_truncate(wanted), FchmodatFlags::FollowSymlink).map_err(|errno| io(path, errno))?;
+    }
+    Ok(())
+}
+
 /// The names of the entries of a folder, in byte order; names that are not UTF-8 are left out.
 pub fn file_names(path: &Path) -> Result<Vec<String>, FileError> {
     let fail = |source| FileError::Io { path: path.into(), source };
@@ -230,7 +255,7 @@ fn io(path: &Path, errno: Errno) -> FileError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -280,6 +305,25 @@ mod tests {
         assert!(write_atomic(&folder.path().join("way/key"), b"x", 0o600).is_err(), "a folder reached by a link");
         for path in ["key", "/tmp/../key", "/"] {
             assert!(matches!(read_private(Path::new(path), 9), Err(FileError::Path(_))), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_shared_folder_is_open_to_its_group_alone() {
+        let folder = folder();
+        let path = folder.path().join("log");
+        std::fs::create_dir(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let mode = || std::fs::metadata(&path).unwrap().mode() & 0o7777;
+        share_folder(&path, Some(getegid().as_raw())).unwrap();
+        assert_eq!(mode(), 0o750);
+        share_folder(&path, None).unwrap();
+        assert_eq!(mode(), 0o700);
+        if geteuid().is_root() {
+            share_folder(&path, Some(4711)).unwrap();
+            assert_eq!((mode(), std::fs::metadata(&path).unwrap().gid()), (0o2750, 4711));
+            std::fs::write(path.join("file"), "").unwrap();
+            assert_eq!(std::fs::metadata(path.join("file")).unwrap().gid(), 4711);
         }
     }
 

@@ -75,13 +75,15 @@ impl Host {
         let mut id = file_id(&at).ok()?;
         let mut root_owned = id.root_only();
         let mut trusted_mount = None;
+        // The walk is on that tree's mounts, so its mountinfo knows them.
+        let mounts = ProcDir::open(if self.of_pid_1 { 1 } else { std::process::id() }).ok();
         for part in path.strip_prefix(b"/")?.split(|b| *b == b'/') {
             if part.is_empty() || part == b"." || part == b".." || !id.is_dir() {
                 return None;
             }
             // Before anything is looked up on a file system, the kernel must have said that it is one of the trusted.
             if trusted_mount != Some(id.mount) {
-                let fs = file_system(&id, ProcDir::open(std::process::id()).ok().as_ref()).ok()?;
+                let fs = file_system(&at, &id, mounts.as_ref()).ok()?;
                 if !TRUSTED_FILE_SYSTEMS.contains(&fs.as_str()) {
                     return None;
                 }

@@ -23,7 +23,7 @@ mod trusted;
 pub use cgroup::GroupWatch;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use exe::{Executable, FileId, TRUSTED_FILE_SYSTEMS, file_id};
-pub use file::{FileError, FileLock, file_names, private_folder, read_private, write_atomic};
+pub use file::{FileError, FileLock, file_names, private_folder, read_private, share_folder, write_atomic};
 pub use host::{Host, HostFile};
 pub use journal::{JOURNAL_SOCKET, SYSLOG_SOCKET, send_journal, send_syslog};
 #[cfg(mutations)]

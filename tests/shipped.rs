@@ -1,0 +1,390 @@
+//! Everything that is shipped is loaded here: every file of `config/`, every unit, every example in the documents.
+
+use claviger::{
+    config::{self, Config, EngineConfig, File},
+    digest::{SealKey, SeededRandom},
+    engine::{
+        Engine, Mark,
+        jwt::{self, JwtEngine},
+        local::{LocalEngine, LocalStore},
+        postgres::{self, PostgresEngine, Server},
+    },
+    model::{Catalogue, Registry, WallTime},
+    policy::{BASELINE, Bundle, Source},
+    sys::{Clock, ManualClock},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+/// The day on which the examples were written: their grants expire 90 days later at the latest.
+const TODAY: &str = "2026-11-20";
+/// `systemd-analyze security` must not say more than this.
+const EXPOSURE: f32 = 2.1;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn files(folder: &Path, ending: &str) -> Vec<File> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.to_string_lossy().ends_with(ending));
+    paths.sort();
+    paths.iter().map(|path| File { path: path.display().to_string(), text: read(path) }).collect()
+}
+
+fn today() -> WallTime {
+    WallTime::parse(TODAY).unwrap()
+}
+
+/// Secrets as the engines of a configuration see them: each row is shown to a real engine, settings included.
+fn catalogue(config: &Config, files: &[File]) -> Result<Catalogue, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(0, today().0));
+    let key = SealKey::from_bytes(&[7; 32]).unwrap();
+    let store = folder.path().canonicalize().unwrap().join("store");
+    let store = Arc::new(LocalStore::open(&store, key, None, Arc::new(SeededRandom::new(1)), clock.clone()).unwrap());
+    let mut engines: BTreeMap<String, Box<dyn Engine>> = BTreeMap::new();
+    engines.insert("local".into(), Box::new(LocalEngine::new(store.clone())));
+    for engine in &config.engines {
+        let name = engine.name().to_string();
+        let made: Box<dyn Engine> = match engine {
+            EngineConfig::Jwt(from) => {
+                let config = jwt::JwtConfig {
+                    name: from.name.clone(),
+                    issuer: from.issuer.clone(),
+                    jwks_uri: None,
+                    algorithms: vec![jwt::Algorithm::Es256, jwt::Algorithm::EdDsa],
+                    max_ttl: from.max_ttl,
+                };
+                Box::new(JwtEngine::open(config, store.clone(), clock.clone()).map_err(|error| error.to_string())?)
+            }
+            EngineConfig::Postgres(from) => {
+                // How the server is reached is no matter here; whether a host name comes with a CA is.
+                assert!(from.host.starts_with('/') || from.ca_file.is_some(), "{name}: a host name needs ca_file");
+                let server = Server::Unix { folder: "/nowhere".into(), port: from.port };
+                let config = postgres::PostgresConfig {
+                    database: from.database.clone(),
+                    ..postgres::PostgresConfig::new(from.name.clone(), server, &from.user)
+                };
+                let root = SealKey::from_bytes(&[8; 32]).unwrap();
+                Box::new(PostgresEngine::new(config, Mark::new(b"m", b"s"), &root, clock.clone()).map_err(|error| error.to_string())?)
+            }
+        };
+        engines.insert(name, made);
+    }
+    let mut rows = Vec::new();
+    for draft in config::secrets(files).map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))? {
+        let engine = engines.get(draft.row().engine.as_str()).ok_or_else(|| draft.problem("its engine is not configured").to_string())?;
+        engine.check(draft.row()).map_err(|why| draft.problem(why).to_string())?;
+        let ends_by = engine.ends_by();
+        rows.push(draft.with(ends_by));
+    }
+    Ok(Catalogue::new(rows))
+}
+
+fn registry(files: &[File]) -> Result<Registry, String> {
+    config::identities(files).map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+}
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(&File { path: "clavigerd.toml".into(), text: text.into() }).map_err(|error| error.to_string())
+}
+
+// ---- clavigerd.toml ------------------------------------------------------------------------------------------------------------
+
+/// Lines that are a key or a table behind one `#`, without it; two `#` are an alternative to a line above.
+fn uncommented(text: &str, alternatives: bool) -> String {
+    let is_setting = |line: &str| {
+        line.starts_with("[[") || line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+    };
+    let mut out = String::new();
+    for line in text.lines() {
+        let bare =
+            line.strip_prefix("##").filter(|_| alternatives).or_else(|| line.strip_prefix('#').filter(|line| !line.starts_with('#')));
+        out.push_str(bare.filter(|bare| is_setting(bare)).unwrap_or(line));
+        out.push('\n');
+    }
+    out
+}
+
+#[test]
+fn the_shipped_configuration_is_the_default_and_says_so_key_by_key() {
+    let text = read(&root().join("config/clavigerd.toml"));
+    assert_eq!(parse(&text).unwrap(), Config::default());
+    let all = parse(&uncommented(&text, false)).unwrap();
+    assert_eq!(all.engines.len(), 2);
+    assert!(all.metrics.textfile.is_some());
+    // What is shown as a default is the default.
+    let default = Config::default();
+    assert_eq!(Config { engines: Vec::new(), metrics: default.metrics.clone(), ..all }, default);
+    // Each key can be taken alone.
+    let (mut section, mut keys) = (String::new(), 0);
+    for line in text.lines().take_while(|line| !line.starts_with("# ---- engines")) {
+        if line.starts_with('[') {
+            section = line.to_owned();
+        } else if let Some(key) = line.strip_prefix('#').filter(|line| !line.starts_with(['#', ' ']) && !line.is_empty()) {
+            parse(&format!("{section}\n{key}\n")).unwrap_or_else(|error| panic!("{key}: {error}"));
+            keys += 1;
+        }
+    }
+    assert!(keys > 25, "{keys} keys were found");
+}
+
+/// The keys that a table takes, as its parser names them when it meets one that it does not know.
+fn keys_of(table: &str, beside: &str) -> BTreeSet<String> {
+    let error = parse(&format!("{table}\n{beside}\nzzz = 1\n")).unwrap_err();
+    let list = error.split("expected").nth(1).unwrap_or_else(|| panic!("{table}: {error}"));
+    list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_key_is_documented_and_no_other() {
+    let text = uncommented(&read(&root().join("config/clavigerd.toml")), true);
+    let mut documented: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut section = String::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        if line.starts_with("[[engine]]") {
+            section = "engine".into();
+        } else if line.starts_with('[') {
+            section = line.trim_matches(['[', ']']).to_owned();
+            documented.entry(section.clone()).or_default();
+        } else if let Some((key, value)) = line.split_once(" = ") {
+            if key == "kind" {
+                section = format!("engine {}", value.trim_matches('"'));
+                documented.entry(section.clone()).or_default();
+            } else {
+                documented.entry(section.clone()).or_default().insert(key.to_owned());
+            }
+        }
+    }
+    let mut sections = keys_of("", "");
+    assert!(sections.remove("engine"));
+    let mut known: BTreeMap<String, BTreeSet<String>> =
+        sections.into_iter().map(|name| (name.clone(), keys_of(&format!("[{name}]"), ""))).collect();
+    let jwt = "kind = \"jwt\"\nname = \"a\"\nissuer = \"https://a.b\"\nmax_ttl = \"1m\"";
+    known.insert("engine jwt".into(), keys_of("[[engine]]", jwt));
+    let postgres = "kind = \"postgres\"\nname = \"a\"\nhost = \"/a\"\ndatabase = \"a\"\nuser = \"a\"";
+    known.insert("engine postgres".into(), keys_of("[[engine]]", postgres));
+    assert_eq!(documented, known);
+}
+
+// ---- examples ------------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn every_example_loads_without_a_warning() {
+    let examples: Vec<PathBuf> = fs::read_dir(root().join("config/examples")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(examples.len() >= 4);
+    for example in examples {
+        let what = example.display();
+        let config = parse(&read(&example.join("clavigerd.toml"))).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let registry = registry(&files(&example.join("identities.d"), ".toml")).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let catalogue = catalogue(&config, &files(&example.join("secrets.d"), ".toml")).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(registry.iter().next().is_some() && catalogue.iter().next().is_some(), "{what}: is empty");
+        let names_user = |row: &claviger::model::Identity| row.selectors.iter().any(|s| matches!(s.kind(), "unix:user" | "unix:uid"));
+        assert!(registry.iter().all(|row| names_user(row)), "{what}: a row that names no user keeps all others from being isolated");
+        for used in registry.iter().flat_map(|row| &row.uses) {
+            assert!(catalogue.find(&used.secret).is_some(), "{what}: {} is declared and not defined", used.secret);
+        }
+        let mut sources = vec![Source { name: "00-baseline.cedar".into(), text: BASELINE.into() }];
+        sources.extend(files(&example.join("policy.d"), ".cedar").into_iter().map(|file| Source { name: file.path, text: file.text }));
+        let (_, warnings) = Bundle::load(sources, &catalogue, &registry, today()).unwrap_or_else(|problems| {
+            panic!("{what}: {}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+        });
+        assert!(warnings.is_empty(), "{what}: {warnings:?}");
+    }
+}
+
+#[test]
+fn every_file_of_the_configuration_is_known_to_a_test() {
+    let mut folders = vec![root().join("config")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => assert!(
+                    name == "README" || name.ends_with(".toml") || name.ends_with(".cedar"),
+                    "{}: nothing loads this",
+                    path.display()
+                ),
+            }
+        }
+    }
+    for (readme, kind) in [("config/identities.d/README", "identities"), ("config/secrets.d/README", "secrets")] {
+        // The indented block is a file with its optional keys commented out.
+        let text = read(&root().join(readme));
+        let block: String = text.lines().filter_map(|line| line.strip_prefix("    ")).map(|line| format!("{line}\n")).collect();
+        check_fence(kind, &block).unwrap_or_else(|error| panic!("{readme}: {error}"));
+        check_fence(kind, &uncommented(&block, false)).unwrap_or_else(|error| panic!("{readme}: {error}"));
+    }
+}
+
+// ---- documents -----------------------------------------------------------------------------------------------------------------
+
+fn documents() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => found.push(path),
+            }
+        }
+    }
+    found.extend(fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path()));
+    found.retain(|path| path.extension().is_some_and(|ending| ending == "md"));
+    found.sort();
+    found
+}
+
+fn check_fence(kind: &str, text: &str) -> Result<(), String> {
+    let file = File { path: "example".into(), text: text.into() };
+    match kind {
+        "clavigerd" => parse(text).map(drop),
+        "identities" => registry(&[file]).map(drop),
+        "secrets" => config::secrets(&[file]).map(drop).map_err(|errors| errors[0].to_string()),
+        "cedar" => {
+            let sources = vec![Source { name: "0".into(), text: BASELINE.into() }, Source { name: "example".into(), text: text.into() }];
+            Bundle::load(sources, &Catalogue::default(), &Registry::default(), today())
+                .map(drop)
+                .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+        }
+        other => Err(format!("{other} is not a kind of file")),
+    }
+}
+
+#[test]
+fn every_example_in_the_documents_loads() {
+    let mut problems = Vec::new();
+    for path in documents() {
+        let text = read(&path);
+        let mut lines = text.lines().enumerate();
+        while let Some((at, line)) = lines.next() {
+            let Some(info) = line.trim().strip_prefix("```").filter(|info| info.starts_with("toml") || info.starts_with("cedar")) else {
+                continue;
+            };
+            let body: String =
+                lines.by_ref().map(|(_, line)| line).take_while(|line| line.trim() != "```").flat_map(|line| [line, "\n"]).collect();
+            // "toml identities", "toml secrets", "toml clavigerd"; a bare "toml" must be one of them; "toml fragment" is none.
+            let kinds: &[&str] = match info.split_once(' ').map_or((info, ""), |(language, kind)| (language, kind.trim())) {
+                (_, "fragment") => continue,
+                ("cedar", _) => &["cedar"],
+                (_, "identities") => &["identities"],
+                (_, "secrets") => &["secrets"],
+                (_, "clavigerd") => &["clavigerd"],
+                _ => &["clavigerd", "identities", "secrets"],
+            };
+            let errors: Vec<String> = kinds.iter().filter_map(|kind| check_fence(kind, &body).err()).collect();
+            if errors.len() == kinds.len() {
+                problems.push(format!("{}:{}: {}", path.display(), at + 1, errors.join(" | ")));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    for path in documents() {
+        let text = read(&path);
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = target.split('#').next().unwrap();
+            if !file.is_empty() && !file.contains("://") && !file.starts_with("mailto:") {
+                assert!(path.parent().unwrap().join(file).exists(), "{}: {target} leads nowhere", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_figure_is_listed_for_operators() {
+    let source = read(&root().join("src/broker/metrics.rs"));
+    let page = read(&root().join("docs/operations.md"));
+    let names: Vec<&str> = source.split("registry.register(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(names.len() > 8);
+    for name in names {
+        assert!(page.contains(&format!("`claviger_{name}")), "docs/operations.md does not list claviger_{name}");
+    }
+}
+
+// ---- units ---------------------------------------------------------------------------------------------------------------------
+
+const UNITS: &[&str] = &["clavigerd.service", "clavigerd-workload.socket", "clavigerd-operator.socket"];
+
+/// The units in a folder of their own, with our program where theirs would be installed.
+fn units() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for unit in UNITS {
+        let text = read(&root().join("systemd").join(unit)).replace("/usr/bin/clavigerd", env!("CARGO_BIN_EXE_clavigerd"));
+        fs::write(folder.path().join(unit), text).unwrap();
+    }
+    folder
+}
+
+fn analyze(arguments: &[&str], folder: &Path, units: &[&str]) -> Option<(bool, String)> {
+    let mut command = Command::new("systemd-analyze");
+    command.args(arguments).args(units.iter().map(|unit| folder.join(unit)));
+    let Ok(done) = command.env("LC_ALL", "C").env("SYSTEMD_COLORS", "0").output() else {
+        eprintln!("SKIPPED: there is no systemd-analyze");
+        return None;
+    };
+    Some((done.status.success(), String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr)))
+}
+
+#[test]
+fn every_unit_is_sound() {
+    let folder = units();
+    let Some((sound, said)) = analyze(&["verify", "--man=no"], folder.path(), UNITS) else { return };
+    // Other units of the host are none of ours.
+    let ours: Vec<&str> = said.lines().filter(|line| line.contains("claviger")).collect();
+    assert!(ours.is_empty() && (sound || said.trim().is_empty()), "{said}");
+    let mut shipped: Vec<String> = fs::read_dir(root().join("systemd"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(|name| name.ends_with(".service") || name.ends_with(".socket"))
+        .collect();
+    shipped.sort();
+    let mut known: Vec<&str> = UNITS.to_vec();
+    known.sort_unstable();
+    assert_eq!(shipped, known, "a unit is not looked at");
+}
+
+#[test]
+fn the_service_is_confined() {
+    let folder = units();
+    let Some((_, said)) = analyze(&["security", "--offline=yes", "--no-pager"], folder.path(), &UNITS[..1]) else { return };
+    let line = said.lines().find(|line| line.contains("Overall exposure level")).unwrap_or_else(|| panic!("{said}"));
+    let score: f32 = line.split(": ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    eprintln!("{line}");
+    assert!(score <= EXPOSURE, "{score} is more than {EXPOSURE}\n{said}");
+}
+
+#[test]
+fn units_and_configuration_name_the_same_things() {
+    let config = Config::default();
+    let unit = |name: &str| read(&root().join("systemd").join(name));
+    assert!(unit("clavigerd-workload.socket").contains(&format!("ListenStream={}\n", config.sockets.workload.display())));
+    assert!(unit("clavigerd-operator.socket").contains(&format!("ListenStream={}\n", config.sockets.operator.display())));
+    assert!(unit("clavigerd-operator.socket").contains(&format!("SocketGroup={}\n", config.sockets.operator_group)));
+    let service = unit("clavigerd.service");
+    assert!(service.contains(&format!("Group={}\n", config.audit.group)));
+    assert!(service.contains(&format!("LoadCredentialEncrypted={}\n", config.local.key_credential)));
+    assert_eq!(config.paths.state, Path::new("/var/lib").join("claviger"));
+    assert!(service.contains("StateDirectory=claviger\n") && service.contains("LogsDirectory=claviger\n"));
+    let users = unit("sysusers.d/claviger.conf");
+    for group in [&config.sockets.operator_group, &config.audit.group] {
+        assert!(users.contains(&format!("g {group} -")), "{group}");
+    }
+}

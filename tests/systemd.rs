@@ -1,0 +1,325 @@
+//! The units, started by a real systemd: activation, readiness, watchdog, credentials, restart, reload, and what the sandbox lets through.
+//!
+//! Needs root and leaves nothing behind. Where that is not possible it says so and passes.
+
+#[path = "support/machine.rs"]
+mod machine;
+
+use machine::Machine;
+use serde_json::Value;
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+const CURL: &str = "curl --silent --show-error --max-time 30 --unix-socket";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn put(files: &Path, path: &str, text: impl AsRef<[u8]>, mode: u32) {
+    let to = files.join(path);
+    fs::create_dir_all(to.parent().unwrap()).unwrap();
+    fs::write(&to, text).unwrap();
+    fs::set_permissions(to, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn copy_folder(files: &Path, from: &Path, to: &str) {
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            copy_folder(files, &path, &format!("{to}/{name}"));
+        } else {
+            put(files, &format!("{to}/{name}"), fs::read(&path).unwrap(), 0o644);
+        }
+    }
+}
+
+/// What an administrator adds: a service with a user of its own, its identity, its secret and a grant.
+fn orders(files: &Path) {
+    let soon = (chrono::Utc::now() + chrono::Days::new(30)).format("%Y-%m-%d").to_string();
+    let identity = format!(
+        "[[identity]]\nname = \"orders\"\nkind = \"workload\"\nowner = \"team-orders\"\nenvironment = \"prod\"\npurposes = [\"serve-orders\"]\n\
+         max_sensitivity = \"confidential\"\nexpires = \"{soon}\"\nselectors = [\"systemd:id:orders.service\", \"unix:user:orders\"]\n\
+         [[identity.use]]\nsecret = \"orders/api-key\"\npurpose = \"serve-orders\"\noperation = \"read\"\n\
+         [[identity]]\nname = \"agent\"\nkind = \"agent\"\nowner = \"team-orders\"\nenvironment = \"prod\"\npurposes = [\"work\"]\n\
+         max_sensitivity = \"internal\"\nexpires = \"{soon}\"\nselectors = [\"unix:user:agent\"]\n"
+    );
+    let secret = "[[secret]]\nname = \"orders/api-key\"\nengine = \"local\"\nowner = \"team-orders\"\nsensitivity = \"internal\"\n\
+         environment = \"prod\"\npurposes = [\"serve-orders\"]\noperation = \"read\"\nttl = { max = \"1h\" }\ndescription = \"Key of the orders API\"\n";
+    let grant = format!(
+        "@id(\"grant.orders\") @owner(\"team-orders\") @purpose(\"serve-orders\") @expires(\"{soon}\")\n\
+         permit (principal == Claviger::Workload::\"orders\", action == Claviger::Action::\"deliver\", resource == Claviger::Secret::\"orders/api-key\");\n"
+    );
+    let whoami = format!("{CURL} /run/claviger/workload.sock http://claviger/v1/whoami >/run/orders/whoami");
+    let lease = format!(
+        "{CURL} /run/claviger/workload.sock -d '{{\\\"secret\\\":\\\"orders/api-key\\\",\\\"holder\\\":\\\"unit\\\"}}' http://claviger/v1/leases >/run/orders/lease"
+    );
+    let unit = format!(
+        "[Service]\nUser=orders\nRuntimeDirectory=orders\nPrivateTmp=yes\nProtectSystem=strict\nType=notify\nNotifyAccess=all\n\
+         ExecStart=/bin/sh -c \"{whoami}; {lease}; systemd-notify --ready; exec sleep infinity\"\n"
+    );
+    put(files, "etc/claviger/identities.d/orders.toml", identity, 0o644);
+    put(files, "etc/claviger/secrets.d/orders.toml", secret, 0o644);
+    put(files, "etc/claviger/policy.d/50-orders.cedar", grant, 0o644);
+    put(files, "etc/systemd/system/orders.service", unit, 0o644);
+    put(files, "etc/sysusers.d/orders.conf", "u orders - \"orders\" / /usr/sbin/nologin\nu agent - \"agent\" / /usr/sbin/nologin\n", 0o644);
+}
+
+/// What the package brings, laid out as it lays it out.
+fn package(files: &Path) {
+    put(files, "usr/bin/clavigerd", fs::read(env!("CARGO_BIN_EXE_clavigerd")).unwrap(), 0o755);
+    put(files, "usr/bin/clav", fs::read(env!("CARGO_BIN_EXE_clav")).unwrap(), 0o755);
+    for unit in ["clavigerd.service", "clavigerd-workload.socket", "clavigerd-operator.socket"] {
+        put(files, &format!("usr/lib/systemd/system/{unit}"), fs::read(root().join("systemd").join(unit)).unwrap(), 0o644);
+    }
+    copy_folder(files, &root().join("systemd/sysusers.d"), "usr/lib/sysusers.d");
+    copy_folder(files, &root().join("systemd/tmpfiles.d"), "usr/lib/tmpfiles.d");
+    put(files, "etc/claviger/clavigerd.toml", fs::read(root().join("config/clavigerd.toml")).unwrap(), 0o644);
+    copy_folder(files, &root().join("config/policy.d"), "etc/claviger/policy.d");
+}
+
+fn shown(machine: &Machine, unit: &str, property: &str) -> String {
+    machine.ok(&format!("systemctl show --value -p {property} {unit}")).trim().to_owned()
+}
+
+fn json(machine: &Machine, command: &str) -> Value {
+    let text = machine.ok(command);
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{command}: {error}: {text}\n{}", machine.journal()))
+}
+
+fn say(started: Instant, what: &str) {
+    eprintln!("{:>6} ms  {what}", started.elapsed().as_millis());
+}
+
+#[test]
+fn the_units_do_what_they_promise() {
+    if let Err(why) = Machine::possible() {
+        eprintln!("SKIPPED: no systemd was booted: {why}");
+        return;
+    }
+    let started = Instant::now();
+    let folder = tempfile::tempdir().unwrap();
+    let files = folder.path();
+    package(files);
+    orders(files);
+    // Root's alone: the daemon reads it by its capability.
+    put(files, "etc/claviger/key", "6b".repeat(32), 0o400);
+    // The watchdog at the speed of a test.
+    put(files, "etc/systemd/system/clavigerd.service.d/test.conf", "[Service]\nWatchdogSec=2s\n", 0o644);
+    let machine = Machine::boot(files);
+    say(started, "booted");
+    machine.ok("systemd-sysusers && systemd-tmpfiles --create claviger.conf && systemctl daemon-reload");
+    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket");
+
+    // Activation: nothing runs until somebody asks.
+    assert_eq!(shown(&machine, "clavigerd", "ActiveState"), "inactive");
+    let health = json(&machine, &format!("{CURL} /run/claviger/workload.sock http://claviger/v1/health"));
+    assert_eq!(health["status"], "ok", "{health}");
+    assert_eq!(shown(&machine, "clavigerd", "ActiveState"), "active");
+    assert!(!shown(&machine, "clavigerd", "StatusText").is_empty());
+    say(started, "activated by its socket");
+
+    // Who owns what.
+    let modes =
+        "stat -c '%a %U:%G' /run/claviger /run/claviger/workload.sock /run/claviger/operator.sock /var/lib/claviger /var/log/claviger";
+    let expected = "755 root:root\n666 root:root\n660 root:claviger-operators\n700 claviger:claviger-audit\n750 claviger:claviger-audit\n";
+    assert_eq!(machine.ok(modes), expected);
+    assert_eq!(machine.ok("find /var/lib/claviger /var/log/claviger -perm /o+rwx ! -name audit.pub"), "", "open to everybody");
+    let pid = shown(&machine, "clavigerd", "MainPID");
+    let status = machine.ok(&format!("cat /proc/{pid}/status"));
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned();
+    // CAP_DAC_READ_SEARCH is bit 2, CAP_SYS_PTRACE bit 19.
+    for set in ["CapEff:", "CapPrm:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(field(set), "0000000000080004", "{set}");
+    }
+    assert_eq!((field("Seccomp:").as_str(), field("NoNewPrivs:").as_str()), ("2", "1"));
+    let host = json(&machine, &format!("{CURL} /run/claviger/operator.sock http://claviger/v1/status"));
+    assert_eq!(host["frozen"], false, "{host}");
+    say(started, "modes, capabilities and filter are as written");
+
+    // A service with its own user is isolated, and gets its secret with nothing but its name.
+    let put = format!("printf %s s3cret-value | {CURL} /run/claviger/operator.sock -T - http://claviger/v1/secrets/local/orders/api-key");
+    assert_eq!(json(&machine, &put)["version"], 1);
+    machine.ok("systemctl start orders");
+    let who = json(&machine, "cat /run/orders/whoami");
+    assert_eq!((&who["assurance"], &who["identity"]["name"]), (&"isolated".into(), &"orders".into()), "{who}");
+    assert!(who["selectors"].as_array().unwrap().contains(&"systemd:id:orders.service".into()), "{who}");
+    assert_eq!(who["attested"]["unit"]["invocation"], shown(&machine, "orders", "InvocationID"), "{who}");
+    let issued = json(&machine, "cat /run/orders/lease");
+    assert_eq!(issued["secret"]["value"], "s3cret-value", "{issued}");
+    assert_eq!(issued["lease"]["holder"]["kind"], "unit", "{issued}");
+    say(started, "a unit is isolated and has its lease");
+
+    // Another unit of the same kind is nobody, and an agent stays an agent, whoever it asks as.
+    let nobody = json(
+        &machine,
+        &format!("setpriv --reuid daemon --regid daemon --clear-groups {CURL} /run/claviger/workload.sock http://claviger/v1/whoami"),
+    );
+    assert_eq!(nobody["refused"]["code"], "no_identity", "{nobody}");
+    let agent = json(
+        &machine,
+        &format!(
+            "setpriv --reuid agent --regid agent --groups claviger-operators {CURL} /run/claviger/operator.sock http://claviger/v1/status"
+        ),
+    );
+    assert_eq!(agent["error"]["code"], "not_operator", "{agent}");
+    let member = json(
+        &machine,
+        &format!(
+            "setpriv --reuid daemon --regid daemon --groups claviger-operators {CURL} /run/claviger/operator.sock http://claviger/v1/status"
+        ),
+    );
+    assert_eq!(member["frozen"], false, "{member}");
+    let closed = machine
+        .run(&format!("setpriv --reuid daemon --regid daemon --clear-groups {CURL} /run/claviger/operator.sock http://claviger/v1/status"));
+    assert!(!closed.status.success(), "the operator socket is open to everybody");
+    say(started, "others are turned away");
+
+    // A restart keeps the sockets, what waits in them, and the leases.
+    let inode = machine.ok("stat -c %i /run/claviger/workload.sock");
+    machine.ok("systemctl restart clavigerd");
+    assert_eq!(machine.ok("stat -c %i /run/claviger/workload.sock"), inode);
+    let leases = json(&machine, &format!("{CURL} /run/claviger/operator.sock http://claviger/v1/leases"));
+    assert_eq!(leases["leases"][0]["id"], issued["lease"]["id"], "{leases}\n{}", machine.journal());
+    say(started, "restarted; the lease lives");
+
+    // A daemon that hangs is replaced, and who asked meanwhile gets an answer.
+    let pid = shown(&machine, "clavigerd", "MainPID");
+    machine.ok(&format!("kill -STOP {pid}"));
+    let waiting = json(&machine, &format!("{CURL} /run/claviger/workload.sock http://claviger/v1/health"));
+    assert_eq!(waiting["status"], "ok");
+    assert_ne!(shown(&machine, "clavigerd", "MainPID"), pid);
+    assert_eq!(shown(&machine, "clavigerd", "NRestarts"), "1");
+    let leases = json(&machine, &format!("{CURL} /run/claviger/operator.sock http://claviger/v1/leases"));
+    assert_eq!(leases["leases"][0]["id"], issued["lease"]["id"], "{leases}\n{}", machine.journal());
+    say(started, "a hung daemon was replaced");
+
+    // A broken file fails the reload and changes nothing.
+    machine.ok("echo '[[secret' >/etc/claviger/secrets.d/broken.toml");
+    assert!(!machine.run("systemctl reload clavigerd").status.success());
+    machine.ok("journalctl -u clavigerd | grep -q secrets.d/broken.toml:1");
+    assert_eq!(json(&machine, &format!("{CURL} /run/claviger/workload.sock http://claviger/v1/health"))["status"], "ok");
+    machine.ok("rm /etc/claviger/secrets.d/broken.toml && systemctl reload clavigerd");
+    assert_eq!(shown(&machine, "clavigerd", "ActiveState"), "active");
+    say(started, "a broken reload fails, a sound one is taken");
+
+    // The unit stops: its lease ends.
+    machine.ok("systemctl stop orders");
+    machine.until(
+        &format!("{CURL} /run/claviger/operator.sock http://claviger/v1/leases | grep -q '\"leases\":\\[\\]'"),
+        Duration::from_secs(5),
+    );
+    say(started, "the unit stopped and its lease ended");
+
+    // What leaves the host by the journal.
+    machine.until(
+        "journalctl -o json CLAVIGER_HEAD | grep -q claviger-head-v1 || journalctl -t claviger -o json | grep -q claviger-head-v1",
+        Duration::from_secs(10),
+    );
+    machine.ok("journalctl -t claviger | grep -q ready");
+    assert!(
+        !machine.run("journalctl -t claviger -p warning | grep -v 'No entries' | grep -v broken.toml | grep .").status.success(),
+        "{}",
+        machine.journal()
+    );
+    say(started, "heads are in the journal, and no warning");
+
+    // A new key: one start with both, and from then on without the old.
+    machine.ok("cd /etc/claviger && mv key key.previous && (umask 377; head -c 32 /dev/urandom >key) && \
+         sed -i 's|^##previous_key_file|previous_key_file|' clavigerd.toml && systemctl restart clavigerd && \
+         sed -i 's|^previous_key_file|##previous_key_file|' clavigerd.toml && rm key.previous && systemctl restart clavigerd && \
+         systemctl start orders");
+    assert_eq!(json(&machine, "cat /run/orders/lease")["secret"]["value"], "s3cret-value");
+    machine.ok("systemctl stop orders");
+    say(started, "the key was changed and the value is the same");
+
+    // The same key as a credential that is sealed to the machine.
+    machine.ok("mkdir -m 700 -p /etc/credstore.encrypted && \
+         systemd-creds encrypt --with-key=host --name=claviger-key /etc/claviger/key /etc/credstore.encrypted/claviger-key && \
+         rm /etc/claviger/key && systemctl restart clavigerd && systemctl start orders");
+    assert_eq!(json(&machine, "cat /run/orders/lease")["secret"]["value"], "s3cret-value");
+    say(started, "a sealed credential opens the store");
+
+    // An orderly stop, and a start that cannot succeed is not tried again.
+    machine.ok("systemctl stop clavigerd");
+    assert_eq!(shown(&machine, "clavigerd", "Result"), "success");
+    machine.ok("echo 'nonsense = 1' >>/etc/claviger/clavigerd.toml");
+    assert!(!machine.run("systemctl start clavigerd").status.success());
+    assert_eq!(shown(&machine, "clavigerd", "ExecMainStatus"), "78");
+    assert_eq!(shown(&machine, "clavigerd", "NRestarts"), "0");
+    machine.ok("journalctl -u clavigerd | grep -q 'clavigerd.toml:.*nonsense'");
+    say(started, "a start that cannot succeed is not tried again");
+}
+
+/// The package as it is released, but with the programs of this build: a release build would take ten minutes.
+fn deb(folder: &Path) -> Result<(), String> {
+    let programs = folder.join("target/release");
+    fs::create_dir_all(&programs).unwrap();
+    for (name, program) in [("clavigerd", env!("CARGO_BIN_EXE_clavigerd")), ("clav", env!("CARGO_BIN_EXE_clav"))] {
+        fs::copy(program, programs.join(name)).unwrap();
+    }
+    let done = std::process::Command::new("cargo-deb")
+        .args(["--no-build", "--no-strip", "--fast", "--output"])
+        .arg(folder.join("claviger.deb"))
+        .arg("--manifest-path")
+        .arg(root().join("Cargo.toml"))
+        .env("CARGO_TARGET_DIR", folder.join("target"))
+        .output()
+        .map_err(|error| format!("cargo-deb: {error}; 'cargo install cargo-deb' takes two minutes"))?;
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    Ok(())
+}
+
+#[test]
+fn the_package_installs_upgrades_and_goes() {
+    if let Err(why) = Machine::possible() {
+        eprintln!("SKIPPED: no systemd was booted: {why}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    if let Err(why) = deb(folder.path()) {
+        eprintln!("SKIPPED: no package was made: {why}");
+        return;
+    }
+    let started = Instant::now();
+    let files = tempfile::tempdir().unwrap();
+    put(files.path(), "opt/claviger.deb", fs::read(folder.path().join("claviger.deb")).unwrap(), 0o644);
+    let machine = Machine::boot(files.path());
+    let said = machine.ok("DEBIAN_FRONTEND=noninteractive dpkg -i /opt/claviger.deb");
+    assert!(said.contains("clav init"), "{said}");
+    say(started, "installed");
+
+    // Both doors are there; without a key the daemon says what to do, and its doors stay.
+    machine.ok("systemctl is-active clavigerd-workload.socket clavigerd-operator.socket");
+    machine.ok("systemctl is-enabled clavigerd-workload.socket clavigerd-operator.socket clavigerd.service");
+    assert!(!machine.run("systemctl start clavigerd").status.success());
+    machine.ok("journalctl -u clavigerd | grep -q \"there is no key.*clav init\"");
+    machine.ok("umask 377; head -c 32 /dev/urandom >/etc/claviger/key; umask 22; systemctl reset-failed clavigerd");
+    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket");
+    let health = json(&machine, &format!("{CURL} /run/claviger/workload.sock http://claviger/v1/health"));
+    assert_eq!(health["status"], "ok", "{health}");
+    for file in ["operations.md", "api/openapi.yaml", "examples/web-postgres/policy.d/50-orders.cedar"] {
+        machine.ok(&format!("test -s /usr/share/doc/claviger/{file}"));
+    }
+    say(started, "serves");
+
+    // An upgrade starts the new daemon behind the same sockets, and keeps what an administrator changed.
+    let (pid, inode) = (shown(&machine, "clavigerd", "MainPID"), machine.ok("stat -c %i /run/claviger/workload.sock"));
+    machine.ok("echo '# mine' >>/etc/claviger/clavigerd.toml");
+    machine.ok("DEBIAN_FRONTEND=noninteractive dpkg -i --force-confold /opt/claviger.deb && grep -q '# mine' /etc/claviger/clavigerd.toml");
+    assert_ne!(shown(&machine, "clavigerd", "MainPID"), pid);
+    assert_eq!(shown(&machine, "clavigerd", "ActiveState"), "active");
+    assert_eq!(machine.ok("stat -c %i /run/claviger/workload.sock"), inode);
+    say(started, "upgraded");
+
+    machine.ok(
+        "dpkg -r claviger && test ! -e /run/claviger/workload.sock && test -s /etc/claviger/key && test -e /var/lib/claviger/state.json",
+    );
+    machine.ok("dpkg -P claviger && test ! -e /etc/claviger && test ! -e /var/lib/claviger && ls /var/log/claviger/audit-*");
+    say(started, "removed, then purged; the audit log stays");
+}
