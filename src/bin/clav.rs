@@ -1,1 +1,5 @@
-fn main() {}
+//! The client and the operators' tool.
+
+fn main() -> std::process::ExitCode {
+    claviger::cli::main()
+}
