@@ -69,7 +69,20 @@ impl Broker {
     /// How the audit log stands.
     pub fn audit_status(&self) -> Value {
         let status = self.audit.status();
-        json!(format!("{status:?}"))
+        json!({
+            "seq": status.seq,
+            "synced": status.synced,
+            "headed": status.headed,
+            "hash": hex::encode(status.hash),
+            "bytes": status.bytes,
+            "low": status.low,
+            "failures": status.failures,
+            "failure": status.failure.as_ref().map(ToString::to_string),
+            "prune_error": status.prune_error,
+            "anchored": status.anchored.configured.then_some(status.anchored.seq),
+            "anchor_error": status.anchored.error,
+            "anchor_stale": status.anchor_stale,
+        })
     }
 
     /// The discovery document and the keys of a `jwt` engine.

@@ -3,11 +3,7 @@
 //! The leases are bound to this process: they end when it ends, however that happens. It stays above the command, passes signals on, renews
 //! what may be renewed, and gives everything back when the command has ended.
 
-use super::{
-    Desk, Done, Failure,
-    ask::Declaration,
-    failure::code,
-};
+use super::{Desk, Done, Failure, ask::Declaration, failure::code};
 use crate::{
     client::{Client, Delivered},
     model::{LeaseId, SecretBytes},

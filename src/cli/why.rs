@@ -64,8 +64,10 @@ fn tell(desk: &Desk, record: &Record) -> Result<(), Failure> {
     };
     let basis = if get("/basis").is_empty() { String::new() } else { format!(" ({})", get("/basis")) };
     let process = [("pid ", "/attested/pid"), ("", "/attested/exe/path"), ("unit ", "/attested/unit/name"), ("uid ", "/attested/uid")];
-    let process: Vec<String> = process.iter().filter(|(_, path)| !get(path).is_empty()).map(|(word, path)| word.to_string() + &get(path)).collect();
-    let by = if get("/by/uid").is_empty() { String::new() } else { format!("uid {} {} {}", get("/by/uid"), get("/by/name"), get("/by/action")) };
+    let process: Vec<String> =
+        process.iter().filter(|(_, path)| !get(path).is_empty()).map(|(word, path)| word.to_string() + &get(path)).collect();
+    let by =
+        if get("/by/uid").is_empty() { String::new() } else { format!("uid {} {} {}", get("/by/uid"), get("/by/name"), get("/by/action")) };
     let through = if get("/client/pid").is_empty() { String::new() } else { format!("clav, pid {}", get("/client/pid")) };
     let policies: Vec<String> = list(record, "/policy/determining").iter().map(|id| place(&desk.config, id)).collect();
     let remedies = list(record, "/remedies");
@@ -77,7 +79,10 @@ fn tell(desk: &Desk, record: &Record) -> Result<(), Failure> {
             ("  assurance", get("/assurance") + &basis),
             ("  process", process.join(", ")),
             ("  through", through),
-            ("  secret", record.secret.as_ref().map(|secret| format!("{} {}", secret.name, get("/secret/sensitivity"))).unwrap_or_default()),
+            (
+                "  secret",
+                record.secret.as_ref().map(|secret| format!("{} {}", secret.name, get("/secret/sensitivity"))).unwrap_or_default(),
+            ),
             ("  declared", object(record, "/claimed")),
             ("  by", get("/source")),
             ("  effective", object(record, "/effective")),

@@ -76,8 +76,7 @@ impl Client {
             let response = self.send(&method, path, &body).await?;
             collect(response).await
         });
-        done.await
-            .unwrap_or_else(|_| Err(ClientError::Unreachable(socket, format!("no answer within {} s", ANSWER.as_secs()))))
+        done.await.unwrap_or_else(|_| Err(ClientError::Unreachable(socket, format!("no answer within {} s", ANSWER.as_secs()))))
     }
 
     /// Sends a request and returns as soon as its answer begins; the nonce is answered, and a closed connection opened once more.

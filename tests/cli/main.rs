@@ -3,6 +3,8 @@
 #[path = "../support/daemon.rs"]
 mod daemon;
 
+mod audit;
+mod host;
 mod operators;
 mod workloads;
 

@@ -75,7 +75,9 @@ fn explaining_issues_nothing() {
 #[test]
 fn exec_hands_over_and_takes_back() {
     let daemon = sample();
-    let out = daemon.shell("clav exec --secret hello --env WORD=hello -- sh -c 'cat $HELLO_FD; echo; echo $WORD; clav leases --json | grep -c lease-; exit 7'");
+    let out = daemon.shell(
+        "clav exec --secret hello --env WORD=hello -- sh -c 'cat $HELLO_FD; echo; echo $WORD; clav leases --json | grep -c lease-; exit 7'",
+    );
     let text = exits(&out, 7);
     assert_eq!(text.lines().take(2).collect::<Vec<_>>(), [CANARY, CANARY], "{}", daemon::text(&out));
     assert_eq!(json(&daemon.clav(["leases", "--all", "--json"]))["leases"].as_array().unwrap().len(), 0);

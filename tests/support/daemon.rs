@@ -133,7 +133,8 @@ impl Daemon {
 
     /// The same with something on standard input.
     pub fn clav_with<const N: usize>(&self, input: &[u8], arguments: [&str; N]) -> Output {
-        let mut child = self.command("bin/clav", &arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            self.command("bin/clav", &arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(input).unwrap();
         child.wait_with_output().unwrap()
     }
