@@ -48,7 +48,7 @@ pub(super) fn run(desk: &Desk, arguments: &Arguments) -> Done {
     }
     let number = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     line(&format!(
-        "{} records in {} files, {} to {}; signed to {} by {} heads, {} of {given} anchors fit",
+        "{} records in {} files, {} to {}; signed to {} by {} heads; {} anchors fit ({given} given)",
         report.records,
         report.segments,
         number(report.first),

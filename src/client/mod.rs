@@ -8,6 +8,8 @@ mod calls;
 mod connection;
 mod delivery;
 mod lines;
+#[cfg(test)]
+mod tests;
 
 pub use delivery::Delivered;
 pub use lines::Lines;

@@ -24,6 +24,7 @@ fn init_makes_everything_once_and_the_daemon_takes_it() {
     assert!(second.contains("nothing was changed") && !second.contains("made"), "{second}");
     assert_eq!(std::fs::read(root.join("etc/claviger/key")).unwrap(), key, "the key is the same");
     assert_eq!(std::fs::read_to_string(root.join("etc/claviger/clavigerd.toml")).unwrap(), "# mine\n");
+    a_first_secret(&root.join("etc/claviger"));
     // The files make a bundle.
     let etc = root.join("etc/claviger");
     let text = format!(
@@ -38,6 +39,26 @@ fn init_makes_everything_once_and_the_daemon_takes_it() {
     let check = Command::new(env!("CARGO_BIN_EXE_clavigerd")).args(["--check", "--config", config.to_str().unwrap()]).output().unwrap();
     exits(&check, 0);
     exits(&Command::new(env!("CARGO_BIN_EXE_clav")).args(["init", "--root", "/proc/nowhere"]).output().unwrap(), 1);
+}
+
+/// What init promises as next steps.
+fn a_first_secret(etc: &std::path::Path) {
+    let read = |name: &str| std::fs::read_to_string(etc.join(name)).unwrap();
+    let user = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(etc).unwrap());
+    let user = if user == 0 { 1000 } else { user };
+    let identity: Vec<String> = read("identities.d/hello.toml")
+        .lines()
+        .map(|line| if line.starts_with("selectors") { format!("selectors = [\"unix:uid:{user}\"]") } else { line.to_owned() })
+        .collect();
+    let files = [
+        ("identities.d/tester.toml", identity.join("\n")),
+        ("secrets.d/sample.toml", read("secrets.d/hello.toml")),
+        ("policy.d/50-grants.cedar", read("policy.d/hello.cedar")),
+    ];
+    let files = files.map(|(name, text)| (name.to_owned(), text)).to_vec();
+    let daemon = Daemon::start(&Options { files, ..Options::default() });
+    exits(&daemon.clav_with(b"hello, world", ["secret", "put", "hello"]), 0);
+    assert_eq!(exits(&daemon.plain(["get", "hello", "--purpose", "try-claviger", "-q"]), 0), "hello, world");
 }
 
 #[test]

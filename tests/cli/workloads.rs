@@ -1,6 +1,12 @@
 //! What workloads do.
 
 use super::*;
+use std::{
+    io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 #[test]
 fn get_prints_the_value_and_says_the_rest_elsewhere() {
@@ -92,22 +98,73 @@ fn exec_hands_over_and_takes_back() {
 #[test]
 fn exec_passes_signals_on_and_leaves_nothing_behind() {
     let daemon = sample();
-    let script = "trap 'echo caught; exit 3' TERM; echo ready; while :; do sleep 0.05; done";
-    let mut child = daemon
-        .as_user(daemon.command("bin/clav", &["exec", "-q", "--secret", "hello", "--", "sh", "-c", script]))
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
-    if line.is_empty() {
-        // As root the parent of this clav is the test itself, which is nobody.
-        assert_eq!(child.wait().unwrap().code(), Some(10));
-        return;
-    }
-    daemon::signal(child.id(), "TERM");
-    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
-    assert_eq!(line, "ready\ncaught\n");
+    let inner = "trap \"echo caught; exit 3\" TERM; echo ready; while :; do sleep 0.05; done";
+    let script = format!("clav exec -q --secret hello -- sh -c '{inner}' & echo $!; wait $!");
+    let mut child = daemon.shell_command(&script).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let clav: u32 = lines.next().unwrap().parse().unwrap();
+    assert_eq!(lines.next().unwrap(), "ready");
+    assert_eq!(held(&daemon), 1);
+    daemon::signal(clav, "TERM");
+    assert_eq!(lines.next().unwrap(), "caught");
     assert_eq!(child.wait().unwrap().code(), Some(3));
+    assert_eq!(held(&daemon), 0);
+}
+
+#[test]
+fn leases_die_with_clav_however_it_ends() {
+    let daemon = sample();
+    let script = "clav exec -q --secret hello -- sh -c 'echo ready; exec sleep 5' & echo $!; wait $!";
+    let mut child = daemon.shell_command(script).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let clav: u32 = lines.next().unwrap().parse().unwrap();
+    assert_eq!(lines.next().unwrap(), "ready");
+    daemon::signal(clav, "KILL");
+    child.wait().unwrap();
+    let until = Instant::now() + Duration::from_secs(10);
+    while held(&daemon) > 0 {
+        assert!(Instant::now() < until, "the lease outlives its holder");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(daemon.records().contains("holder_gone"));
+}
+
+#[test]
+fn exec_renews_what_the_command_still_needs() {
+    let daemon = sample();
+    let mut child = daemon.shell_command("clav exec -q --secret hello --ttl 2s -- sleep 5").spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(4200));
+    assert_eq!(held(&daemon), 1, "{}", daemon.records());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(held(&daemon), 0);
+}
+
+#[test]
+fn without_pinned_peers_the_nonce_is_answered() {
+    let daemon = sample();
+    let plain = daemon.dir.join("bin/plain");
+    let identity = format!("selectors = [\"unix:uid:{}\", \"unix:path:{}\"]", daemon.user, plain.display());
+    let rows = std::fs::read_to_string(daemon.dir.join("etc/identities.d/tester.toml")).unwrap();
+    let rows: Vec<&str> = rows.lines().map(|line| if line.starts_with("selectors") { identity.as_str() } else { line }).collect();
+    daemon.write("identities.d/tester.toml", &rows.join("\n"), 0o644);
+    let config = std::fs::read_to_string(daemon.dir.join("etc/clavigerd.toml")).unwrap();
+    let old = "[attest]\nassume_missing = [\"peer_pidfd\", \"pidfd_info\", \"pidfd_handle\"]";
+    daemon.write("clavigerd.toml", &config.replace("[attest]", old), 0o644);
+    let mut daemon = daemon;
+    daemon.restart();
+    assert!(exits(&daemon.clav(["status"]), 0).contains("nonce"));
+    assert_eq!(exits(&daemon.plain(["get", "hello", "-q"]), 0), CANARY);
+}
+
+#[test]
+fn a_socket_that_others_could_exchange_is_not_spoken_to() {
+    let daemon = sample();
+    std::fs::set_permissions(daemon.dir.join("run"), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let refused = daemon.plain(["get", "hello"]);
+    exits(&refused, 12);
+    assert!(errors(&refused).contains("not trusted"), "{}", text(&refused));
+}
+
+fn held(daemon: &Daemon) -> usize {
+    json(&daemon.clav(["leases", "--all", "--json"]))["leases"].as_array().unwrap().len()
 }
