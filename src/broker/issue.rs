@@ -34,8 +34,7 @@ impl Broker {
     async fn run(self: &Arc<Self>, peer: &Arc<Peer>, ask: &Ask, digest: String, trail: &mut Trail) -> Result<Delivery, Stop> {
         self.must_be_fresh(peer)?;
         let governance = self.governance();
-        let workload = self.attestor.attest(peer, &governance.roll)?; // who is asking
-        trail.workload = Some(workload.clone());
+        let workload = self.attest(peer, &governance, trail)?; // who is asking
         let intent = Intent::declare(ask, &workload, &governance.catalogue)?; // what they say they want
         trail.intent = Some(intent.clone());
         if let Some(reason) = &self.read_only {

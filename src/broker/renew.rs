@@ -1,6 +1,6 @@
 //! A live lease's value again, and more time for it.
 
-use super::{Broker, Delivery, Stop, issue::order, record, record::Trail};
+use super::{Broker, Delivery, Governance, Stop, issue::order, record, record::Trail};
 use crate::{
     attest::{Peer, Workload},
     audit::{Kind, Need, Outcome},
@@ -121,9 +121,23 @@ impl Broker {
 
     pub(super) fn attested(&self, peer: &Peer, trail: &mut Trail) -> Result<Workload, Stop> {
         self.must_be_fresh(peer)?;
-        let workload = self.attestor.attest(peer, &self.governance().roll)?;
-        trail.workload = Some(workload.clone());
-        Ok(workload)
+        self.attest(peer, &self.governance(), trail)
+    }
+
+    /// Who the peer is under this registry, for the record too.
+    pub(super) fn attest(&self, peer: &Peer, governance: &Governance, trail: &mut Trail) -> Result<Workload, Stop> {
+        let attested = self.attestor.examine(peer, &governance.roll)?;
+        match attested.workload {
+            Ok(workload) => {
+                trail.workload = Some(workload.clone());
+                Ok(workload)
+            }
+            Err(refusal) => {
+                // Nobody registered: operators should see all the same which process it was.
+                trail.nobody = Some(attested.candidate.facts);
+                Err(refusal.into())
+            }
+        }
     }
 
     /// A live lease that the caller may use. Another's lease is answered like one that never was.
