@@ -221,11 +221,14 @@ fn one_line(style: &Style, record: &Record) -> String {
     let folded = get("folded", "count").map(|count| format!("{count} x {}", get("folded", "of").unwrap_or_default()));
     let ended = get("ended", "reason").map(|reason| format!("{reason}, {}", get("ended", "result").unwrap_or_default()));
     let code = record.code.as_ref().map(|code| style.red(code));
-    let detail = record.rest.get("detail").map(|detail| style.dim(&bare(detail)));
+    let why = get("policy", "determining").filter(|ids| record.code.is_some() && !ids.is_empty()).map(|ids| format!("by {ids}"));
+    // Several sentences are for 'clav why'; one line here stays one line.
+    let detail = record.rest.get("detail").map(bare).filter(|detail| !detail.contains('\n'));
+    let why = why.or(detail).map(|text| style.dim(&text));
     let request = record.request.filter(|_| record.code.is_some()).map(|request| style.dim(&request.to_string()));
     let secret = record.secret.as_ref().map(|secret| secret.name.clone());
     let purpose = get("claimed", "purpose").map(|purpose| format!("for {purpose}"));
-    for part in [secret, purpose, lease, folded, ended, code, detail, request].into_iter().flatten() {
+    for part in [secret, purpose, lease, folded, ended, code, why, request].into_iter().flatten() {
         line.push(' ');
         line.push_str(&part);
     }

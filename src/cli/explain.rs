@@ -57,7 +57,7 @@ fn print(desk: &Desk, answer: &Explanation) -> Result<(), super::Failure> {
         line(&format!("  {need}"))?;
     }
     if let Some(serde_json::Value::Object(effective)) = &answer.effective {
-        for (name, value) in effective {
+        for (name, value) in effective.iter().filter(|(_, value)| !bare(value).is_empty()) {
             let unlimited = value.as_u64() == Some(crate::model::UNLIMITED);
             line(&format!("  {} {}", style.dim(&format!("{name}:")), if unlimited { "unlimited".to_owned() } else { bare(value) }))?;
         }

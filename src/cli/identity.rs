@@ -98,6 +98,7 @@ fn weakness(selector: &str) -> &'static str {
         "unix:uid" | "unix:user" => "all programs of that user have it",
         "unix:gid" | "unix:group" | "unix:supplementary_group" => "all members of the group have it",
         "unix:path" => "whoever may write the file or the folders above it",
+        "exe:root-owned" => "any user can run that program",
         "unix:sha256" => "every user can run that program, and an upgrade changes it",
         _ => "others can have it too",
     }

@@ -105,6 +105,7 @@ impl Table {
 pub(super) fn facts(style: &Style, rows: &[(&str, String)]) -> Result<(), Failure> {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, value) in rows.iter().filter(|(_, value)| !value.is_empty()) {
+        let value = value.replace('\n', &format!("\n{:width$}  ", ""));
         line(&format!("{}  {value}", style.dim(&format!("{name:width$}"))))?;
     }
     Ok(())
@@ -114,7 +115,11 @@ pub(super) fn facts(style: &Style, rows: &[(&str, String)]) -> Result<(), Failur
 pub(super) fn relative(rfc3339: &str) -> String {
     let Some(then) = WallTime::parse(rfc3339) else { return rfc3339.to_owned() };
     let (now, then) = (SystemClock.wall().unix_secs(), then.unix_secs());
-    if then >= now { format!("in {}", span(then - now)) } else { format!("{} ago", span(now - then)) }
+    match then.abs_diff(now) {
+        0 => "now".to_owned(),
+        distance if then > now => format!("in {}", span(distance)),
+        distance => format!("{} ago", span(distance)),
+    }
 }
 
 /// Seconds in the largest unit that leaves two digits of meaning.
@@ -123,7 +128,8 @@ pub(super) fn span(seconds: u64) -> String {
         0..120 => format!("{seconds} s"),
         120..7_200 => format!("{} min", seconds / 60),
         7_200..172_800 => format!("{} h", seconds / 3_600),
-        _ => format!("{} d", seconds / 86_400),
+        172_800..94_608_000 => format!("{} d", seconds / 86_400),
+        _ => format!("{} years", seconds / 31_536_000),
     }
 }
 

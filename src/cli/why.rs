@@ -144,7 +144,16 @@ fn advice(record: &Record) -> Vec<String> {
         "limit" | "reads_exceeded" => vec!["Later; or [limits] in clavigerd.toml, reads_max in secrets.d".into()],
         "audit_budget" => vec!["Later; or [audit] hourly_bytes_per_identity in clavigerd.toml".into()],
         "no_space" | "audit_unavailable" => vec!["Free disk space where the state and the audit log are: clav doctor".into()],
-        "needs" => list(record, "/remedies").into_iter().map(|need| format!("- {need}")).collect(),
+        "needs" => {
+            // The decision's own sentences end with what to do.
+            let detail = get("/detail");
+            let steps: Vec<String> =
+                detail.lines().filter_map(|line| line.split_once(" -> ")).map(|(_, step)| format!("- {step}")).collect();
+            let named = || list(record, "/remedies").into_iter().map(|need| format!("- {need}")).collect();
+            let mut steps = if steps.is_empty() { named() } else { steps };
+            steps.push("clav policy check && clav reload     # after a file was changed".into());
+            steps
+        }
         _ => Vec::new(),
     }
 }

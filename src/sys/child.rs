@@ -15,10 +15,18 @@ use std::{
     os::fd::OwnedFd,
 };
 
+/// Linux 6.3: the file cannot be executed, and that cannot be changed.
+const MFD_NOEXEC_SEAL: libc::c_uint = 8;
+
 /// A file in memory with these bytes that can no longer be changed, and that a child inherits under the same number.
 pub fn sealed_memory(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
-    // No MFD_CLOEXEC: the child is to have it.
-    let mut file = File::from(memfd_create(name, MFdFlags::MFD_ALLOW_SEALING)?);
+    // No MFD_CLOEXEC: the child is to have it. Hosts may insist on memory that nobody can execute (vm.memfd_noexec, Linux 6.3).
+    let flags = MFdFlags::MFD_ALLOW_SEALING;
+    let memory = match memfd_create(name, flags | MFdFlags::from_bits_retain(MFD_NOEXEC_SEAL)) {
+        Err(Errno::EINVAL) => memfd_create(name, flags),
+        other => other,
+    };
+    let mut file = File::from(memory?);
     file.write_all(bytes)?;
     file.rewind()?;
     let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;

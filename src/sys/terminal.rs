@@ -22,10 +22,11 @@ pub fn prompt_secret(question: &str) -> io::Result<SecretBytes> {
     let mut quiet = before.clone();
     quiet.local_flags.remove(LocalFlags::ECHO);
     quiet.local_flags.insert(LocalFlags::ECHONL);
-    write!(terminal, "{question}")?;
-    terminal.flush()?;
     let _restore = Restore { terminal: terminal.try_clone()?, before };
     tcsetattr(&terminal, SetArg::TCSAFLUSH, &quiet)?;
+    // Only now: whoever answers at once is not shown either.
+    write!(terminal, "{question}")?;
+    terminal.flush()?;
     let mut line = Zeroizing::new(Vec::with_capacity(LINE_MAX + 1));
     let mut byte = Zeroizing::new([0u8]);
     while line.len() <= LINE_MAX {

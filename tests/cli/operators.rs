@@ -1,6 +1,10 @@
 //! What operators do.
 
 use super::*;
+use std::{
+    io::{Read, Write},
+    process::Stdio,
+};
 
 #[test]
 fn status_and_reload() {
@@ -50,6 +54,17 @@ fn why_says_who_what_and_what_to_change() {
         assert!(why.contains(word) || daemon.user != 1000, "{word} is missing:\n{why}");
     }
     assert!(json(&daemon.clav(["why", request, "--json"]))["records"][0]["seq"].is_u64());
+    // A refusal tells the process also where nobody is registered, and a missing ticket what to write where.
+    if daemon.user == 1000 {
+        let refused = errors(&daemon.command("bin/plain", &["get", "hello"]).output().unwrap());
+        let request = refused.split_whitespace().find(|word| word.starts_with("req-")).unwrap();
+        let why = exits(&daemon.clav(["why", request]), 0);
+        assert!(why.contains("no_identity") && why.contains("bin/plain") && why.contains("identity try --pid"), "{why}");
+    }
+    let refused = errors(&daemon.plain(["get", "deep", "--purpose", "try"]));
+    let request = refused.split_whitespace().find(|word| word.starts_with("req-")).unwrap();
+    let why = exits(&daemon.clav(["why", request]), 0);
+    assert!(why.contains("- add @ticket(") && why.contains("50-grants.cedar:"), "{why}");
     exits(&daemon.clav(["why", "req-01arz3ndektsv4rrffq69g5fav"]), 10);
     exits(&daemon.clav(["why", "nonsense"]), 2);
 }
@@ -103,4 +118,36 @@ fn keys_of_tokens() {
     assert!(!keys["keys"].as_array().unwrap().is_empty());
     assert!(out.join(".well-known/openid-configuration").exists());
     exits(&daemon.clav(["jwks", "export", "nowhere"]), 10);
+}
+
+#[test]
+fn a_typed_value_is_asked_for_twice_and_never_shown() {
+    let daemon = sample();
+    let put = |answers: [&str; 2]| {
+        let mut script = std::process::Command::new("script");
+        let command = format!("{} secret put hello", daemon.dir.join("bin/clav").display());
+        script.args(["-qec", &command, "/dev/null"]).env("CLAVIGER_OPERATOR_SOCKET", &daemon.operator);
+        let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut seen = String::new();
+        let mut read = |seen: &mut String, until: &str| {
+            let mut byte = [0];
+            while !seen.ends_with(until) && screen.read(&mut byte).unwrap() > 0 {
+                seen.push(char::from(byte[0]));
+            }
+        };
+        for (question, answer) in ["Value of hello: ", "Once more: "].into_iter().zip(answers) {
+            read(&mut seen, question);
+            writeln!(keys, "{answer}").unwrap();
+        }
+        read(&mut seen, "never seen");
+        (child.wait().unwrap().code(), seen)
+    };
+    let (code, seen) = put(["typed-value", "typed-value"]);
+    assert_eq!(code, Some(0), "{seen}");
+    assert!(seen.contains("version 2, 11 bytes") && !seen.contains("typed-value"), "{seen}");
+    assert_eq!(exits(&daemon.plain(["get", "hello", "-q"]), 0), "typed-value");
+    let (code, seen) = put(["one", "other"]);
+    assert_eq!(code, Some(2), "{seen}");
+    assert!(seen.contains("nothing was stored") && !seen.contains("other"), "{seen}");
 }

@@ -25,7 +25,11 @@ pub(super) fn look(config: &Config, findings: &mut Findings) {
     }
     match Host::probe() {
         Ok(host) if host.of_pid_1 => findings.ok("PID 1", "its namespaces and root can be compared with"),
-        Ok(_) => findings.warn("PID 1", "cannot be looked at from here", "run doctor as root; the daemon needs CAP_SYS_PTRACE"),
+        Ok(_) => findings.warn(
+            "PID 1",
+            "cannot be looked at from here",
+            "run doctor as root, outside containers; the daemon needs CAP_SYS_PTRACE",
+        ),
         Err(error) => findings.fail("PID 1", error.to_string(), "mount /proc"),
     }
     proc_options(findings);
