@@ -113,12 +113,7 @@ impl Attestor {
         })
     }
 
-    /// Who the peer is under this registry. A failure anywhere fails all of it.
-    pub fn attest(&self, peer: &Peer, roll: &Roll) -> Result<Workload, Refusal> {
-        self.examine(peer, roll)?.workload
-    }
-
-    /// The same with everything that `whoami` shows.
+    /// Who the peer is under this registry, with everything that `whoami` shows. A failure anywhere fails all of it.
     pub fn examine(&self, peer: &Peer, roll: &Roll) -> Result<Attested, Refusal> {
         let (mut subject, ancestors) = self.candidate(peer.subject(), peer.is_fresh(), roll)?;
         let client = match &peer.parent {

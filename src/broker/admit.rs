@@ -70,17 +70,15 @@ impl Broker {
         let status = self.audit.status();
         json!({
             "seq": status.seq,
-            "hash": hex::encode(status.hash),
             "synced": status.synced,
             "headed": status.headed,
+            "hash": hex::encode(status.hash),
             "bytes": status.bytes,
-            "low_space": status.low,
+            "low": status.low,
             "failures": status.failures,
-            "failure": status.failure.map(|error| error.to_string()),
+            "failure": status.failure.as_ref().map(ToString::to_string),
             "prune_error": status.prune_error,
-            "anchors_configured": status.anchored.configured,
-            "anchored_seq": status.anchored.seq,
-            "anchored_seconds_ago": status.anchored.at.map(|at| self.clock.boot().since(at) / 1_000_000),
+            "anchored": status.anchored.configured.then_some(status.anchored.seq),
             "anchor_error": status.anchored.error,
             "anchor_stale": status.anchor_stale,
         })

@@ -2,7 +2,7 @@
 
 use super::{Governance, record};
 use crate::{
-    attest::{Attestor, Peer, Workload},
+    attest::{Attestor, Facts as ProcessFacts, Peer, Workload},
     audit::Facts,
     model::Refusal,
 };
@@ -24,18 +24,25 @@ pub(super) struct Known {
     pub(super) client: Option<Facts>,
 }
 
+/// A process that is no registered identity, and why.
+pub(super) type Nobody = (Refusal, ProcessFacts);
+
 impl Caller {
     /// A peer of which nothing is known yet.
     pub fn new(peer: Peer) -> Self {
         Self { peer, known: ArcSwapOption::empty() }
     }
 
-    /// Who it is under this generation; a refusal is never remembered.
-    pub(super) fn attest(&self, attestor: &Attestor, governance: &Governance) -> Result<Arc<Known>, Refusal> {
+    /// Who it is under this generation, or why it is nobody, with what was attested all the same; a refusal is never remembered.
+    pub(super) fn attest(&self, attestor: &Attestor, governance: &Governance) -> Result<Result<Arc<Known>, Nobody>, Refusal> {
         if let Some(known) = self.known.load_full().filter(|known| known.generation == governance.generation) {
-            return Ok(known);
+            return Ok(Ok(known));
         }
-        let workload = attestor.attest(&self.peer, &governance.roll)?;
+        let attested = attestor.examine(&self.peer, &governance.roll)?;
+        let workload = match attested.workload {
+            Ok(workload) => workload,
+            Err(refusal) => return Ok(Err((refusal, attested.candidate.facts))),
+        };
         let known = Arc::new(Known {
             generation: governance.generation,
             basis: record::facts(&workload.basis()),
@@ -47,7 +54,7 @@ impl Caller {
         if self.peer.is_fresh() {
             self.known.store(Some(known.clone()));
         }
-        Ok(known)
+        Ok(Ok(known))
     }
 }
 

@@ -33,9 +33,7 @@ impl Broker {
     async fn run(self: &Arc<Self>, peer: &Caller, ask: &Ask, digest: String, trail: &mut Trail) -> Result<Delivery, Stop> {
         self.must_be_fresh(peer)?;
         let governance = self.governance();
-        let known = peer.attest(&self.attestor, &governance)?; // who is asking
-        let workload = known.workload.clone();
-        trail.known = Some(known);
+        let workload = self.attest(peer, &governance, trail)?; // who is asking
         let intent = Intent::declare(ask, &workload, &governance.catalogue)?; // what they say they want
         trail.intent = Some(intent.clone());
         if let Some(reason) = &self.read_only {

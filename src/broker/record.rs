@@ -30,6 +30,8 @@ pub(super) struct Trail {
     pub(super) request: RequestId,
     uid: u32,
     pub(super) known: Option<Arc<Known>>,
+    /// A process that is no registered identity.
+    pub(super) nobody: Option<ProcessFacts>,
     pub(super) intent: Option<Intent>,
     pub(super) decided: Option<Decided>,
 }
@@ -41,7 +43,7 @@ impl Trail {
 
     /// The trail of a peer of which only the uid at connect is known.
     pub(super) fn of_uid(request: RequestId, uid: u32) -> Self {
-        Self { request, uid, known: None, intent: None, decided: None }
+        Self { request, uid, known: None, nobody: None, intent: None, decided: None }
     }
 
     /// An event of this kind with all that is known so far.
@@ -57,6 +59,9 @@ impl Trail {
             event = add(event, Event::basis, &known.basis);
             event = add(event, Event::attested, &known.attested);
             event = add(event, Event::client, &known.client);
+        }
+        if let Some(facts) = &self.nobody {
+            event = with(event, Event::attested, facts);
         }
         if let Some(intent) = &self.intent {
             event = event.channel(intent.channel()).secret(intent.secret(), version);

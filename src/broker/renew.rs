@@ -1,6 +1,6 @@
 //! A live lease's value again, and more time for it.
 
-use super::{Broker, Caller, Delivery, Stop, issue::order, record, record::Trail};
+use super::{Broker, Caller, Delivery, Governance, Stop, issue::order, record, record::Trail};
 use crate::{
     attest::Workload,
     audit::{Kind, Need, Outcome},
@@ -121,10 +121,23 @@ impl Broker {
 
     pub(super) fn attested(&self, peer: &Caller, trail: &mut Trail) -> Result<Workload, Stop> {
         self.must_be_fresh(peer)?;
-        let known = peer.attest(&self.attestor, &self.governance())?;
-        let workload = known.workload.clone();
-        trail.known = Some(known);
-        Ok(workload)
+        self.attest(peer, &self.governance(), trail)
+    }
+
+    /// Who the peer is under this registry, for the record too.
+    pub(super) fn attest(&self, peer: &Caller, governance: &Governance, trail: &mut Trail) -> Result<Workload, Stop> {
+        match peer.attest(&self.attestor, governance)? {
+            Ok(known) => {
+                let workload = known.workload.clone();
+                trail.known = Some(known);
+                Ok(workload)
+            }
+            Err((refusal, facts)) => {
+                // Nobody registered: operators should see all the same which process it was.
+                trail.nobody = Some(facts);
+                Err(refusal.into())
+            }
+        }
     }
 
     /// A live lease that the caller may use. Another's lease is answered like one that never was.

@@ -2,6 +2,7 @@
 
 pub mod append;
 mod cgroup;
+mod child;
 mod clock;
 mod exe;
 mod file;
@@ -18,9 +19,11 @@ mod simulated;
 mod socket;
 mod storage;
 mod stream;
+mod terminal;
 mod trusted;
 
 pub use cgroup::GroupWatch;
+pub use child::{forward_signal, sealed_memory};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use exe::{Executable, FileId, TRUSTED_FILE_SYSTEMS, file_id};
 pub use file::{FileError, FileLock, file_names, private_folder, read_private, share_folder, write_atomic};
@@ -38,7 +41,8 @@ pub use process::{
 pub use procfs::{MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, printable, printable_path};
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::{Fault, SimulatedVolume};
-pub use socket::{BindError, adopt, arm, listen_at, open_trusted_dir, remove as remove_socket};
+pub use socket::{BindError, adopt, arm, listen_at, open_trusted_dir, remove as remove_socket, socket_folder_owner};
 pub use storage::{DiskVolume, Keep, Space, Storage, Volume};
 pub use stream::{CheckedStream, Cut, CutFlag};
+pub use terminal::{in_foreground, prompt_secret};
 pub use trusted::{TrustError, read_trusted, read_trusted_folder};

@@ -65,6 +65,24 @@ pub fn open_trusted_dir(path: &Path) -> Result<OwnedFd, BindError> {
     Ok(at)
 }
 
+/// Whose folder a socket lies in, for clients: it and every folder above it may be changed by root, by us, or, where root alone decides what
+/// the folder is called, by its owner (systemd's `RuntimeDirectory=` belongs to the service's user).
+pub fn socket_folder_owner(path: &Path) -> Result<u32, BindError> {
+    let refused = match open_trusted_dir(path) {
+        Ok(dir) => return Ok(file_id(&dir).map_err(|e| BindError::Io(path.to_owned(), e))?.uid),
+        Err(refused) => refused,
+    };
+    let (BindError::Unsafe(at, _), Some(parent), Some(name)) = (&refused, path.parent(), path.file_name()) else { return Err(refused) };
+    let above = open_trusted_dir(parent)?;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let Ok(dir) = openat(&above, name, flags, Mode::empty()) else { return Err(refused) };
+    let (outer, inner) = (file_id(&above), file_id(&dir));
+    match (outer, inner) {
+        (Ok(outer), Ok(inner)) if at == path && outer.root_only() && inner.mode & 0o022 == 0 => Ok(inner.uid),
+        _ => Err(refused),
+    }
+}
+
 /// Binds, arms and listens at `path` with exactly `mode` and, if given, `group`. The umask does not matter, and at no moment is the
 /// socket reachable with another mode. An old socket of ours that nobody serves is replaced; anything else in the way is refused.
 pub fn listen_at(path: &Path, mode: u32, group: Option<u32>) -> Result<UnixListener, BindError> {

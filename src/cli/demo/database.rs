@@ -120,7 +120,7 @@ fn start(stage: &Stage, programs: &Path) -> Result<Cluster, Trouble> {
     let me = if crate::sys::euid() == 0 { "root".to_owned() } else { std::env::var("USER").unwrap_or_default() };
     let trust = "local all postgres peer map=demo\nlocal all claviger peer map=demo\nlocal all all scram-sha-256\n";
     let map = format!("demo {me} postgres\ndemo {me} claviger\n");
-    for (file, text) in [("pg_hba.conf", trust), ("pg_ident.conf", map)] {
+    for (file, text) in [("pg_hba.conf", trust), ("pg_ident.conf", map.as_str())] {
         fs::write(data.join(file), text).doing("configuring PostgreSQL")?;
     }
     let (mut server, _) = as_server(programs.join("postgres"));

@@ -1,0 +1,128 @@
+//! The audit log as operators read it.
+
+use super::*;
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+    sync::mpsc,
+    time::Duration,
+};
+
+fn sequence(line: &str) -> u64 {
+    serde_json::from_str::<serde_json::Value>(line).unwrap()["seq"].as_u64().unwrap()
+}
+
+#[test]
+fn tail_shows_lines_for_people_and_filters() {
+    let daemon = sample();
+    exits(&daemon.plain(["get", "hello"]), 0);
+    exits(&daemon.plain(["get", "other", "--purpose", "try"]), 10);
+    let tail = exits(&daemon.clav(["audit", "tail"]), 0);
+    assert!(tail.contains("tester") && tail.contains("issue") && tail.contains("for try") && tail.contains("no_grant"), "{tail}");
+    assert!(!tail.contains(" head "), "{tail}");
+    let refused = exits(&daemon.clav(["audit", "tail", "--outcome", "refused"]), 0);
+    assert!(refused.contains("no_grant") && !refused.contains("issue"), "{refused}");
+    assert_eq!(exits(&daemon.clav(["audit", "tail", "-n", "1", "--secret", "hello", "--json"]), 0).lines().count(), 1);
+    assert!(exits(&daemon.clav(["audit", "tail", "--since", "1m", "--identity", "tester"]), 0).contains("issue"));
+    assert_eq!(sequence(exits(&daemon.clav(["audit", "tail", "--from", "2", "--json"]), 0).lines().next().unwrap()), 2);
+    exits(&daemon.clav(["audit", "tail", "--since", "yesterday"]), 2);
+    exits(&daemon.clav(["audit", "tail", "--identity", "a b"]), 2);
+    exits(&daemon.clav(["audit", "tail", "--outcome", "perhaps"]), 2);
+    exits(&daemon.clav(["audit", "tail", "-f", "--operator-socket", "/nowhere/s"]), 12);
+}
+
+#[test]
+fn following_loses_and_repeats_nothing_across_restarts_and_new_files() {
+    let small = "segment_bytes = 65536\n";
+    let options = Options { files: Vec::new(), config: String::new() };
+    let mut daemon = Daemon::start(&options);
+    let config = std::fs::read_to_string(daemon.dir.join("etc/clavigerd.toml")).unwrap();
+    daemon.write("clavigerd.toml", &config.replace("anchors = []\n", &format!("anchors = []\n{small}")), 0o644);
+    daemon.restart();
+    let daemon_values = |daemon: &Daemon| exits(&daemon.clav_with(CANARY.as_bytes(), ["secret", "put", "hello"]), 0);
+    daemon_values(&daemon);
+    let mut follower =
+        daemon.command("bin/clav", &["audit", "tail", "-f", "--from", "1", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let out = BufReader::new(follower.stdout.take().unwrap());
+    let (send, lines) = mpsc::channel();
+    std::thread::spawn(move || out.lines().map_while(Result::ok).for_each(|line| drop(send.send(line))));
+    for round in 0..3 {
+        for _ in 0..25 {
+            exits(&daemon.plain(["get", "hello", "-q"]), 0);
+        }
+        if round % 2 == 0 {
+            daemon.restart();
+        } else {
+            daemon.kill();
+            daemon.run();
+        }
+    }
+    exits(&daemon.plain(["get", "hello", "-q"]), 0);
+    let last = sequence(exits(&daemon.clav(["audit", "tail", "-n", "1", "--json"]), 0).lines().last().unwrap());
+    let mut seen = 0;
+    while seen < last {
+        let line = lines.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("nothing after record {seen} of {last}"));
+        assert_eq!(sequence(&line), seen + 1);
+        seen += 1;
+    }
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    let files = std::fs::read_dir(daemon.dir.join("log")).unwrap().flatten();
+    assert!(files.filter(|file| file.path().extension().is_some_and(|e| e == "jsonl")).count() > 1, "more than one file");
+}
+
+#[test]
+fn verifying_names_file_line_and_what() {
+    let mut daemon = sample();
+    exits(&daemon.plain(["get", "hello"]), 0);
+    daemon.stop();
+    let log = daemon.dir.join("log");
+    let (folder, key) = (log.to_str().unwrap().to_owned(), log.join("audit.pub").to_str().unwrap().to_owned());
+    let sound = exits(&daemon.clav(["audit", "verify", &folder, "--key", &key]), 0);
+    assert!(sound.contains("The log is sound."), "{sound}");
+    assert_eq!(json(&daemon.clav(["audit", "verify", &folder, "--json"]))["pinned"], false);
+    let head = log.join("head").to_str().unwrap().to_owned();
+    assert!(exits(&daemon.clav(["audit", "verify", &folder, "--anchors", &head]), 0).contains("anchors fit (1 given)"));
+    let file =
+        std::fs::read_dir(&log).unwrap().flatten().find(|file| file.path().extension().is_some_and(|e| e == "jsonl")).unwrap().path();
+    let changed = std::fs::read_to_string(&file).unwrap().replacen("\"purpose\":\"try\"", "\"purpose\":\"lie\"", 1);
+    std::fs::write(&file, changed).unwrap();
+    let wrong = exits(&daemon.clav(["audit", "verify", &folder, "--key", &key]), 1);
+    assert!(wrong.contains(".jsonl:") && wrong.contains("was edited"), "{wrong}");
+    exits(&daemon.clav(["audit", "verify", "/no/such/folder"]), 1);
+    exits(&daemon.clav(["audit", "verify", &folder, "--key", "/dev/null"]), 2);
+}
+
+#[test]
+fn the_value_is_nowhere_but_where_it_was_asked_for() {
+    let daemon = sample();
+    let mut said = String::new();
+    let got = daemon.plain(["get", "hello"]);
+    said.push_str(&errors(&got));
+    said.push_str(&errors(&daemon.shell("clav exec --secret hello -- cat /dev/null")));
+    for arguments in [
+        ["status", "--json"],
+        ["doctor", "--json"],
+        ["reload", "--json"],
+        ["secret", "ls"],
+        ["identity", "ls"],
+        ["leases", "--all"],
+        ["policy", "check"],
+        ["audit", "tail"],
+    ] {
+        let out = daemon.clav(arguments);
+        said.push_str(&text(&out));
+    }
+    said.push_str(&text(
+        &daemon.shell("clav whoami --json; clav secrets --json; clav leases --json; clav explain hello --purpose try --json"),
+    ));
+    said.push_str(&daemon.records());
+    said.push_str(&daemon.logged());
+    assert!(!said.contains(CANARY) && !said.contains(&hex::encode(CANARY)), "{said}");
+    assert!(said.contains("hello"));
+    // Nor on the disk of the daemon.
+    for entry in std::fs::read_dir(daemon.dir.join("state")).unwrap().flatten().filter(|entry| entry.path().is_file()) {
+        let bytes = std::fs::read(entry.path()).unwrap();
+        assert!(!bytes.windows(CANARY.len()).any(|window| window == CANARY.as_bytes()), "{}", entry.path().display());
+    }
+}

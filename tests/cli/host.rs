@@ -1,0 +1,80 @@
+//! Verbs about the host: `init` and `doctor`.
+
+use super::*;
+use std::{os::unix::fs::PermissionsExt, process::Command};
+
+fn mode(path: &std::path::Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn init_makes_everything_once_and_the_daemon_takes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    let init = || Command::new(env!("CARGO_BIN_EXE_clav")).args(["init", "--root", root.to_str().unwrap()]).output().unwrap();
+    let first = exits(&init(), 0);
+    assert!(first.contains("made") && first.contains("Next:"), "{first}");
+    assert_eq!(mode(&root.join("etc/claviger/key")), 0o400);
+    assert_eq!(mode(&root.join("var/lib/claviger")), 0o700);
+    assert_eq!(mode(&root.join("var/log/claviger")), 0o750);
+    let key = std::fs::read(root.join("etc/claviger/key")).unwrap();
+    assert_eq!(key.len(), 32);
+    std::fs::write(root.join("etc/claviger/clavigerd.toml"), "# mine\n").unwrap();
+    let second = exits(&init(), 0);
+    assert!(second.contains("nothing was changed") && !second.contains("made"), "{second}");
+    assert_eq!(std::fs::read(root.join("etc/claviger/key")).unwrap(), key, "the key is the same");
+    assert_eq!(std::fs::read_to_string(root.join("etc/claviger/clavigerd.toml")).unwrap(), "# mine\n");
+    a_first_secret(&root.join("etc/claviger"));
+    // The files make a bundle.
+    let etc = root.join("etc/claviger");
+    let text = format!(
+        "[paths]\npolicy = {0:?}\nsecrets = {1:?}\nidentities = {2:?}\n[local]\nkey_file = {3:?}\n",
+        etc.join("policy.d"),
+        etc.join("secrets.d"),
+        etc.join("identities.d"),
+        etc.join("key")
+    );
+    std::fs::write(etc.join("clavigerd.toml"), text).unwrap();
+    let config = etc.join("clavigerd.toml");
+    let check = Command::new(env!("CARGO_BIN_EXE_clavigerd")).args(["--check", "--config", config.to_str().unwrap()]).output().unwrap();
+    exits(&check, 0);
+    exits(&Command::new(env!("CARGO_BIN_EXE_clav")).args(["init", "--root", "/proc/nowhere"]).output().unwrap(), 1);
+}
+
+/// What init promises as next steps.
+fn a_first_secret(etc: &std::path::Path) {
+    let read = |name: &str| std::fs::read_to_string(etc.join(name)).unwrap();
+    let user = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(etc).unwrap());
+    let user = if user == 0 { 1000 } else { user };
+    let identity: Vec<String> = read("identities.d/hello.toml")
+        .lines()
+        .map(|line| if line.starts_with("selectors") { format!("selectors = [\"unix:uid:{user}\"]") } else { line.to_owned() })
+        .collect();
+    let files = [
+        ("identities.d/tester.toml", identity.join("\n")),
+        ("secrets.d/sample.toml", read("secrets.d/hello.toml")),
+        ("policy.d/50-grants.cedar", read("policy.d/hello.cedar")),
+    ];
+    let files = files.map(|(name, text)| (name.to_owned(), text)).to_vec();
+    let daemon = Daemon::start(&Options { files, ..Options::default() });
+    exits(&daemon.clav_with(b"hello, world", ["secret", "put", "hello"]), 0);
+    assert_eq!(exits(&daemon.plain(["get", "hello", "--purpose", "try-claviger", "-q"]), 0), "hello, world");
+}
+
+#[test]
+fn doctor_names_what_is_wrong_and_a_remedy() {
+    let mut daemon = sample();
+    let report: serde_json::Value = serde_json::from_slice(&daemon.clav(["doctor", "--json"]).stdout).unwrap();
+    let checks = report["checks"].as_array().unwrap().clone();
+    let of = |what: &str| checks.iter().find(|check| check["what"] == what).unwrap_or_else(|| panic!("no check {what}"))["verdict"].clone();
+    for what in ["configuration", "key", "policy", "daemon", "workload socket", "operator socket"] {
+        assert_eq!(of(what), "ok", "{what}: {report}");
+    }
+    assert_eq!(of("anchors"), "warn");
+    assert!(checks.iter().all(|check| check["verdict"] == "ok" || !check["remedy"].as_str().unwrap().is_empty()));
+    daemon.stop();
+    let down = daemon.clav(["doctor"]);
+    let said = exits(&down, 1);
+    assert!(said.contains("FAIL") && said.contains("-> systemctl"), "{said}");
+    exits(&daemon.clav(["doctor", "too-much"]), 2);
+}

@@ -1,0 +1,153 @@
+//! What operators do.
+
+use super::*;
+use std::{
+    io::{Read, Write},
+    process::Stdio,
+};
+
+#[test]
+fn status_and_reload() {
+    let daemon = sample();
+    let first = exits(&daemon.clav(["status"]), 0);
+    assert!(first.starts_with("kernel "), "the tier comes first: {first}");
+    let status = json(&daemon.clav(["status", "--json"]));
+    assert_eq!(status["frozen"], false);
+    assert!(status["audit"]["seq"].as_u64().unwrap() > 0, "{status}");
+    assert!(exits(&daemon.clav(["policy", "check"]), 0).contains("sound"));
+    assert!(exits(&daemon.clav(["reload"]), 0).contains("in force"));
+    daemon.write("identities.d/tester.toml", "[[identity]]\nnme = 1\n", 0o644);
+    let wrong = exits(&daemon.clav(["reload"]), 1);
+    assert!(wrong.contains("tester.toml:") && wrong.contains("stays"), "{wrong}");
+    exits(&daemon.clav(["policy", "check"]), 1);
+    assert!(exits(&daemon.clav(["status"]), 0).contains("not in force"));
+    exits(&daemon.clav(["status", "--operator-socket", "/nowhere/s"]), 12);
+    if daemon.user == 1000 {
+        exits(&daemon.plain(["status"]), 12);
+    }
+}
+
+#[test]
+fn values_come_from_a_pipe_and_are_never_shown() {
+    let daemon = sample();
+    let put = daemon.clav_with(b"second\n", ["secret", "put", "hello"]);
+    assert!(exits(&put, 0).contains("version 2, 7 bytes"), "{}", text(&put));
+    assert!(errors(&put).contains("line feed"));
+    assert_eq!(exits(&daemon.plain(["get", "hello", "-q"]), 0), "second\n");
+    let list = exits(&daemon.clav(["secret", "ls"]), 0);
+    assert!(list.contains("hello") && !list.contains("second"), "{list}");
+    assert!(exits(&daemon.clav_with(b"x", ["secret", "put", "nowhere"]), 0).contains("No definition"));
+    exits(&daemon.clav_with(b"", ["secret", "put", "hello"]), 2);
+    exits(&daemon.clav_with(b"x", ["secret", "put", "Hello"]), 2);
+    exits(&daemon.clav_with(b"x", ["secret", "put", "hello", "value"]), 2);
+    exits(&daemon.clav(["secret", "rm", "hello"]), 0);
+    exits(&daemon.clav(["secret", "rm", "hello"]), 10);
+}
+
+#[test]
+fn why_says_who_what_and_what_to_change() {
+    let daemon = sample();
+    let refused = errors(&daemon.plain(["get", "other", "--purpose", "try"]));
+    let request = refused.split_whitespace().find(|word| word.starts_with("req-")).unwrap();
+    let why = exits(&daemon.clav(["why", request]), 0);
+    for word in ["no_grant", "tester", "uid 1", "purpose try", "permit (principal == Claviger::Workload::\"tester\"", "clav reload"] {
+        assert!(why.contains(word) || daemon.user != 1000, "{word} is missing:\n{why}");
+    }
+    assert!(json(&daemon.clav(["why", request, "--json"]))["records"][0]["seq"].is_u64());
+    // A refusal tells the process also where nobody is registered, and a missing ticket what to write where.
+    if daemon.user == 1000 {
+        let refused = errors(&daemon.command("bin/plain", &["get", "hello"]).output().unwrap());
+        let request = refused.split_whitespace().find(|word| word.starts_with("req-")).unwrap();
+        let why = exits(&daemon.clav(["why", request]), 0);
+        assert!(why.contains("no_identity") && why.contains("bin/plain") && why.contains("identity try --pid"), "{why}");
+    }
+    let refused = errors(&daemon.plain(["get", "deep", "--purpose", "try"]));
+    let request = refused.split_whitespace().find(|word| word.starts_with("req-")).unwrap();
+    let why = exits(&daemon.clav(["why", request]), 0);
+    assert!(why.contains("- add @ticket(") && why.contains("50-grants.cedar:"), "{why}");
+    exits(&daemon.clav(["why", "req-01arz3ndektsv4rrffq69g5fav"]), 10);
+    exits(&daemon.clav(["why", "nonsense"]), 2);
+}
+
+#[test]
+fn freezing_stops_issuing() {
+    let daemon = sample();
+    assert!(exits(&daemon.clav(["freeze", "--reason", "an incident at night"]), 0).contains("Frozen"));
+    exits(&daemon.plain(["get", "hello"]), 10);
+    assert!(exits(&daemon.clav(["status"]), 0).contains("frozen"));
+    exits(&daemon.clav(["freeze", "--off"]), 0);
+    exits(&daemon.plain(["get", "hello"]), 0);
+    exits(&daemon.clav(["freeze", "--reason", "a\u{202e}b"]), 2);
+}
+
+#[test]
+fn identities_and_revoking() {
+    let daemon = sample();
+    assert!(exits(&daemon.clav(["identity", "ls"]), 0).contains("tester"));
+    let mut shell = daemon.shell_command("clav get hello -q >/dev/null; sleep 30").spawn().unwrap();
+    let pid = shell.id().to_string();
+    let tried = exits(&daemon.clav(["identity", "try", "--pid", &pid]), 0);
+    assert!(tried.contains("tester") && tried.contains("# weak: "), "{tried}");
+    exits(&daemon.clav(["identity", "try", "--pid", "4194999"]), 10);
+    let explained = exits(&daemon.clav(["explain", "hello", "--purpose", "try", "--pid", &pid]), 0);
+    assert!(explained.contains("grant.tester.hello"), "{explained}");
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        held = json(&daemon.clav(["leases", "--all", "--json"]))["leases"].as_array().unwrap().clone();
+        if !held.is_empty() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert_eq!(held.len(), 1);
+    assert!(exits(&daemon.clav(["leases", "--all"]), 0).contains("hello"));
+    exits(&daemon.clav(["revoke", "--identity", "nobody"]), 10);
+    exits(&daemon.clav(["revoke", "--identity", "No Body"]), 2);
+    assert!(exits(&daemon.clav(["revoke", "--secret", "hello"]), 0).contains("lapsed"));
+    exits(&daemon.clav(["revoke", "--tree", &pid]), 10);
+    shell.kill().unwrap();
+    shell.wait().unwrap();
+}
+
+#[test]
+fn keys_of_tokens() {
+    let daemon = sample();
+    let out = daemon.dir.join("jwks");
+    exits(&daemon.clav(["jwks", "export", "tokens", "--out", out.to_str().unwrap()]), 0);
+    let keys: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("jwks.json")).unwrap()).unwrap();
+    assert!(!keys["keys"].as_array().unwrap().is_empty());
+    assert!(out.join(".well-known/openid-configuration").exists());
+    exits(&daemon.clav(["jwks", "export", "nowhere"]), 10);
+}
+
+#[test]
+fn a_typed_value_is_asked_for_twice_and_never_shown() {
+    let daemon = sample();
+    let put = |answers: [&str; 2]| {
+        let mut script = std::process::Command::new("script");
+        let command = format!("{} secret put hello", daemon.dir.join("bin/clav").display());
+        script.args(["-qec", &command, "/dev/null"]).env("CLAVIGER_OPERATOR_SOCKET", &daemon.operator);
+        let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut seen = String::new();
+        let mut read = |seen: &mut String, until: &str| {
+            let mut byte = [0];
+            while !seen.ends_with(until) && screen.read(&mut byte).unwrap() > 0 {
+                seen.push(char::from(byte[0]));
+            }
+        };
+        for (question, answer) in ["Value of hello: ", "Once more: "].into_iter().zip(answers) {
+            read(&mut seen, question);
+            writeln!(keys, "{answer}").unwrap();
+        }
+        read(&mut seen, "never seen");
+        (child.wait().unwrap().code(), seen)
+    };
+    let (code, seen) = put(["typed-value", "typed-value"]);
+    assert_eq!(code, Some(0), "{seen}");
+    assert!(seen.contains("version 2, 11 bytes") && !seen.contains("typed-value"), "{seen}");
+    assert_eq!(exits(&daemon.plain(["get", "hello", "-q"]), 0), "typed-value");
+    let (code, seen) = put(["one", "other"]);
+    assert_eq!(code, Some(2), "{seen}");
+    assert!(seen.contains("nothing was stored") && !seen.contains("other"), "{seen}");
+}
