@@ -1,5 +1,7 @@
 //! Holds `docs/api/openapi.yaml` against the code: every route of both sockets, every code, every member of every body, every reference.
 
+#![allow(clippy::disallowed_methods, reason = "tests wait and measure")]
+
 use claviger::{
     model::Code,
     server::{ROUTES, Route},

@@ -1,5 +1,7 @@
 //! What each range of kernels gives, on one kernel: features are taken away by configuration. docs/kernels.md is the page to this.
 
+#![allow(clippy::disallowed_methods, reason = "tests wait and measure")]
+
 use serde_json::Value;
 use std::{
     fs,

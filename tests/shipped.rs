@@ -1,5 +1,7 @@
 //! Everything that is shipped is loaded here: every file of `config/`, every unit, every example in the documents.
 
+#![allow(clippy::disallowed_methods, reason = "tests wait and measure")]
+
 use claviger::{
     config::{self, Config, EngineConfig, File},
     digest::{SealKey, SeededRandom},

@@ -2,6 +2,8 @@
 //!
 //! Needs root and leaves nothing behind. Where that is not possible it says so and passes.
 
+#![allow(clippy::disallowed_methods, reason = "tests wait and measure")]
+
 #[path = "support/machine.rs"]
 mod machine;
 

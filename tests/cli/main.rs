@@ -1,5 +1,7 @@
 //! The real `clav` against a real `clavigerd`: every verb, right and wrong, with its exit code.
 
+#![allow(clippy::disallowed_methods, reason = "tests wait and measure")]
+
 #[path = "../support/daemon.rs"]
 mod daemon;
 
