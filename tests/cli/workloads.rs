@@ -48,6 +48,15 @@ fn the_configured_client_speaks_for_its_shell() {
     let script = "clav get hello -q >/dev/null && clav leases --json";
     let held = json(&daemon.shell(script));
     assert_eq!(held["leases"][0]["secret"], "hello", "{held}");
+    assert_eq!(held["leases"][0]["holder"]["kind"], "ancestor");
+    if daemon.user == 1000 {
+        // The session's leader is root's: the lease is bound to the outermost process of the user, and ends with it.
+        let until = Instant::now() + Duration::from_secs(10);
+        while self::held(&daemon) > 0 {
+            assert!(Instant::now() < until, "the lease outlives the user's last process");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 #[test]
