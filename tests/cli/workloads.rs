@@ -49,7 +49,7 @@ fn the_configured_client_speaks_for_its_shell() {
     let held = json(&daemon.shell(script));
     assert_eq!(held["leases"][0]["secret"], "hello", "{held}");
     assert_eq!(held["leases"][0]["holder"]["kind"], "ancestor");
-    if daemon.user == 1000 {
+    if daemon.apart {
         // The session's leader is root's: the lease is bound to the outermost process of the user, and ends with it.
         let until = Instant::now() + Duration::from_secs(10);
         while self::held(&daemon) > 0 {
