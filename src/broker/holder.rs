@@ -66,7 +66,8 @@ impl Broker {
         }
     }
 
-    /// The nearest process at or above the subject that leads its session.
+    /// The process at or above the subject that leads its session; where that is another user's (`su`, `runuser`, a daemon that changed its
+    /// uid), the outermost one of the subject's own user: another user's shell must not keep its lease alive.
     fn session_leader(&self, subject: &Arc<Subject>) -> Result<Bound, Stop> {
         let gone = || Stop::from(Refusal::new(Code::PEER_GONE));
         let session = subject.pins.proc.stat().map_err(|_| gone())?.session;
@@ -74,15 +75,18 @@ impl Broker {
             return Ok(self.process(HolderKind::Ancestor, subject.clone()));
         }
         // Only a process that was attested as an ancestor will do: a leader that is none has gone, and its number may be another's.
-        let Some(known) = subject.evidence.ancestors.iter().find(|a| a.pid == session) else {
+        let uid = subject.evidence.process.uids[1];
+        let own: Vec<&ProcessEvidence> = subject.evidence.ancestors.iter().take_while(|a| a.uids[1] == uid).collect();
+        let is_above = subject.evidence.ancestors.iter().any(|a| a.pid == session);
+        let Some(known) = own.iter().find(|a| a.pid == session).or(own.last()).filter(|_| is_above) else {
             return Ok(self.process(HolderKind::Ancestor, subject.clone()));
         };
-        let pidfd = Pidfd::open(session).map_err(|_| gone())?;
-        let start = ProcDir::of(&pidfd, session).and_then(|dir| dir.stat()).map_err(|_| gone())?.start;
+        let pidfd = Pidfd::open(known.pid).map_err(|_| gone())?;
+        let start = ProcDir::of(&pidfd, known.pid).and_then(|dir| dir.stat()).map_err(|_| gone())?.start;
         if start != known.start {
             return Err(gone());
         }
-        let leader = self.attestor.look_again(pidfd, session).map_err(|_| gone())?;
+        let leader = self.attestor.look_again(pidfd, known.pid).map_err(|_| gone())?;
         Ok(self.process(HolderKind::Ancestor, Arc::new(leader)))
     }
 

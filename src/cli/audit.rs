@@ -78,12 +78,18 @@ async fn follow(desk: &Desk, tail: &Tail) -> Done {
     if !tail.follow {
         return Ok(0);
     }
-    let mut wait = Duration::from_millis(50);
+    let (mut wait, mut told) = (Duration::from_millis(50), false);
     loop {
         let before = printer.next;
         match printer.stream(&mut client, true).await {
             // The daemon stops, or has cut what was quiet for long.
-            Ok(()) | Err(Failure::Client(ClientError::Unreachable(..) | ClientError::Protocol(_))) => {}
+            Ok(()) | Err(Failure::Client(ClientError::Protocol(_))) => told = false,
+            Err(Failure::Client(ClientError::Unreachable(_, why))) => {
+                if !told && wait > Duration::from_millis(500) {
+                    eprintln!("clav: waiting for the daemon: {why}");
+                    told = true;
+                }
+            }
             Err(other) => return Err(other),
         }
         if printer.next > before {

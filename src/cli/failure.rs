@@ -114,3 +114,29 @@ impl From<ClientError> for Failure {
         Failure::Client(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_the_exit_of_its_kind() {
+        for (name, exit) in [
+            ("malformed", code::USAGE),
+            ("foreign_writer", code::ATTESTATION),
+            ("attestation_failed", code::ATTESTATION),
+            ("needs", code::NEEDS),
+            ("no_identity", code::REFUSED),
+            ("no_lease", code::REFUSED),
+            ("lease_ended", code::REFUSED),
+            ("limit", code::REFUSED),
+            ("frozen", code::REFUSED),
+            ("internal_error", code::FAULT),
+            ("engine_unavailable", code::FAULT),
+            ("a_policys_own_word", code::REFUSED),
+        ] {
+            assert_eq!(exit_of(name, 403), exit, "{name}");
+        }
+        assert_eq!(exit_of("from_a_later_version", 503), code::FAULT);
+    }
+}

@@ -48,12 +48,23 @@ fn the_configured_client_speaks_for_its_shell() {
     let script = "clav get hello -q >/dev/null && clav leases --json";
     let held = json(&daemon.shell(script));
     assert_eq!(held["leases"][0]["secret"], "hello", "{held}");
+    assert_eq!(held["leases"][0]["holder"]["kind"], "ancestor");
+    if daemon.apart {
+        // The session's leader is root's: the lease is bound to the outermost process of the user, and ends with it.
+        let until = Instant::now() + Duration::from_secs(10);
+        while self::held(&daemon) > 0 {
+            assert!(Instant::now() < until, "the lease outlives the user's last process");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 #[test]
 fn leases_are_renewed_and_given_back() {
     let daemon = sample();
-    let script = "id=$(clav get hello --json 2>/dev/null | sed 's/.*\"id\":\"\\(lease-[^\"]*\\)\".*/\\1/')
+    // Not in a pipe: where the session's leader has gone, as for jobs in the background, the holder would be the pipe's own shell.
+    let script = "answer=$(mktemp); clav get hello --json 2>/dev/null >$answer
+        id=$(sed 's/.*\"id\":\"\\(lease-[^\"]*\\)\".*/\\1/' $answer); rm $answer
         clav renew $id && clav leases && clav revoke $id && clav leases; clav renew $id; echo renewed=$?; clav revoke $id; echo revoked=$?";
     let out = daemon.shell(script);
     let text = exits(&out, 0);

@@ -72,7 +72,7 @@ fn folder(what: &str, path: &Path, forbidden: u32, findings: &mut Findings) {
 fn socket(what: &str, path: &Path, private: bool, findings: &mut Findings) {
     let folder = path.parent().unwrap_or(Path::new("/"));
     if let Err(error) = sys::socket_folder_owner(folder) {
-        return findings.fail(what, error.to_string(), "clients refuse a socket that others could exchange; start clavigerd.socket");
+        return findings.fail(what, error.to_string(), "clients refuse a socket that others could exchange; start the socket units");
     }
     match fs::symlink_metadata(path) {
         Ok(meta) if !meta.file_type().is_socket() => findings.fail(what, format!("{} is no socket", path.display()), "move it away"),
@@ -82,6 +82,10 @@ fn socket(what: &str, path: &Path, private: bool, findings: &mut Findings) {
             "SocketMode=0660 in the socket's unit",
         ),
         Ok(meta) => findings.ok(what, format!("{} ({:04o})", path.display(), meta.mode() & 0o777)),
-        Err(error) => findings.fail(what, format!("{}: {error}", path.display()), "systemctl start clavigerd.socket"),
+        Err(error) => findings.fail(
+            what,
+            format!("{}: {error}", path.display()),
+            "systemctl start clavigerd-workload.socket clavigerd-operator.socket",
+        ),
     }
 }
