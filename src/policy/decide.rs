@@ -6,6 +6,7 @@ use super::{
     decision::{Because, Decision, Permit, Refused, Shadow, Unmet},
     evidence::Evidence,
     near::near_misses,
+    recent::Looked,
     rule::{GrantFacts, GrantNote, Rule, RuleClass},
     slice::{Slice, Triple},
 };
@@ -97,18 +98,25 @@ impl Bundle {
 
     /// The rules in force that refuse, in the order of their files.
     fn refusing(&self, slice: &Slice, facts: &Facts<'_>) -> Result<Vec<&Rule>, Broken> {
-        self.acting(slice, facts, &slice.rules)
+        let looked = Looked::at(facts);
+        if let Some(rules) = slice.recent.find(&looked) {
+            return Ok(rules.into_iter().map(|at| &self.rules()[at]).collect());
+        }
+        let rules = self.acting(slice, facts, &slice.rules)?;
+        slice.recent.keep(looked, rules.clone());
+        Ok(rules.into_iter().map(|at| &self.rules()[at]).collect())
     }
 
     /// What the rules under trial would do.
     fn shadows(&self, slice: &Slice, facts: &Facts<'_>) -> Vec<Shadow> {
         match self.acting(slice, facts, &slice.shadows) {
-            Ok(rules) => rules.into_iter().map(|rule| Shadow::Would(rule.note.clone())).collect(),
+            Ok(rules) => rules.into_iter().map(|at| Shadow::Would(self.rules()[at].note.clone())).collect(),
             Err(Broken(errors)) => errors.into_iter().map(Shadow::Fails).collect(),
         }
     }
 
-    fn acting(&self, slice: &Slice, facts: &Facts<'_>, set: &PolicySet) -> Result<Vec<&Rule>, Broken> {
+    /// The numbers of the rules of a set that act, in the order of their files.
+    fn acting(&self, slice: &Slice, facts: &Facts<'_>, set: &PolicySet) -> Result<Vec<usize>, Broken> {
         if set.is_empty() {
             return Ok(Vec::new());
         }
@@ -122,11 +130,7 @@ impl Bundle {
         }
         at.sort_unstable();
         // Nothing refused and nothing allowed cannot be: the set holds a permit without conditions.
-        if at.is_empty() {
-            Err(Broken(vec!["denied without a reason".to_owned()]))
-        } else {
-            Ok(at.into_iter().map(|at| &self.rules()[at]).collect())
-        }
+        if at.is_empty() { Err(Broken(vec!["denied without a reason".to_owned()])) } else { Ok(at) }
     }
 
     /// Cedar leaves out a policy that it cannot evaluate, so a forbid could fall silent: any error denies.

@@ -12,6 +12,8 @@
 //! 5. Only requirements refuse: the rules are evaluated once more as if all evidence were there. Nothing refuses then: `Unmet`
 //!    names all that is missing at once. Otherwise evidence would not help, and nobody is asked for any.
 //!
+//! The same request within the same second is answered from memory (`recent`).
+//!
 //! Any evaluation error denies: Cedar leaves out a policy that it cannot evaluate, and a forbid that falls silent would permit.
 //!
 //! Invariants of this module: it does no I/O, looks at no clock and never waits. No claim lightens a requirement: rules see what was
@@ -31,6 +33,7 @@ mod explain;
 mod lint;
 mod near;
 mod reads;
+mod recent;
 mod rule;
 mod slice;
 mod source;

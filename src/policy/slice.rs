@@ -6,6 +6,7 @@
 use super::{
     context::Limits,
     entities::{EntitiesFault, entities},
+    recent::Recent,
     rule::{Cap, Grant, GrantNote, Rule, RuleClass, RuleNote},
     words::{Kind, principal, uid},
 };
@@ -56,6 +57,8 @@ pub(super) struct Slice {
     pub shadows: PolicySet,
     /// The caps among the rules in force.
     pub caps: Vec<(Cap, Arc<RuleNote>)>,
+    /// What the rules in force lately said.
+    pub recent: Recent,
 }
 
 /// Why a slice could not be made. Each of these denies.
@@ -145,6 +148,7 @@ impl Slice {
             rules: set_with_rest(enforced().map(|rule| &rule.policy))?,
             shadows: set_with_rest(rules.iter().filter(|rule| rule.shadow).map(|rule| &rule.policy))?,
             caps: enforced().filter_map(cap).collect(),
+            recent: Recent::default(),
             triple,
         })
     }

@@ -172,6 +172,9 @@ async fn answer(request: Request<Incoming>, peer: &Arc<Caller>, id: RequestId, c
 }
 
 async fn read(body: Incoming, max: usize, within: Duration) -> Result<Bytes, Refusal> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
     match tokio::time::timeout(within, Limited::new(body, max).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::new(Code::TOO_LARGE)),
