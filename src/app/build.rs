@@ -245,8 +245,10 @@ fn audit(
 pub fn check(config: &Config) -> Result<(), BuildError> {
     match state::key(config) {
         Ok(_) => {}
-        // Only the daemon itself is passed the unit's credentials; whoever checks files beside it is not.
-        Err(error @ StateError::NoKey(..)) => tracing::info!("the key was not looked at: {error}"),
+        // Only the daemon itself is passed the unit's credentials; whoever checks files beside it is not. A file that is there must do.
+        Err(StateError::NoKey(..)) if !config.local.key_file.exists() => {
+            tracing::info!("the key was not looked at: there is no {}", config.local.key_file.display());
+        }
         Err(error) => return Err(error.into()),
     }
     let checked = load::load(&Places::of(config), &load::by_configuration(config), 0, SystemClock.wall()).map_err(BuildError::Load)?;

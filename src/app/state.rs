@@ -44,7 +44,9 @@ pub enum StateError {
     #[error("{0}: {1}")]
     Damaged(PathBuf, serde_json::Error),
     /// There is no key.
-    #[error("there is no key: {0}. 'clav init' makes one, or pass the systemd credential {1}")]
+    #[error(
+        "the key cannot be used: {0}. It must be a private file (chmod 0400); 'clav init' makes one where there is none, or pass the systemd credential {1}"
+    )]
     NoKey(String, String),
     /// The key is not one.
     #[error("{0}: must hold 32 bytes, or 64 hexadecimal digits")]

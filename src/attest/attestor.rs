@@ -57,6 +57,7 @@ pub struct Subject {
 pub struct Peer {
     own: Arc<Subject>,
     parent: Option<Arc<Subject>>,
+    client: bool,
     nonce: String,
     fresh: AtomicBool,
 }
@@ -94,15 +95,21 @@ impl Attestor {
     pub fn accept(&self, socket: &impl AsFd) -> io::Result<Peer> {
         let (evidence, pins) = self.gatherer.peer(socket)?;
         let own = Subject { evidence, pins };
-        let parent = match self.is_client(&own) {
-            true => {
-                let (evidence, pins) = self.gatherer.parent(&own.pins)?;
-                Some(Arc::new(Subject { evidence, pins }))
-            }
-            false => None,
-        };
+        let client = self.is_client(&own);
+        let parent = if client { self.parent_of(&own)? } else { None };
         let fresh = AtomicBool::new(own.evidence.pinned);
-        Ok(Peer { own: Arc::new(own), parent, nonce: format!("{:032x}", self.random.u128()), fresh })
+        Ok(Peer { own: Arc::new(own), parent, client, nonce: format!("{:032x}", self.random.u128()), fresh })
+    }
+
+    /// The process that the client speaks for: its parent. A client that the service manager started, or that somebody of another uid
+    /// started for this one (`runuser`, `sudo`), speaks for itself: such a parent wants nothing for its own.
+    fn parent_of(&self, own: &Subject) -> io::Result<Option<Arc<Subject>>> {
+        let (evidence, pins) = match self.gatherer.parent(&own.pins) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(None),
+            other => other?,
+        };
+        let same_user = evidence.process.uids[1] == own.evidence.process.uids[1];
+        Ok(same_user.then(|| Arc::new(Subject { evidence, pins })))
     }
 
     /// Whether a process runs the configured client.
@@ -215,7 +222,7 @@ impl Peer {
 
     /// Whether the peer is the configured client.
     pub fn is_client(&self) -> bool {
-        self.parent.is_some()
+        self.client
     }
 
     /// The ids that the kernel attaches to what the peer writes.

@@ -86,8 +86,13 @@ impl Gatherer {
     }
 
     /// Everything about the parent of a pinned process, itself pinned: for the configured client, which speaks for its parent.
+    /// `InvalidInput` when that is PID 1 or nobody here.
     pub fn parent(&self, child: &Pins) -> io::Result<(Evidence, Pins)> {
         let ppid = self.parent_pid(child)?;
+        if ppid <= 1 {
+            // The service manager, or a parent outside this pid namespace.
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let pidfd = Pidfd::open(ppid)?;
         let (process, pins) = self.process(pidfd, ppid)?;
         // Read again: had the parent gone before it was pinned, the child would have another one now.

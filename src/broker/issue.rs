@@ -135,8 +135,7 @@ impl Broker {
     }
 
     /// Puts a connection that was cut, or a peer that could not be attested, on the record.
-    pub async fn record_cut(&self, uid: u32, peer: Option<&Caller>, refusal: Refusal) {
-        let request = self.request_id();
+    pub async fn record_cut(&self, request: RequestId, uid: u32, peer: Option<&Caller>, refusal: Refusal) {
         let trail = match peer {
             Some(peer) => Trail::new(request, peer),
             None => Trail::of_uid(request, uid),

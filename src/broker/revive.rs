@@ -96,11 +96,9 @@ impl Broker {
             return same_process;
         }
         let workload = self.attestor.examine_process(subject, &self.governance().roll).ok().and_then(|attested| attested.workload.ok());
-        // Our client as holder (`clav exec`) is no identity itself; that it is the same process with the same program must do.
-        let same_identity = match workload {
-            Some(workload) => workload.identity().name == lease.identity && workload.assurance() >= lease.assurance,
-            None => self.attestor.is_client(subject),
-        };
+        // Our client as holder (`clav exec`) spoke for its parent; that it is the same process with the same program must do.
+        let same_identity = self.attestor.is_client(subject)
+            || workload.is_some_and(|workload| workload.identity().name == lease.identity && workload.assurance() >= lease.assurance);
         same_process && same_program && same_identity
     }
 }

@@ -116,17 +116,21 @@ fn advice(record: &Record) -> Vec<String> {
         ],
         "ambiguous_identity" => vec![
             format!("clav identity try --pid {pid}     # names the rows that match"),
-            "Give one of the rows a selector that the other does not have; the narrower one wins.".into(),
+            "Give one of the rows every selector of the other and one more: the narrower one wins.".into(),
         ],
-        "no_grant" | "no_declared_use" if record.secret.is_none() => {
-            vec!["The secret is not in secrets.d, or the request named it wrongly: clav secret ls; grep -r 'name = ' /etc/claviger/secrets.d".into()]
+        "no_grant" if record.secret.is_none() => {
+            vec!["The secret is not in secrets.d, or the request named it wrongly; 'clav secrets', run as the workload, lists what it could have.".into()]
         }
         "no_grant" => vec![
             format!("A grant, in a file of its own in policy.d, reviewed by whoever answers for {secret}:"),
             grant(record, &identity, &secret, if purpose.is_empty() { "PURPOSE" } else { &purpose }),
             "clav policy check && clav reload".into(),
         ],
-        "no_declared_use" => row(&format!("a [[identity.use]] with secret = {secret:?}, or say --purpose")),
+        "no_declared_use" => {
+            let mut lines = vec!["Say the purpose: --purpose PURPOSE, or \"purpose\" in the request. Or declare the use once:".to_owned()];
+            lines.extend(row("an [[identity.use]] with the secret and its purpose"));
+            lines
+        }
         "above_identity" => row("raise max_sensitivity"),
         "identity_inactive" => row("its expires has passed, or suspended = true"),
         "environment" => vec![format!("{identity} and {secret} belong to different environments: another secret, or another identity.")],

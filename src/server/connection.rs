@@ -126,7 +126,10 @@ pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, cont
             Cut::Descriptors => Code::MALFORMED,
             Cut::NoCredentials => Code::ATTESTATION_FAILED,
         };
-        context.broker.record_cut(cred.uid, peer.as_deref().ok(), Refusal::new(code).detail(format!("{cut:?}"))).await;
+        context
+            .broker
+            .record_cut(context.broker.request_id(), cred.uid, peer.as_deref().ok(), Refusal::new(code).detail(format!("{cut:?}")))
+            .await;
     } else if let Err(error) = ended {
         tracing::debug!(uid = cred.uid, %error, "a connection ended");
     }
@@ -136,7 +139,7 @@ async fn handle(request: Request<Incoming>, peer: Option<&Arc<Caller>>, uid: u32
     let id = context.broker.request_id();
     let Some(peer) = peer else {
         let refusal = Refusal::new(Code::ATTESTATION_FAILED);
-        context.broker.record_cut(uid, None, refusal.clone()).await;
+        context.broker.record_cut(id, uid, None, refusal.clone()).await;
         return reply::refusal(id, &refusal, None);
     };
     if !place.request() {

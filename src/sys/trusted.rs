@@ -56,10 +56,10 @@ pub fn read_trusted(path: &Path, max: usize) -> Result<String, TrustError> {
     if text.len() > max { Err(TrustError::Unsafe(path.to_owned(), "is too large")) } else { Ok(text) }
 }
 
-/// The files of a folder whose names end so, by name, with their text. A folder that is not there holds none.
+/// The files of a folder whose names end so, by name, with their text. A folder that is not there is an error: taken for an empty one it
+/// would end every lease.
 pub fn read_trusted_folder(folder: &Path, ending: &str, max: usize) -> Result<Vec<(PathBuf, String)>, TrustError> {
     let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(TrustError::Io(folder.to_owned(), error)),
         Ok(entries) => entries,
     };

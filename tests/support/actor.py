@@ -105,8 +105,9 @@ elif VERB == "child":  # PROGRAM VERB ARGS: what a descendant gets; double fork 
             os.setsid()
             if os.fork() != 0:
                 os._exit(0)
-            while os.getppid() != 1 and open(f"/proc/{os.getppid()}/comm").read().strip() == open("/proc/self/comm").read().strip():
-                time.sleep(0.01)
+            first = os.getppid()
+            while os.getppid() == first and os.path.exists(f"/proc/{first}"):
+                time.sleep(0.005)
         os.dup2(w, 1)
         os.execv(program, [program, "-B", sys.argv[0], SOCK, *rest])
     os.close(w)

@@ -33,7 +33,7 @@ pub struct Host {
     pub dir: PathBuf,
     daemon: Option<Child>,
     config: String,
-    environment: Vec<(String, String)>,
+    pub environment: Vec<(String, String)>,
 }
 
 /// What a test sets up before the daemon starts.
@@ -119,7 +119,10 @@ impl Host {
     pub fn stop(&mut self, hard: bool) {
         if let Some(mut daemon) = self.daemon.take() {
             let signal = if hard { "-KILL" } else { "-TERM" };
-            assert!(Command::new("kill").args([signal, &daemon.id().to_string()]).status().unwrap().success());
+            // One that has ended already is only waited for.
+            if daemon.try_wait().unwrap().is_none() {
+                assert!(Command::new("kill").args([signal, &daemon.id().to_string()]).status().unwrap().success());
+            }
             daemon.wait().unwrap();
         }
     }

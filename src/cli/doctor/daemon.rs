@@ -45,7 +45,7 @@ pub(super) async fn look(desk: &Desk, config: &Config, findings: &mut Findings) 
     }
     let problems = audit_problems(&status.audit);
     for problem in &problems {
-        findings.fail("audit log", problem.clone(), "nothing is issued while no record can be written; anchors need journald or syslog");
+        findings.fail("audit log", problem.clone(), "where no record can be written nothing is issued; anchors need journald or syslog");
     }
     match status.audit.get("anchored").and_then(serde_json::Value::as_u64) {
         None => findings.warn(
