@@ -70,6 +70,8 @@ pub struct Attested {
     pub workload: Result<Workload, Refusal>,
     /// What the attestation is worth at most for this peer.
     pub assurance: Assurance,
+    /// It, or any process above it, matches a registered agent: also where several do and so none is its identity.
+    pub of_agent: bool,
 }
 
 /// Turns connections into workloads.
@@ -130,7 +132,8 @@ impl Attestor {
         self.measure(&mut subject, &peer.subject().pins, roll)?;
         let workload = roll.identify(&subject, &ancestors, client);
         let assurance = workload.as_ref().map_or_else(|_| roll.bare_assurance(&subject), Workload::assurance);
-        Ok(Attested { candidate: subject, workload, assurance })
+        let of_agent = roll.is_agent(&subject) || ancestors.iter().any(|ancestor| roll.is_agent(ancestor));
+        Ok(Attested { candidate: subject, workload, assurance, of_agent })
     }
 
     /// Who a pinned process is now: for holders that are looked at again, and for operators' questions about a pid.
@@ -139,7 +142,8 @@ impl Attestor {
         self.measure(&mut candidate, &subject.pins, roll)?;
         let workload = roll.identify(&candidate, &ancestors, None);
         let assurance = workload.as_ref().map_or_else(|_| roll.bare_assurance(&candidate), Workload::assurance);
-        Ok(Attested { candidate, workload, assurance })
+        let of_agent = roll.is_agent(&candidate) || ancestors.iter().any(|ancestor| roll.is_agent(ancestor));
+        Ok(Attested { candidate, workload, assurance, of_agent })
     }
 
     /// Gathers anew about a process that is held by its pidfd.

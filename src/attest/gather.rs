@@ -238,6 +238,10 @@ impl Gatherer {
         if !crate::mutation!("map-pin") && pins.pidfd.is_alive() && !pins.map.holds() {
             return Err(Changed::Program);
         }
+        // A helper that shares the old map (CLONE_VM) would keep the pin whole through an exec; the executable tells all the same.
+        if !crate::mutation!("map-pin") && pins.exe.as_ref().is_some_and(|exe| !exe.is_run_by(&pins.proc)) {
+            return Err(if pins.pidfd.is_alive() { Changed::Program } else { Changed::Gone });
+        }
         let now = self.ids(&pins.pidfd, &pins.proc).map_err(|_| Changed::Gone)?;
         let (before, now) = (Ids { ppid: 0, ..pins.ids }, Ids { ppid: 0, ..now });
         if now != before {
@@ -249,9 +253,6 @@ impl Gatherer {
     /// The warm check and, for issuing: the executable is the same file still and nobody has begun to trace the process.
     pub fn still_for_issue(&self, pins: &Pins, traced_before: bool) -> Result<(), Changed> {
         self.still(pins)?;
-        if pins.exe.as_ref().is_some_and(|exe| !exe.is_run_by(&pins.proc)) {
-            return Err(Changed::Program);
-        }
         let tracer = pins.proc.status().map_err(|_| Changed::Gone)?.tracer;
         if tracer != 0 && !traced_before { Err(Changed::Program) } else { Ok(()) }
     }

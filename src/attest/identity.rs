@@ -177,6 +177,11 @@ impl Roll {
             && self.registry.iter().any(|row| row.kind == IdentityKind::Agent && self.uid_of_row(row).is_none_or(|agent| agent == uid))
     }
 
+    /// Whether a process matches any agent's row.
+    pub fn is_agent(&self, candidate: &Candidate) -> bool {
+        self.agents && self.matches(&candidate.selectors).iter().any(|row| row.kind == IdentityKind::Agent)
+    }
+
     /// Whether an agent is registered on exactly this uid.
     pub fn is_agents_uid(&self, uid: u32) -> bool {
         self.registry.iter().any(|row| row.kind == IdentityKind::Agent && self.uid_of_row(row) == Some(uid))

@@ -138,7 +138,8 @@ fn container_of(path: &str) -> Option<String> {
     if in_user_manager(path) {
         return None;
     }
-    path.split('/').rev().find_map(|part| {
+    // The outermost, and none below a service: what lies there may have been made by those inside.
+    path.split('/').take_while(|part| !part.ends_with(".service")).find_map(|part| {
         let part = part.strip_suffix(".scope").unwrap_or(part);
         let id = part.rsplit(['-', ':']).next()?;
         (id.len() == 64 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))).then(|| id.to_owned())
@@ -227,6 +228,7 @@ mod tests {
         let id = "0123456789abcdef".repeat(4);
         assert_eq!(container_of(&format!("/system.slice/docker-{id}.scope")), Some(id.clone()));
         assert_eq!(container_of(&format!("/docker/{id}")), Some(id.clone()));
+        assert_eq!(container_of(&format!("/system.slice/evil.service/docker-{id}.scope")), None);
         assert_eq!(container_of(&format!("/user.slice/user-1.slice/user@1.service/user.slice/libpod-{id}.scope")), None);
         let facts = facts_of(&process(7, 1000, nested));
         assert!(selectors_of(&facts, None, &[]).iter().all(|s| s.kind() != "cgroup:path" && s.kind() != "systemd:id"));

@@ -3,7 +3,7 @@
 use super::{Broker, Caller, Operator, Stop, record::Trail};
 use crate::{
     intent::Ask,
-    model::{Code, IdentityKind, Refusal, RequestId},
+    model::{Code, Refusal, RequestId},
     wire::Explanation,
 };
 use serde_json::{Value, json};
@@ -15,9 +15,8 @@ impl Broker {
         let roll = &self.governance().roll;
         let admitted = self.must_be_fresh(peer).and_then(|()| {
             let attested = self.attestor.examine(peer, roll)?;
-            let is_agent = attested.workload.as_ref().is_ok_and(|workload| workload.identity().kind == IdentityKind::Agent);
             let facts = &attested.candidate.facts;
-            if is_agent || roll.is_agents_uid(facts.uid) {
+            if attested.of_agent || roll.is_agents_uid(facts.uid) {
                 let why = format!("uid {} is an agent's, or the process descends from one", facts.uid);
                 return Err(Stop::from(Refusal::new(Code::NOT_OPERATOR).detail(why)));
             }

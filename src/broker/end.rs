@@ -19,6 +19,10 @@ impl Broker {
     /// Ends a lease and says what became of its credential; `None` when it is over already or somebody else is ending it. Runs in a task
     /// of its own, so whoever waits may go.
     pub async fn end(self: &Arc<Self>, id: LeaseId, reason: EndReason) -> Option<EndResult> {
+        if self.read_only.is_some() {
+            // The lease may be another machine's, and its credential in use there.
+            return None;
+        }
         let ending = self.leases.begin_end(id, reason, self.clock.wall())?;
         let broker = self.clone();
         tokio::spawn(async move { broker.carry_through(ending, 0).await }).await.ok()
@@ -26,6 +30,9 @@ impl Broker {
 
     /// Takes up an end that did not come through before the daemon stopped, or that an operator asks to be tried again.
     pub(super) async fn resume(self: &Arc<Self>, id: LeaseId, tries: u32) -> Option<EndResult> {
+        if self.read_only.is_some() {
+            return None;
+        }
         let ending = self.leases.resume_end(id)?;
         let broker = self.clone();
         tokio::spawn(async move { broker.carry_through(ending, tries).await }).await.ok()

@@ -78,7 +78,7 @@ impl Broker {
     }
 
     /// Ends every live lease that this bundle would refuse its holder's identity.
-    async fn decide_again(self: &Arc<Self>, governance: &Governance) {
+    pub(super) async fn decide_again(self: &Arc<Self>, governance: &Governance) {
         for lease in self.leases.all() {
             let allowed = (|| {
                 let workload = match self
@@ -98,7 +98,9 @@ impl Broker {
                 }
             })();
             if allowed.is_none() {
-                self.end(lease.id, EndReason::Policy).await;
+                // A source that hangs must not hold up the others.
+                let broker = self.clone();
+                tokio::spawn(async move { broker.end(lease.id, EndReason::Policy).await });
             }
         }
     }

@@ -96,7 +96,8 @@ impl Broker {
         let _recorded = self.audit.append(event, Need::Durable).await?;
         self.engine(&lease.engine)?.renew(&order(&extended, &intent), &lease.reference).await?;
         self.attestor.still(peer)?;
-        Ok(self.leases.renew(&lease, expires, deadline).await?)
+        let renewed = self.leases.renew(&lease, expires, deadline).await?;
+        renewed.ok_or_else(|| Refusal::new(Code::LEASE_ENDED).into())
     }
 
     /// Record, last look, value.

@@ -7,7 +7,7 @@ use super::{Broker, holder::Bound};
 use crate::{
     attest::Subject,
     lease::{Holder, Lease, Recovered, State},
-    model::{EndReason, HolderKind},
+    model::{EndReason, ExecRule, HolderKind},
     sys::{Found, GroupWatch, Pidfd},
 };
 use std::sync::Arc;
@@ -56,6 +56,9 @@ impl Broker {
                 tokio::spawn(async move { broker.resume(lease.id, tries).await });
             }
         }
+        // The files may have changed while the daemon was down.
+        let (broker, governance) = (self.clone(), self.governance());
+        tokio::spawn(async move { broker.decide_again(&governance).await });
         tokio::spawn(self.clone().reconcile());
         tokio::spawn(self.clone().keep_deadlines());
         tokio::spawn(self.clone().sweep());
@@ -99,7 +102,10 @@ impl Broker {
         // Our client as holder (`clav exec`) spoke for its parent; that it is the same process with the same program must do.
         let same_identity = self.attestor.is_client(subject)
             || workload.is_some_and(|workload| workload.identity().name == lease.identity && workload.assurance() >= lease.assurance);
-        same_process && same_program && same_identity
+        // An identity whose leases live through an exec may run another program now; the attestation above covers it.
+        let may_change = !self.attestor.is_client(subject)
+            && self.governance().roll.registry().find(&lease.identity).is_some_and(|row| row.on_exec == ExecRule::Reattest);
+        same_process && (same_program || may_change) && same_identity
     }
 }
 

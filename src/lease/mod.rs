@@ -195,13 +195,17 @@ impl Leases {
         self.changed.notified().await;
     }
 
-    /// Extends a live lease, on the disk when this returns.
-    pub async fn renew(&self, lease: &Lease, expires: WallTime, deadline: BootTime) -> Result<Arc<Lease>, AppendError> {
+    /// Extends a live lease, on the disk when this returns; `None` when it ended meanwhile. In the table first, so that a snapshot which
+    /// is taken while the line is written has it too.
+    pub async fn renew(&self, lease: &Lease, expires: WallTime, deadline: BootTime) -> Result<Option<Arc<Lease>>, AppendError> {
+        let Some(renewed) = self.table.extend(lease.id, expires, deadline) else { return Ok(None) };
         let event = Event::Renewed { id: lease.id, expires, deadline };
-        self.log.append(event, Sync::Now, Room::Ordinary).await?;
-        let renewed = Arc::new(Lease { expires, deadline, ..lease.clone() });
-        self.put_live(&renewed);
-        Ok(renewed)
+        if let Err(error) = self.log.append(event, Sync::Now, Room::Ordinary).await {
+            self.table.extend(lease.id, lease.expires, lease.deadline);
+            return Err(error);
+        }
+        self.changed.notify_one();
+        Ok(Some(renewed))
     }
 
     /// The right to end a lease, for the first who asks.

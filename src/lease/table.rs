@@ -108,6 +108,18 @@ impl Table {
         inner.leases.get(id).map(|entry| entry.lease.clone())
     }
 
+    /// Gives a live lease other times; `None` when it is live no more. Under the lock, so an end that began is never undone.
+    pub(super) fn extend(&self, id: LeaseId, expires: WallTime, deadline: BootTime) -> Option<Arc<Lease>> {
+        let mut inner = self.lock();
+        let lease = inner.leases.get(&id)?.lease.clone();
+        if lease.state != State::Live {
+            return None;
+        }
+        let extended = Arc::new(Lease { expires, deadline, ..Lease::clone(&lease) });
+        inner.replace(extended.clone());
+        Some(extended)
+    }
+
     /// Counts one more read of a live lease; `None` when its reads are used up, else how many there were before.
     pub(super) fn count_read(&self, id: LeaseId) -> Option<u64> {
         let mut inner = self.lock();

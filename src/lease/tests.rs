@@ -70,6 +70,7 @@ async fn what_is_committed_comes_back_and_what_is_ended_does_not() {
     let ending = leases.begin_end(live[0].id, EndReason::Asked, WallTime(5)).unwrap();
     assert!(leases.begin_end(live[0].id, EndReason::Expired, WallTime(6)).is_none(), "one ender only");
     leases.end(ending, EndResult::Lapsed, WallTime(7)).await.1.unwrap();
+    assert!(leases.renew(&live[0], WallTime(99), BootTime(99)).await.unwrap().is_none(), "what has ended is not brought back");
     let _unfinished = leases.begin_end(live[1].id, EndReason::HolderGone, WallTime(8)).unwrap();
     leases.postpone(live[1].id, Postponed { tries: 3, irrevocable: false }).await.unwrap();
     leases.renew(&live[2], WallTime(99), BootTime(99)).await.unwrap();

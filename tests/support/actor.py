@@ -103,10 +103,10 @@ elif VERB == "child":  # PROGRAM VERB ARGS: what a descendant gets; double fork 
     if os.fork() == 0:
         if mode == "orphan":
             os.setsid()
+            between = os.getpid()
             if os.fork() != 0:
                 os._exit(0)
-            first = os.getppid()
-            while os.getppid() == first and os.path.exists(f"/proc/{first}"):
+            while os.getppid() == between:
                 time.sleep(0.005)
         os.dup2(w, 1)
         os.execv(program, [program, "-B", sys.argv[0], SOCK, *rest])

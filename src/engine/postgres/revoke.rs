@@ -66,7 +66,10 @@ impl Ending<'_> {
     /// After this nobody can log in, and every session was told to end.
     async fn kill(&self, client: &Client) -> Result<Found, EngineError> {
         let terminate = self.terminate();
-        let forbid = format!("{};\nALTER ROLE {} NOLOGIN", self.role.turn(), self.role.quoted());
+        // Without its maker's lock at first: any session can take an advisory lock, and a role that is there must not live on for it.
+        // Only when there is none yet, its maker is waited for.
+        let mut forbid = format!("ALTER ROLE {} NOLOGIN", self.role.quoted());
+        let mut waited = false;
         loop {
             // Polled in this order, so sent in this order, without waiting in between. Two messages: the second is committed, and
             // so seen by every login, before the third looks.
@@ -74,6 +77,10 @@ impl Ending<'_> {
                 tokio::join!(client.simple_query(&terminate), client.batch_execute(&forbid), client.simple_query(&terminate));
             match forbidden {
                 Ok(()) => return after.map(|_| Found::Role).map_err(|why| fault("ending sessions", &why)),
+                Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) && !waited => {
+                    forbid = format!("{};\nALTER ROLE {} NOLOGIN", self.role.turn(), self.role.quoted());
+                    waited = true;
+                }
                 Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) => return Ok(Found::Nothing),
                 // A session that came in between holds the role's row: once more.
                 Err(why) if matches!(why.code(), Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED)) => {}
