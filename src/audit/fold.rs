@@ -208,7 +208,9 @@ impl Folds {
         if self.budgets.len() >= MAX_PAYERS && !self.budgets.contains_key(payer) {
             self.budgets.retain(|_, budget| now.since(budget.since) < HOUR);
         }
-        let full = self.budgets.len() >= MAX_PAYERS && !self.budgets.contains_key(payer);
+        // Identities are as many as the registry has rows; uids, as many as anybody likes.
+        let is_identity = matches!(payer, Payer::Identity(_));
+        let full = !is_identity && self.budgets.len() >= MAX_PAYERS && !self.budgets.contains_key(payer);
         let payer = if full { Payer::Others } else { payer.clone() };
         let budget = self.budgets.entry(payer).or_insert(Budget { since: now, bytes: 0 });
         if now.since(budget.since) >= HOUR {

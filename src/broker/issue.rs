@@ -50,6 +50,7 @@ impl Broker {
         let bound = self.bind(peer, &workload, ask.holder)?;
         let key = ask.idempotency_key.clone().map(|key| (key, digest));
         if let Some(lease) = self.repeated(&key, &bound, &workload.identity().name)? {
+            self.leases.note_decided(lease.id, governance.generation);
             return self.give_again(peer, &lease, trail).await;
         }
         let draft = self.draft(clearance.permit(), &bound, key, trail.request)?;
@@ -87,15 +88,16 @@ impl Broker {
         let issued = engine.issue(&order).await.map_err(|error| unfinished(error.into()))?;
         crate::failpoint!("after-issue");
         // Watched before it is live: a holder that dies in between is noticed.
-        self.reaper.watch(self, slot.lease(), bound);
+        let watch = self.reaper.watch(self, slot.lease(), bound);
         let event = record::of_lease(Kind::Issue, slot.lease());
         let event = Self::issue_event(event, trail, &issued);
         let reference = issued.reference.clone();
         let (lease, recorded) = tokio::join!(self.leases.commit(slot, reference), self.audit.append(event, Need::Durable));
         let lease = lease.map_err(|error| unfinished(error.into()))?;
         let recorded = recorded.map_err(|error| unfinished(error.into()))?; // no record, no secret
+        self.leases.note_decided(lease.id, governance.generation);
         crate::failpoint!("after-record");
-        if self.reaper.is_gone(&lease.holder.key()) {
+        if self.reaper.is_gone(&lease.holder.key(), watch) {
             return Err((EndReason::HolderGone, Refusal::new(Code::PEER_GONE).into()));
         }
         if self.is_frozen() || self.governance().generation != governance.generation {

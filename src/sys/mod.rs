@@ -1,6 +1,7 @@
 //! The kernel: peers, processes, files, clocks, systemd. The only home of `nix`, `libc` and `unsafe`.
 
 pub mod append;
+mod blocking;
 mod cgroup;
 mod child;
 mod clock;
@@ -22,6 +23,7 @@ mod stream;
 mod terminal;
 mod trusted;
 
+pub use blocking::blocking;
 pub use cgroup::GroupWatch;
 pub use child::{forward_signal, sealed_memory};
 pub use clock::{Clock, ManualClock, SystemClock};

@@ -72,6 +72,39 @@ impl CheckedStream {
 /// Room for one `SCM_CREDENTIALS` and one refused `SCM_RIGHTS` of a few descriptors; anything more is truncated, which cuts too.
 const CONTROL: usize = 128;
 
+/// Closing a descriptor that a peer passed may wait for its file system for ever (before Linux 6.16 they cannot be refused). No thread
+/// that serves others does it.
+mod janitor {
+    use std::{
+        os::fd::OwnedFd,
+        sync::{
+            OnceLock,
+            mpsc::{SyncSender, sync_channel},
+        },
+    };
+
+    const WAITING: usize = 1024;
+
+    pub(super) fn close(fd: OwnedFd) {
+        static QUEUE: OnceLock<Option<SyncSender<OwnedFd>>> = OnceLock::new();
+        let queue = QUEUE.get_or_init(|| {
+            let (send, receive) = sync_channel::<OwnedFd>(WAITING);
+            let started = std::thread::Builder::new().name("janitor".to_owned()).spawn(move || receive.into_iter().for_each(drop));
+            started.ok().map(|_| send)
+        });
+        let left = match queue {
+            Some(queue) => queue.try_send(fd).err().map(|error| match error {
+                std::sync::mpsc::TrySendError::Full(fd) | std::sync::mpsc::TrySendError::Disconnected(fd) => fd,
+            }),
+            None => Some(fd),
+        };
+        // A janitor that hangs is the peer's doing; its descriptors stay open rather than hold up a worker.
+        if let Some(fd) = left {
+            std::mem::forget(fd);
+        }
+    }
+}
+
 struct Chunk {
     len: usize,
     sender: Option<PeerCred>,
@@ -113,7 +146,7 @@ fn receive(fd: BorrowedFd<'_>, buffer: &mut ReadBuf<'_>) -> io::Result<Chunk> {
                     let bytes = (*header).cmsg_len as usize - (data as usize - header as usize);
                     for n in 0..bytes / size_of::<libc::c_int>() {
                         let fd = std::ptr::read_unaligned(data.cast::<libc::c_int>().add(n));
-                        drop(OwnedFd::from_raw_fd(fd));
+                        janitor::close(OwnedFd::from_raw_fd(fd));
                     }
                 }
                 _ => chunk.extra = true,

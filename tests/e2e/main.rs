@@ -13,4 +13,5 @@ mod crash;
 mod database;
 mod hostile;
 mod leases;
+mod operators;
 mod request;
