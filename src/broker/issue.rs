@@ -8,7 +8,7 @@ use crate::{
     engine::{Issued, Order},
     intent::{Ask, Intent},
     lease::{Lease, Slot, State},
-    model::{Code, EndReason, LeaseId, Refusal, RequestId},
+    model::{Code, EndReason, LeaseId, Refusal, RequestId, SecretDefinition},
     policy::{Decision, Evidence, Permit},
 };
 use std::sync::Arc;
@@ -83,7 +83,7 @@ impl Broker {
         let unfinished = |stop: Stop| (EndReason::Unfinished, stop);
         let permit = clearance.permit();
         let engine = self.engine(&slot.lease().engine).map_err(unfinished)?;
-        let order = order(slot.lease(), permit.intent());
+        let order = order(slot.lease(), permit.intent().secret());
         crate::failpoint!("before-issue");
         let issued = engine.issue(&order).await.map_err(|error| unfinished(error.into()))?;
         crate::failpoint!("after-issue");
@@ -218,11 +218,11 @@ impl Drop for Unsettled<'_> {
 }
 
 /// What the engine is told about a lease.
-pub(super) fn order<'a>(lease: &'a Lease, intent: &'a Intent) -> Order<'a> {
+pub(super) fn order<'a>(lease: &'a Lease, secret: &'a SecretDefinition) -> Order<'a> {
     Order {
         lease: lease.id,
         request: lease.request,
-        secret: intent.secret(),
+        secret,
         identity: &lease.identity,
         purpose: &lease.purpose,
         operation: lease.operation,

@@ -92,7 +92,7 @@ impl Broker {
         let event = trail.fill(record::of_lease(Kind::Renew, &extended), None).outcome(Outcome::Done);
         // On the record before the source is told: a credential never outlives what the record says.
         let _recorded = self.audit.append(event, Need::Durable).await?;
-        self.engine(&lease.engine)?.renew(&order(&extended, intent), &lease.reference).await?;
+        self.engine(&lease.engine)?.renew(&order(&extended, intent.secret()), &lease.reference).await?;
         self.attestor.still(peer)?;
         let renewed = self.leases.renew(&lease, expires, deadline).await?;
         renewed.ok_or_else(|| Refusal::new(Code::LEASE_ENDED).into())
@@ -129,11 +129,16 @@ impl Broker {
         }
         let governance = self.governance();
         let secret = governance.catalogue.find(&lease.secret).ok_or_else(|| Refusal::new(Code::NO_GRANT))?;
-        let intent = Intent::of_lease(secret.clone(), &lease.purpose, lease.channel, &lease.hosts, lease.ttl, lease.source);
-        let issued = self.engine(&lease.engine)?.read(&order(lease, &intent), &lease.reference).await?;
-        let need = if lease.sensitivity >= Sensitivity::Restricted { Need::Durable } else { Need::Soon };
-        let event = trail.fill(record::of_lease(Kind::Read, lease), None).secret(secret, None).outcome(Outcome::Done);
-        let recorded = self.audit.append(event, need).await?;
+        let issued = self.engine(&lease.engine)?.read(&order(lease, secret), &lease.reference).await?;
+        let each = lease.sensitivity.max(secret.sensitivity) >= Sensitivity::Restricted;
+        let recorded = match if each { None } else { self.audit.count_read(lease.id) } {
+            Some(recorded) => recorded,
+            None => {
+                let need = if each { Need::Durable } else { Need::Soon };
+                let event = trail.fill(record::of_lease(Kind::Read, lease), None).secret(secret, None).outcome(Outcome::Done);
+                self.audit.append(event, need).await?
+            }
+        };
         self.attestor.still(peer)?;
         self.metrics.read();
         Ok(Delivery::new(trail.request, lease.clone(), issued, Vec::new(), recorded))

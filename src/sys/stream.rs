@@ -12,7 +12,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -33,14 +33,25 @@ pub enum Cut {
     NoCredentials = 3,
 }
 
-/// Tells whoever serves the connection why it was cut.
+/// Tells whoever serves the connection how its reading goes.
 #[derive(Clone, Default)]
-pub struct CutFlag(Arc<AtomicU8>);
+pub struct Reading(Arc<State>);
 
-impl CutFlag {
-    /// Why, if it was.
+#[derive(Default)]
+struct State {
+    cut: AtomicU8,
+    chunks: AtomicU64,
+}
+
+impl Reading {
+    /// Chunks that arrived so far.
+    pub fn chunks(&self) -> u64 {
+        self.0.chunks.load(Ordering::Acquire)
+    }
+
+    /// Why it was cut, if it was.
     pub fn cut(&self) -> Option<Cut> {
-        match self.0.load(Ordering::Acquire) {
+        match self.0.cut.load(Ordering::Acquire) {
             1 => Some(Cut::ForeignWriter),
             2 => Some(Cut::Descriptors),
             3 => Some(Cut::NoCredentials),
@@ -53,18 +64,18 @@ impl CutFlag {
 pub struct CheckedStream {
     inner: UnixStream,
     sender: PeerCred,
-    flag: CutFlag,
+    reading: Reading,
 }
 
 impl CheckedStream {
     /// `sender` holds the pid at connect and the *real* uid and gid, which is what the kernel attaches.
-    pub fn new(inner: UnixStream, sender: PeerCred) -> (Self, CutFlag) {
-        let flag = CutFlag::default();
-        (Self { inner, sender, flag: flag.clone() }, flag)
+    pub fn new(inner: UnixStream, sender: PeerCred) -> (Self, Reading) {
+        let reading = Reading::default();
+        (Self { inner, sender, reading: reading.clone() }, reading)
     }
 
     fn cut(&self, cut: Cut) -> io::Error {
-        self.flag.0.store(cut as u8, Ordering::Release);
+        self.reading.0.cut.store(cut as u8, Ordering::Release);
         io::Error::new(io::ErrorKind::PermissionDenied, "connection cut")
     }
 }
@@ -167,6 +178,7 @@ impl AsyncRead for CheckedStream {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 other => other?,
             };
+            this.reading.0.chunks.fetch_add(1, Ordering::AcqRel);
             let verdict = match chunk.sender {
                 _ if chunk.extra => Some(Cut::Descriptors),
                 // The end of the stream carries no ids, and no bytes that could be believed.
