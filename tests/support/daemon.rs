@@ -162,6 +162,15 @@ impl Daemon {
         self.as_user(command)
     }
 
+    /// A shell of the caller of the tests, with `clav` in its path.
+    pub fn shell_of_operator(&self, script: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg(script).stdin(Stdio::null());
+        self.environment(&mut command);
+        command.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.dir.join("bin").display()));
+        command
+    }
+
     /// `bin/NAME` with these arguments, not yet run.
     pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.dir.join(program));
