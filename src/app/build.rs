@@ -8,7 +8,7 @@ use super::{
 use crate::{
     attest::{Attestor, ClientProgram, ExeHashes, Gatherer},
     audit::{Anchor, Audit, JournalAnchor, OpenError, Options, Retention, SyslogAnchor, Word},
-    broker::{Broker, KeyPlaces, LoadProblems, Parts, Settings},
+    broker::{Broker, KeyPlaces, LoadProblems, Parts, PublishError, Settings},
     config::{AnchorKind, Config, EngineConfig, PostgresConfig},
     digest::{KeyError, SealKey, SystemRandom},
     engine::{
@@ -53,6 +53,9 @@ pub enum BuildError {
     /// The audit log's key.
     #[error("the audit log's key {0}")]
     Key(#[from] KeyError),
+    /// The public keys beside it.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
     /// Policy, secrets or identities.
     #[error("{}", .0.0.join("\n"))]
     Load(LoadProblems),

@@ -28,7 +28,7 @@ pub(super) fn audit_key(store: &LocalStore, folder: &Path) -> Result<Ed25519Key,
         }
     };
     let key = Ed25519Key::from_pkcs8(kept.expose())?;
-    publish_audit_key(folder, &key).map_err(BuildError::File)?;
+    publish_audit_key(store, folder, &key)?;
     Ok(key)
 }
 

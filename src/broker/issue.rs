@@ -52,10 +52,7 @@ impl Broker {
             Decision::Needs(unmet) => return Err(unmet.refusal().into()),
             Decision::Forbid(refused) => return Err(refused.refusal().into()),
         };
-        if intent.channel() != Channel::Deliver {
-            // What policy lets be injected or signed with must never be handed over instead.
-            return Err(Refusal::new(Code::CHANNEL_UNAVAILABLE).into());
-        }
+        served(intent.channel())?;
         let clearance = Clearance::settle(permit); // whether the evidence is there
         let bound = self.bind(peer, &workload, ask.holder)?;
         let key = ask.idempotency_key.clone().map(|key| (key, digest));
@@ -229,6 +226,11 @@ impl Drop for Unsettled<'_> {
         let (broker, id) = (self.broker.clone(), self.id);
         tokio::spawn(async move { broker.end(id, EndReason::Unfinished).await });
     }
+}
+
+/// What policy lets be injected or signed with must never be handed over instead, and nothing injects or signs yet.
+pub(super) fn served(channel: Channel) -> Result<(), Refusal> {
+    if channel == Channel::Deliver { Ok(()) } else { Err(Refusal::new(Code::CHANNEL_UNAVAILABLE)) }
 }
 
 /// What the engine is told about a lease.

@@ -10,9 +10,9 @@ use crate::{
     digest::{Ed25519Key, SealKey},
     engine::{
         jwt::{JwtEngine, JwtError},
-        local::LocalStore,
+        local::{LocalStore, StoreError},
     },
-    model::{Code, Refusal, RequestId, WallTime},
+    model::{Code, Refusal, RequestId, SecretBytes, WallTime},
     sys::{self, FileError},
     wire::KeyRow,
 };
@@ -25,6 +25,8 @@ use std::{
 pub const AUDIT_KEY: &str = "audit";
 /// And the one that is about to follow it: there only while a rotation is not finished.
 pub const NEXT_AUDIT_KEY: &str = "audit.next";
+/// The public halves of all of them, oldest first.
+const AUDIT_KEYS: &str = "audit.public";
 const LOCAL: &str = "local";
 
 /// Reads the key of the local store from its place.
@@ -44,19 +46,32 @@ pub struct KeyPlaces {
     pub read_local: ReadKey,
 }
 
-/// Adds the key to the public keys beside the log: one in hex a line, oldest first, so that all of the log can be verified with the file.
-pub fn publish_audit_key(folder: &Path, key: &Ed25519Key) -> Result<(), FileError> {
-    let (path, line) = (folder.join("audit.pub"), hex::encode(key.public()));
-    // What is missing or unreadable is written anew; verifiers keep a copy of their own elsewhere.
-    let mut text = std::fs::read_to_string(&path).unwrap_or_default();
-    if !text.lines().any(|known| known == line) {
-        if !text.is_empty() && !text.ends_with('\n') {
-            text.push('\n');
-        }
-        text.push_str(&line);
-        text.push('\n');
+/// Writes the public keys beside the log: one in hex a line, oldest first, so that all of the log can be verified with the file. Which there
+/// are is kept in the store: what somebody wrote into the file is written over.
+pub fn publish_audit_key(store: &LocalStore, folder: &Path, key: &Ed25519Key) -> Result<(), PublishError> {
+    let line = hex::encode(key.public());
+    let kept = store.load_own(AUDIT_KEYS)?;
+    let mut known: Vec<&str> =
+        kept.as_ref().and_then(|kept| std::str::from_utf8(kept.expose()).ok()).map_or(Vec::new(), |text| text.lines().collect());
+    if !known.contains(&line.as_str()) {
+        known.push(&line);
+        // So many that the store takes them; a log that is older than the first of them begins behind a stub that is signed by a later one.
+        let surplus = known.len().saturating_sub(500);
+        known.drain(..surplus);
+        store.save_own(AUDIT_KEYS, &SecretBytes::new(known.join("\n").into_bytes()))?;
     }
-    sys::write_atomic(&path, text.as_bytes(), 0o644)
+    Ok(sys::write_atomic(&folder.join("audit.pub"), (known.join("\n") + "\n").as_bytes(), 0o644)?)
+}
+
+/// Why the public keys could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The store that knows them.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The file beside the log.
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
 impl Broker {
@@ -121,7 +136,8 @@ impl Broker {
     async fn rotate_local(&self, operator: &Operator, request: RequestId) -> Result<Vec<String>, Refusal> {
         let Some(file) = &self.keys.local_file else { return Err(no(self.how_by_credential())) };
         let key = (self.keys.read_local)().map_err(|why| no(format!("The key cannot be read: {why}")))?;
-        if LocalStore::id_of(&key) == self.local.key_id() {
+        // A change that failed half-way may be repeated with the key that it began with.
+        if LocalStore::id_of(&key) == self.local.key_id() && self.local.is_settled() {
             return Err(no(how_by_file(file)));
         }
         self.record_operator(operator, "key-rotate-local", request, Outcome::Done, None, None).await?;
@@ -180,7 +196,7 @@ impl Broker {
         let public = hex::encode(key.public());
         // Kept before the log speaks of it: whatever happens in between, a start finds the key that the log introduced last.
         self.local.save_own(NEXT_AUDIT_KEY, &secret).map_err(|error| internal(error.to_string()))?;
-        publish_audit_key(&self.keys.log, &key).map_err(|error| internal(error.to_string()))?;
+        publish_audit_key(&self.local, &self.keys.log, &key).map_err(|error| internal(error.to_string()))?;
         let _ = self.audit.rotate_key(key).await.map_err(|error| Stop::from(error).refusal())?;
         let kept = self.local.save_own(AUDIT_KEY, &secret).and_then(|()| self.local.remove_own(NEXT_AUDIT_KEY));
         kept.map_err(|error| internal(error.to_string()))?;

@@ -26,7 +26,7 @@ mod view;
 pub use caller::Caller;
 pub use delivery::Delivery;
 pub use govern::{Governance, LoadProblems, Loader};
-pub use keys::{AUDIT_KEY, KeyPlaces, NEXT_AUDIT_KEY, publish_audit_key};
+pub use keys::{AUDIT_KEY, KeyPlaces, NEXT_AUDIT_KEY, PublishError, publish_audit_key};
 pub use metrics::Metrics;
 pub use operator::{Operator, Selection};
 pub use revive::Revived;

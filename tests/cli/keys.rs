@@ -114,7 +114,12 @@ fn the_log_is_sound_across_a_change_of_its_key() {
     assert!(both.starts_with(&first) && both.lines().count() == 2 && said.contains(both.lines().last().unwrap()), "{said}\n{both}");
     exits(&daemon.plain(["get", "hello", "-q"]), 0);
     exits(&daemon.clav(["key", "rotate", "audit"]), 0);
+    // Which keys there are is not the file's to say.
+    let public = daemon.dir.join("log/audit.pub");
+    fs::write(&public, "00".repeat(32) + "\n").unwrap();
     daemon.restart();
+    let all = fs::read_to_string(&public).unwrap();
+    assert!(all.starts_with(&both) && all.lines().count() == 3, "{all}");
     exits(&daemon.plain(["get", "hello", "-q"]), 0);
     assert_eq!(rows(&daemon, "audit").len(), 1);
     daemon.stop();

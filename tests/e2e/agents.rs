@@ -75,6 +75,15 @@ fn what_may_be_injected_is_not_handed_over() {
         let refused = host.act(uid, program, &["call", "POST", "/v1/leases", &ask]).remove(0);
         assert!(refused["body"]["secret"].is_null(), "{refused}");
         assert_eq!(code(&refused), "channel_unavailable");
+        // Nor is it promised beforehand.
+        let explained = host.act(uid, program, &["call", "POST", "/v1/explain", &ask]).remove(0);
+        assert_eq!(
+            (&explained["body"]["outcome"], &explained["body"]["error"]["code"]),
+            (&"refuse".into(), &"channel_unavailable".into()),
+            "{explained}"
+        );
+        let listed = host.act(uid, program, &["call", "GET", "/v1/secrets"]).remove(0);
+        assert_eq!(listed["body"]["secrets"], serde_json::json!([]), "{listed}");
     }
     assert!(host.live().is_empty());
 }

@@ -31,7 +31,9 @@ pub(super) struct Case<'a> {
 
 /// The ways out of a refusal.
 pub(super) fn advise(host: &Host, record: &Record) -> Plan {
-    let told = Told::read(&found(record, "/detail"));
+    // A source's own words are no decision, whatever they look like.
+    let decided = record.code.as_deref() != Some("engine_unavailable");
+    let told = if decided { Told::read(&found(record, "/detail")) } else { Told::default() };
     let (ask, plan) = (Ask::of(record), Plan::default());
     let (blockers, code) = (told.blockers.clone(), record.code.clone().unwrap_or_default());
     // What neither the program nor an operator can bring about in this version.

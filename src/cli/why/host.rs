@@ -65,7 +65,7 @@ impl Host {
     /// The text of a grant from its first line to the one with its `;`, with the number of that first line.
     fn grant(&self, mention: &Mention) -> Option<Vec<String>> {
         let file = self.policies.iter().find(|file| file.path == mention.file)?;
-        let lines: Vec<&str> = file.text.lines().skip(mention.line - 1).collect();
+        let lines: Vec<&str> = file.text.lines().skip(mention.line.saturating_sub(1)).collect();
         // The file may have changed since: what stands there must still be that grant.
         let until = lines.iter().position(|line| line.trim_end().ends_with(';'))?;
         let own: Vec<String> = lines[..=until].iter().map(|line| (*line).to_owned()).collect();
@@ -149,6 +149,12 @@ impl Host {
     pub(super) fn set(&self, plan: &mut Plan, row: &RowPlace, key: &str, value: &str) {
         let text = format!("{key} = {value}");
         let path = row.path.clone();
+        // A row that is written in one line is not for lines to be exchanged in.
+        let lines = row.key(key).map_or((row.last, row.last), |at| (at.first, at.last));
+        let sharing = row.keys.iter().filter(|other| other.key != key && other.first <= lines.1 && other.last >= lines.0).count();
+        if sharing > usize::from(row.key(key).is_none()) {
+            return plan.say(format!("In the row of {} ({}): {text}", row.name, row.place()));
+        }
         plan.edit(match row.key(key) {
             Some(at) => Edit::Replace { path, first: at.first, last: at.last, text },
             None => Edit::Insert { path, after: row.last, text },

@@ -78,18 +78,21 @@ fn nobody(case: &mut Case<'_>) {
     let near = nearest.and_then(|(name, missing)| Some((case.host.identity(name)?, missing.to_owned())));
     if let Some((row, missing)) = near.or_else(|| meant(case)) {
         case.plan.say(format!("The nearest row is {} ({}): the process lacks {missing}.", row.name, row.place_of("selectors")));
+        // Of several missing facts, changing one would not do.
+        let single = if missing.contains(", ") { "" } else { missing.as_str() };
         let user =
-            missing.strip_prefix("unix:uid:").map(|uid| (uid.to_owned(), format!("setpriv --reuid={uid} --regid={uid} --clear-groups")));
+            single.strip_prefix("unix:uid:").map(|uid| (uid.to_owned(), format!("setpriv --reuid={uid} --regid={uid} --clear-groups")));
         let user =
-            user.or_else(|| missing.strip_prefix("unix:user:").map(|user| (user.to_owned(), format!("runuser -u {} --", quoted(user)))));
+            user.or_else(|| single.strip_prefix("unix:user:").map(|user| (user.to_owned(), format!("runuser -u {} --", quoted(user)))));
         if let (Some((user, by)), Some(ask)) = (user, case.ask.command()) {
             case.plan.say(format!("It ran as uid {uid}. If it is {}, root has to start it as {user}.", row.name));
             case.plan.ask(format!("{by} {ask}"));
-        } else if let (Some(_), Some(path)) =
-            (missing.strip_prefix("unix:path:").filter(|path| !path.contains(", ")), Some(case.get("/attested/exe/path")))
-            && !is_shell(&path)
-        {
-            case.plan.say(format!("If {path} is where {} is installed now:", row.name));
+        } else if single.starts_with("unix:path:") && !is_shell(&case.get("/attested/exe/path")) {
+            let path = case.get("/attested/exe/path");
+            case.plan.say(format!(
+                "If {path} is where {} is installed now, change the row; any other program of that user is refused just so, and rightly.",
+                row.name
+            ));
             let kept = row.values("selectors").iter().filter(|one| **one != missing).cloned().chain([format!("unix:path:{path}")]);
             let all: Vec<String> = kept.collect();
             case.host.set(&mut case.plan, row, "selectors", &list(all.iter().map(String::as_str)));

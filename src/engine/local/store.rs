@@ -140,7 +140,12 @@ impl LocalStore {
         self.index.load().masters[0].id.clone()
     }
 
-    /// The same for a key that may be another.
+    /// Nothing is sealed under a key before that one: the last rewrap, if there was one, came to its end.
+    pub fn is_settled(&self) -> bool {
+        self.index.load().masters.len() == 1
+    }
+
+    /// The name that a key would have.
     pub fn id_of(key: &SealKey) -> String {
         key_id(key)
     }

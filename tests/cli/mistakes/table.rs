@@ -213,6 +213,15 @@ pub const MISTAKES: &[Mistake] = &[
         ..PLAIN
     },
     Mistake {
+        name: "several programs, one identity",
+        files: &[(ROW, "\"workload\"", "\"shared\""), (ROW, "\"confidential\"", "\"internal\""), (GRANTS, "Workload", "Shared")],
+        ask: "clav get deep --purpose try",
+        code: "above_identity",
+        says: &["Several programs share the identity", "if deep is really no more than internal"],
+        way: Some(1),
+        ..PLAIN
+    },
+    Mistake {
         name: "where an agent runs",
         files: &[(ROW, "\"tester\"", "\"games\""), (GRANTS, "\"tester\"", "\"games\""), ("identities.d/robot.toml", "", ROBOT)],
         code: "left_agent_session",
