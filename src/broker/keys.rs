@@ -210,14 +210,18 @@ impl Broker {
     fn how_by_credential(&self) -> String {
         let name = &self.keys.credential;
         let previous = self.keys.previous_file.clone().unwrap_or_else(|| "/etc/claviger/key.previous".into());
-        let previous = previous.display();
+        let (previous, sealed, config) = (previous.display(), format!("/etc/credstore.encrypted/{name}"), "/etc/claviger/clavigerd.toml");
+        // The new one is written beside the old one: nothing is lost if a command fails.
+        let say = match self.keys.previous_file {
+            Some(_) => String::new(),
+            None => format!("sed -i 's|^\\[local\\]|&\\nprevious_key_file = \"{previous}\"|' {config}\n"),
+        };
         format!(
-            "The key is the credential {name} of the unit, which only a start reads. As root, with previous_key_file = \"{previous}\" \
-             below [local] in clavigerd.toml:\n\
-             systemd-creds decrypt --name={name} /etc/credstore.encrypted/{name} - | install -o claviger -m 0400 /dev/stdin {previous}\n\
-             head -c 32 /dev/urandom | systemd-creds encrypt --name={name} - /etc/credstore.encrypted/{name}\n\
-             systemctl restart clavigerd\n\
-             rm {previous}"
+            "The key is the credential {name} of the unit, which only a start reads. As root:\n\
+             systemd-creds decrypt --name={name} {sealed} - | install -o claviger -m 0400 /dev/stdin {previous}\n\
+             head -c 32 /dev/urandom | systemd-creds encrypt --name={name} - {sealed}.new && mv {sealed}.new {sealed}\n\
+             {say}systemctl restart clavigerd && clav status\n\
+             sed -i '/^previous_key_file/d' {config} && rm {previous}"
         )
     }
 }
@@ -227,7 +231,7 @@ fn how_by_file(file: &Path) -> String {
     format!(
         "The key in {file} is the one in use. Put the new one in its place, as root, then repeat this; keep the old one until it is done:\n\
          cp -p {file} {file}.previous\n\
-         head -c 32 /dev/urandom > {file}.new && chmod 0400 {file}.new && chown --reference={file} {file}.new && mv {file}.new {file}\n\
+         (umask 377; head -c 32 /dev/urandom > {file}.new) && chown --reference={file} {file}.new && mv {file}.new {file}\n\
          clav key rotate local\n\
          rm {file}.previous"
     )

@@ -363,7 +363,15 @@ impl<'a> Case<'a> {
                 let ask = self.ask.clone();
                 self.ask_again(&ask);
             }
-            Some(_) => {}
+            Some((known, _)) if *known == Code::POLICY_ERROR => {
+                self.plan.say("A policy could not be evaluated, so nothing it might have refused is allowed; 'because' says which. Mend it, then reload.");
+                self.plan.run("clav policy check && clav reload");
+            }
+            Some((_, sentence)) => {
+                self.plan.say(*sentence);
+                let ask = self.ask.clone();
+                self.ask_again(&ask);
+            }
             None => {
                 let rules: Vec<String> = match at(self.record, "/policy/determining") {
                     Some(serde_json::Value::Array(ids)) => ids.iter().filter_map(|id| Some(self.host.policy(id.as_str()?))).collect(),

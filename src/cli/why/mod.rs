@@ -178,3 +178,30 @@ fn object(record: &Record, path: &str) -> String {
     let shown = members.iter().filter(|(_, value)| !value.is_null() && !unlimited(value) && **value != Value::Array(Vec::new()));
     shown.map(|(name, value)| format!("{name} {}", bare(value))).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(code: &str) -> Record {
+        let text = serde_json::json!({
+            "v": 1, "seq": 1, "time": "2026-01-01T00:00:00.000000Z", "kind": "refuse", "boot": "b", "outcome": "refused", "code": code,
+            "identity": {"name": "orders", "kind": "workload"}, "secret": {"name": "db/ro", "engine": "local", "sensitivity": "internal"},
+            "claimed": {"purpose": "serve", "ttl": 60}, "attested": {"uid": 1000, "pid": 7}, "prev": "", "hash": "",
+        });
+        serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn every_code_has_advice_also_where_no_file_can_be_read() {
+        let host = Host::read(std::path::Path::new("/nowhere/clavigerd.toml"));
+        for (code, _) in Code::ALL.iter().filter(|(code, _)| *code != Code::NEEDS) {
+            let plan = advice::advise(&host, &record(code.as_str()));
+            assert!(!plan.is_empty(), "{code}");
+            // Names are filled in: nothing that is printed has to be guessed.
+            let text = plan.lines().join("\n");
+            assert!(!["NAME", "PURPOSE", "PID", "YYYY", "SYSTEM:ID", "WHO"].iter().any(|word| text.contains(word)), "{code}: {text}");
+        }
+        assert!(advice::advise(&host, &record("a_rule_of_ours")).lines().join("").contains("a_rule_of_ours"));
+    }
+}

@@ -222,6 +222,14 @@ pub const MISTAKES: &[Mistake] = &[
         ..PLAIN
     },
     Mistake {
+        name: "a broken file beside it",
+        later: &[("identities.d/broken.toml", "", "[[identity]]\nselectors = [\"unix:pid:7\"]\n")],
+        ask: "clav get hello --purpose other-purpose",
+        code: "no_grant",
+        says: &["cannot be put into force", "broken.toml:", "there is unix:uid, unix:user", "is for try, not for other-purpose"],
+        ..PLAIN
+    },
+    Mistake {
         name: "where an agent runs",
         files: &[(ROW, "\"tester\"", "\"games\""), (GRANTS, "\"tester\"", "\"games\""), ("identities.d/robot.toml", "", ROBOT)],
         code: "left_agent_session",
