@@ -56,7 +56,8 @@ impl Daemon {
             mode(&dir.join(name), 0o755);
         }
         for name in ["bin/clav", "bin/plain"] {
-            fs::copy(env!("CARGO_BIN_EXE_clav"), dir.join(name)).unwrap();
+            // By another process: a child that is forked meanwhile by another test would hold the file open for writing ("text file busy").
+            assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_clav")).arg(dir.join(name)).status().unwrap().success());
             mode(&dir.join(name), 0o755);
         }
         let mut daemon = Daemon {
