@@ -173,6 +173,9 @@ fn members_are_those_of_the_wire() {
         ("IdentityTry", &schemas["IdentityTry"]),
         ("SelectorView", &schemas["IdentityTry"]["properties"]["selectors"]["items"]),
         ("BundleAnswer", &schemas["BundleAnswer"]),
+        ("KeyRow", &schemas["KeyRow"]),
+        ("KeyList", &schemas["KeyList"]),
+        ("KeyAnswer", &schemas["KeyAnswer"]),
         ("FreezeRequest", &schemas["FreezeRequest"]),
         ("Status", &schemas["Status"]),
         ("LeaseCounts", &schemas["Status"]["properties"]["leases"]),
@@ -190,6 +193,18 @@ fn members_are_those_of_the_wire() {
     }
     let covered = source.matches("pub struct ").count();
     assert_eq!(covered, rows.len(), "a struct of src/wire is not in this list");
+}
+
+#[test]
+fn every_kind_of_selector_is_described() {
+    let page = read("docs/identities.md");
+    let described: BTreeSet<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(kind, _)| kind)
+        .filter(|kind| kind.contains(':'))
+        .collect();
+    assert_eq!(described, claviger::model::Selector::kinds().collect());
 }
 
 /// The members of a struct, and those that are never left out.

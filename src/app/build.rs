@@ -2,14 +2,15 @@
 
 use super::{
     load::{self, Places},
+    signing,
     state::{self, State, StateError},
 };
 use crate::{
     attest::{Attestor, ClientProgram, ExeHashes, Gatherer},
     audit::{Anchor, Audit, JournalAnchor, OpenError, Options, Retention, SyslogAnchor, Word},
-    broker::{Broker, LoadProblems, Parts, Settings},
+    broker::{Broker, KeyPlaces, LoadProblems, Parts, PublishError, Settings},
     config::{AnchorKind, Config, EngineConfig, PostgresConfig},
-    digest::{Ed25519Key, KeyError, SealKey, SystemRandom},
+    digest::{KeyError, SealKey, SystemRandom},
     engine::{
         Engine, EngineError, Engines,
         jwt::{self, JwtEngine, JwtError},
@@ -52,6 +53,9 @@ pub enum BuildError {
     /// The audit log's key.
     #[error("the audit log's key {0}")]
     Key(#[from] KeyError),
+    /// The public keys beside it.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
     /// Policy, secrets or identities.
     #[error("{}", .0.0.join("\n"))]
     Load(LoadProblems),
@@ -120,8 +124,21 @@ pub fn build(config: &Config) -> Result<Built, BuildError> {
             boot: boot.into(),
         },
         read_only: state.read_only,
+        keys: key_places(config),
     });
     Ok(Built { broker, recovered })
+}
+
+/// Where keys are, for changing them while the daemon runs.
+fn key_places(config: &Config) -> KeyPlaces {
+    let (at, read) = (state::key_place(config), config.clone());
+    KeyPlaces {
+        log: config.paths.audit.clone(),
+        local_file: at.is_file.then_some(at.path),
+        previous_file: config.local.previous_key_file.clone(),
+        credential: config.local.key_credential.clone(),
+        read_local: Box::new(move || state::key(&read).map_err(|error| error.to_string())),
+    }
 }
 
 fn attestor(config: &Config, clock: &Arc<dyn Clock>, random: &Arc<SystemRandom>) -> Result<Arc<Attestor>, BuildError> {
@@ -210,17 +227,7 @@ fn audit(
     std::fs::create_dir_all(folder).map_err(|error| BuildError::Io(folder.display().to_string(), error))?;
     // Only its group reads the log; a host without that group leaves it to root and us.
     sys::share_folder(folder, sys::gid_of(&config.audit.group))?;
-    let secret = match store.load_own("audit")? {
-        Some(key) => key,
-        None => {
-            let key = Ed25519Key::generate()?;
-            store.save_own("audit", &key)?;
-            key
-        }
-    };
-    let key = Ed25519Key::from_pkcs8(secret.expose())?;
-    let public = format!("{}\n", hex::encode(key.public()));
-    sys::write_atomic(&folder.join("audit.pub"), public.as_bytes(), 0o644)?;
+    let key = signing::audit_key(store, folder)?;
     let word = |text: &str| Word::parse(text).map_err(|error| BuildError::Config(error.to_string()));
     let anchors = config.audit.anchors.iter().map(|kind| -> Box<dyn Anchor> {
         match kind {

@@ -1,5 +1,6 @@
 //! Policy, secrets and identities from the disk into one bundle.
 
+use super::doubts::doubts;
 use crate::{
     attest::{Names, Roll},
     broker::{Governance, LoadProblems},
@@ -91,39 +92,20 @@ pub fn load(places: &Places, engines: ByEngine<'_>, generation: u64, now: WallTi
     }
     let catalogue = Catalogue::new(definitions);
     let sources = policy_files.into_iter().map(|file| Source { name: file.path, text: file.text }).collect();
-    match Bundle::load(sources, &catalogue, &registry, now) {
-        Ok((bundle, warnings)) if problems.is_empty() => Ok(Governance {
-            roll: Roll::new(registry.clone(), names(&registry)),
-            catalogue,
-            bundle,
-            generation,
-            since: now,
-            warnings: warnings.iter().map(ToString::to_string).chain(doubts(&registry)).collect(),
-        }),
+    let rows = config::rows(&identity_files, "identity");
+    let doubts = doubts(&registry, &catalogue, &rows, now);
+    match Bundle::load(sources, &catalogue, &registry, now)
+        .map(|(bundle, warnings)| (bundle, warnings.iter().map(ToString::to_string).chain(doubts).collect::<Vec<_>>()))
+    {
+        Ok((bundle, warnings)) if problems.is_empty() => {
+            Ok(Governance { roll: Roll::new(registry.clone(), names(&registry)), catalogue, bundle, generation, since: now, warnings })
+        }
         Ok(_) => Err(LoadProblems(problems)),
         Err(more) => {
             problems.extend(more.iter().map(ToString::to_string));
             Err(LoadProblems(problems))
         }
     }
-}
-
-/// What is odd about rows of the registry on this host. They are in force all the same.
-fn doubts(registry: &Registry) -> Vec<String> {
-    let several = registry.iter().nth(1).is_some();
-    let mut out = Vec::new();
-    for row in registry.iter() {
-        if several && !row.selectors.iter().any(|selector| matches!(selector.kind(), "unix:uid" | "unix:user")) {
-            out.push(format!(
-                "identity {} names no unix:user or unix:uid: it may run under any uid, so no other identity counts as isolated",
-                row.name
-            ));
-        }
-        for selector in row.selectors.iter().filter(|selector| selector.kind() == "unix:user" && sys::uid_of(selector.value()).is_none()) {
-            out.push(format!("identity {}: there is no user {} on this host; make it and reload", row.name, selector.value()));
-        }
-    }
-    out
 }
 
 fn files(folder: &Path, ending: &str) -> Result<Vec<File>, String> {

@@ -1,9 +1,11 @@
 //! The daemon's composition root: reads the files, puts the parts together, runs until told to stop.
 
 mod build;
+mod doubts;
 mod exit;
 mod load;
 mod run;
+mod signing;
 mod state;
 mod telemetry;
 

@@ -52,6 +52,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// Runs the daemon, or with `check` only reads the files.
 pub fn run(path: &Path, check: bool) -> Result<(), RunError> {
+    // Where we stand now is what a relative path was typed from; hardening leaves for the root.
+    let path = &std::path::absolute(path).map_err(|error| RunError::Io("the configuration's path", error))?;
     // Before any secret is read and any thread is started.
     sys::harden().map_err(|error| RunError::Io("hardening this process", error))?;
     let config = state::config(path).map_err(BuildError::Config)?;

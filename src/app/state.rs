@@ -83,10 +83,26 @@ pub fn open(folder: &Path, random: &dyn Random) -> Result<State, StateError> {
     Ok(State { id: head.state, mark, read_only })
 }
 
-/// The key of the local store: a systemd credential if the unit passes one, else a private file.
-pub fn key(config: &Config) -> Result<SealKey, StateError> {
+/// Where the key of the local store comes from.
+pub struct KeyPlace {
+    /// What is read.
+    pub path: PathBuf,
+    /// It is a file that an operator may replace while the daemon runs; a credential is fixed when the unit starts.
+    pub is_file: bool,
+}
+
+/// A systemd credential if the unit passes one, else a private file.
+pub fn key_place(config: &Config) -> KeyPlace {
     let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|folder| Path::new(&folder).join(&config.local.key_credential));
-    read_key(credential.filter(|path| path.exists()).unwrap_or_else(|| config.local.key_file.clone()), config)
+    match credential.filter(|path| path.exists()) {
+        Some(path) => KeyPlace { path, is_file: false },
+        None => KeyPlace { path: config.local.key_file.clone(), is_file: true },
+    }
+}
+
+/// The key of the local store.
+pub fn key(config: &Config) -> Result<SealKey, StateError> {
+    read_key(key_place(config).path, config)
 }
 
 /// The key before it, while keys are being changed.

@@ -1,5 +1,6 @@
 //! The daemon's own log: to the journal where the service manager offers it, else to standard error.
 
+use std::io::IsTerminal;
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Starts logging. `CLAVIGER_LOG` takes a filter (default `info`); `CLAVIGER_LOG_FORMAT=json` writes JSON lines to standard error.
@@ -12,7 +13,11 @@ pub fn start() {
         None if std::env::var("CLAVIGER_LOG_FORMAT").is_ok_and(|format| format == "json") => {
             tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr).boxed()
         }
-        None => tracing_subscriber::fmt::layer().with_target(false).with_writer(std::io::stderr).boxed(),
+        None => {
+            // Colour is for eyes: a log file gets none.
+            let colour = std::io::stderr().is_terminal();
+            tracing_subscriber::fmt::layer().with_target(false).with_ansi(colour).with_writer(std::io::stderr).boxed()
+        }
     };
     // A second start, in tests, keeps the first.
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter())).try_init();

@@ -28,7 +28,7 @@ pub use anchor::{Anchor, Anchored, JournalAnchor, SyslogAnchor};
 pub use event::{Decided, Ended, Event, Holder, Person};
 pub use kind::{Kind, Outcome};
 pub use note::{Note, Says};
-pub use read::{Filter, Follower, Record, find_request, query};
+pub use read::{Filter, Follower, Record, find_request, last_introduced, query};
 pub use report::{Flaw, Problem, Report};
 pub use segment::Retention;
 pub use status::Status;

@@ -1,6 +1,7 @@
 //! Reading the log: queries, the records of one request, and following it from a place of one's own.
 
 use super::kind::{Kind, Outcome};
+use super::note::{Note, Says};
 use super::segment::parse_name;
 use crate::model::{LeaseId, RequestId, WallTime};
 use serde::{Deserialize, Serialize};
@@ -134,6 +135,25 @@ pub fn find_request(folder: &Path, request: RequestId, limit: usize) -> io::Resu
         }
     }
     found.truncate(limit);
+    Ok(found)
+}
+
+/// The public key that the log introduced last, if it ever changed its key: from its `key` records, whose signatures are not looked at.
+pub fn last_introduced(folder: &Path) -> io::Result<Option<[u8; 32]>> {
+    let mut found = None;
+    for (_, path) in segments(folder)?.into_iter().rev() {
+        for line in BufReader::with_capacity(1 << 18, File::open(path)?).split(b'\n') {
+            let line = line?;
+            if super::chain::scan(&line).is_some_and(|scan| scan.kind == Kind::Key.as_str())
+                && let Some(Says::Key(key)) = std::str::from_utf8(&line).ok().and_then(Note::find).map(|note| note.says)
+            {
+                found = Some(key);
+            }
+        }
+        if found.is_some() {
+            break;
+        }
+    }
     Ok(found)
 }
 

@@ -57,7 +57,7 @@ impl Word {
 pub struct Sentence(Box<str>);
 
 /// The most characters of a refusal's detail that a record keeps.
-pub const MAX_DETAIL: usize = 1000;
+pub const MAX_DETAIL: usize = 4000;
 
 impl Sentence {
     /// The detail of a refusal, cut to `MAX_DETAIL` characters. Refusals hold no secret by their own contract.

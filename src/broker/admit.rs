@@ -3,7 +3,7 @@
 use super::{Broker, Caller, Operator, Stop, record::Trail};
 use crate::{
     intent::Ask,
-    model::{Code, Refusal, RequestId},
+    model::{Code, IdentityKind, Refusal, RequestId},
     wire::Explanation,
 };
 use serde_json::{Value, json};
@@ -12,26 +12,34 @@ impl Broker {
     /// The person at the operator socket. Nobody who is, descends from, or shares a uid with a registered agent: an agent must not be able
     /// to lift its own limits.
     pub async fn admit_operator(&self, peer: &Caller, request: RequestId) -> Result<Operator, Refusal> {
-        let roll = &self.governance().roll;
+        let governance = self.governance();
+        let roll = &governance.roll;
+        let mut trail = Trail::new(request, peer);
         let admitted = self.must_be_fresh(peer).and_then(|()| {
             let attested = self.attestor.examine(peer, roll)?;
             let facts = &attested.candidate.facts;
-            if (attested.of_agent || roll.is_agents_uid(facts.uid)) && !crate::mutation!("operator-agent") {
-                let why = format!("uid {} is an agent's, or the process descends from one", facts.uid);
-                return Err(Stop::from(Refusal::new(Code::NOT_OPERATOR).detail(why)));
-            }
-            Ok(Operator::of_facts(facts))
+            // Whoever is turned away is on the record as what the kernel says it is.
+            trail.nobody = Some(facts.clone());
+            let agent = attested.workload.as_ref().ok().map(|workload| workload.identity()).filter(|row| row.kind == IdentityKind::Agent);
+            let agent = agent.map_or_else(|| "an agent".to_owned(), |row| format!("the agent {}", row.name));
+            let why = match (attested.of_agent, roll.is_agents_uid(facts.uid)) {
+                (false, false) => return Ok(Operator::of_facts(facts)),
+                _ if crate::mutation!("operator-agent") => return Ok(Operator::of_facts(facts)),
+                (true, _) => format!("the process is {agent}, or runs below it"),
+                (false, true) => format!("uid {} is one on which an agent is registered", facts.uid),
+            };
+            Err(Stop::from(Refusal::new(Code::NOT_OPERATOR).detail(why)))
         });
         match admitted {
             Ok(operator) => Ok(operator),
-            Err(stop) => Err(self.refuse(&Trail::new(request, peer), stop).await),
+            Err(stop) => Err(self.refuse(&trail, stop).await),
         }
     }
 
     /// What would be answered if the process with this number asked: for operators, with the reasons.
     pub fn explain_process(&self, pid: u32, ask: &Ask, request: RequestId) -> Result<Explanation, Refusal> {
         let gone = |error: std::io::Error| {
-            Refusal::new(Code::NOT_FOUND).message("There is no such process, or it cannot be attested.").detail(error.to_string())
+            Refusal::new(Code::NOT_FOUND).message(format!("There is no process {pid}, or it cannot be attested.")).detail(error.to_string())
         };
         let subject = self.attestor.by_pid(pid).map_err(gone)?;
         let attested = self.attestor.examine_process(&subject, &self.governance().roll)?;

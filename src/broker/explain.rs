@@ -1,6 +1,6 @@
 //! Questions that issue nothing: who am I, what could I have, would this be granted.
 
-use super::{Broker, Caller, Governance, Stop, record::Trail};
+use super::{Broker, Caller, Governance, Stop, issue::served, record::Trail};
 use crate::{
     attest::{Attested, Workload},
     intent::{Ask, Claimed, Intent, Source},
@@ -18,6 +18,7 @@ pub(super) fn error_view(refusal: &Refusal) -> ErrorView {
         field: refusal.field.as_ref().map(ToString::to_string),
         needs: refusal.remedies.clone(),
         nonce: None,
+        recorded: refusal.recorded,
     }
 }
 
@@ -56,6 +57,9 @@ impl Broker {
             Err(refusal) => return refused(&refusal, "refuse"),
         };
         let decision = governance.bundle.decide(workload, &intent, &Evidence::none(), self.clock.wall(), self.is_frozen());
+        if let (Decision::Permit(_), Err(refusal)) = (&decision, served(intent.channel())) {
+            return refused(&refusal.detail(decision.explain()), "refuse");
+        }
         match &decision {
             Decision::Permit(permit) => Explanation {
                 request,
@@ -86,7 +90,7 @@ impl Broker {
         let mut purposes = Vec::new();
         let mut outcome = "needs";
         for purpose in workload.identity().purposes.iter().filter(|purpose| secret.purposes.contains(purpose)) {
-            for channel in Channel::ALL {
+            for channel in Channel::ALL.into_iter().filter(|channel| served(*channel).is_ok()) {
                 let claimed = Claimed {
                     purpose: purpose.clone(),
                     operation: None,

@@ -1,6 +1,11 @@
 //! The heart: one request for a secret, from peer to answer.
 
-use super::{Broker, Caller, Delivery, Fault, Stop, holder::Bound, record, record::Trail};
+use super::{
+    Broker, Caller, Delivery, Fault, Stop,
+    holder::Bound,
+    record,
+    record::{Asked, Trail},
+};
 use crate::{
     approval::Clearance,
     audit::{Event, Kind, Need, Outcome},
@@ -8,7 +13,7 @@ use crate::{
     engine::{Issued, Order},
     intent::{Ask, Intent},
     lease::{Lease, Slot, State},
-    model::{Code, EndReason, LeaseId, Refusal, RequestId, SecretDefinition},
+    model::{Channel, Code, EndReason, LeaseId, Refusal, RequestId, SecretDefinition},
     policy::{Decision, Evidence, Permit},
 };
 use std::sync::Arc;
@@ -31,6 +36,7 @@ impl Broker {
     }
 
     async fn run(self: &Arc<Self>, peer: &Caller, ask: &Ask, digest: String, trail: &mut Trail) -> Result<Delivery, Stop> {
+        trail.asked = Some(Asked::of(ask));
         self.must_be_fresh(peer)?;
         let governance = self.governance();
         let workload = self.attest(peer, &governance, trail)?; // who is asking
@@ -46,6 +52,7 @@ impl Broker {
             Decision::Needs(unmet) => return Err(unmet.refusal().into()),
             Decision::Forbid(refused) => return Err(refused.refusal().into()),
         };
+        served(intent.channel())?;
         let clearance = Clearance::settle(permit); // whether the evidence is there
         let bound = self.bind(peer, &workload, ask.holder)?;
         let key = ask.idempotency_key.clone().map(|key| (key, digest));
@@ -125,15 +132,19 @@ impl Broker {
         let refusal = stop.refusal();
         self.metrics.refused(refusal.code.as_str());
         match self.audit.append(trail.stopped(&stop), Need::Soon).await {
-            Ok(_) => refusal,
+            Ok(_) => Refusal { recorded: true, ..refusal },
             // There is no answering around the record.
             Err(error) => Stop::from(error).refusal(),
         }
     }
 
-    /// Puts a body that could not be parsed on the record.
-    pub async fn record_malformed(&self, peer: &Caller, request: RequestId, refusal: Refusal) -> Refusal {
-        self.refuse(&Trail::new(request, peer), refusal.into()).await
+    /// Puts a body that could not be parsed on the record, with who sent it and what of it could be read.
+    pub async fn record_malformed(&self, peer: &Caller, request: RequestId, body: &[u8], refusal: Refusal) -> Refusal {
+        let mut trail = Trail::new(request, peer);
+        trail.asked = Some(Asked::of(&Ask::salvage(body)));
+        // Whoever it is, or is not: the refusal stays what it is.
+        let _ = self.attested(peer, &mut trail);
+        self.refuse(&trail, refusal.into()).await
     }
 
     /// Puts a connection that was cut, or a peer that could not be attested, on the record.
@@ -167,7 +178,9 @@ impl Broker {
         let (identity, secret) = (workload.identity(), intent.secret());
         let live = self.leases.count_of(&identity.name);
         if live >= self.settings.per_identity {
-            return Err(Refusal::new(Code::LIMIT).detail(format!("{} has {live} live leases", identity.name)).into());
+            return Err(Refusal::new(Code::LIMIT)
+                .detail(format!("{} has {live} live leases; leases.per_identity allows {}", identity.name, self.settings.per_identity))
+                .into());
         }
         let (wall, boot) = (self.clock.wall(), self.clock.boot());
         Ok(Lease {
@@ -217,6 +230,11 @@ impl Drop for Unsettled<'_> {
     }
 }
 
+/// What policy lets be injected or signed with must never be handed over instead, and nothing injects or signs yet.
+pub(super) fn served(channel: Channel) -> Result<(), Refusal> {
+    if channel == Channel::Deliver { Ok(()) } else { Err(Refusal::new(Code::CHANNEL_UNAVAILABLE)) }
+}
+
 /// What the engine is told about a lease.
 pub(super) fn order<'a>(lease: &'a Lease, secret: &'a SecretDefinition) -> Order<'a> {
     Order {
@@ -238,6 +256,9 @@ pub(super) fn clamped(permit: &Permit) -> Vec<String> {
     let mut out = Vec::new();
     if let Some(ttl) = said.ttl.filter(|ttl| *ttl > granted.ttl) {
         out.push(format!("ttl {ttl} was shortened to {}", granted.ttl));
+    }
+    if let Some(operation) = said.operation.filter(|operation| *operation != granted.operation) {
+        out.push(format!("operation {operation} was asked for; the credential is for {}", granted.operation));
     }
     if let Some(uses) = said.uses.filter(|uses| *uses > granted.uses) {
         out.push(format!("uses {uses} were reduced to {}", granted.uses));

@@ -13,6 +13,7 @@ mod explain;
 mod govern;
 mod holder;
 mod issue;
+mod keys;
 mod metrics;
 mod operator;
 mod reaper;
@@ -27,6 +28,7 @@ pub use act::Act;
 pub use caller::Caller;
 pub use delivery::Delivery;
 pub use govern::{Governance, LoadProblems, Loader};
+pub use keys::{AUDIT_KEY, KeyPlaces, NEXT_AUDIT_KEY, PublishError, publish_audit_key};
 pub use metrics::Metrics;
 pub use operator::{Operator, Selection};
 pub use revive::Revived;
@@ -88,6 +90,8 @@ pub struct Parts {
     pub settings: Settings,
     /// Why nothing may be issued although the daemon runs.
     pub read_only: Option<String>,
+    /// Where keys are.
+    pub keys: KeyPlaces,
 }
 
 /// The pipeline with all it needs. One for each daemon.
@@ -111,6 +115,8 @@ pub struct Broker {
     reaper: reaper::Holders,
     metrics: Metrics,
     started: WallTime,
+    keys: KeyPlaces,
+    rotating: tokio::sync::Mutex<()>,
 }
 
 impl Broker {
@@ -139,6 +145,8 @@ impl Broker {
             read_only: parts.read_only,
             reaper: reaper::Holders::default(),
             metrics: Metrics::default(),
+            keys: parts.keys,
+            rotating: tokio::sync::Mutex::default(),
         })
     }
 

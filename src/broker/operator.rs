@@ -11,6 +11,7 @@ use crate::{
 };
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     sync::Arc,
 };
 
@@ -30,6 +31,20 @@ pub enum Selection {
     Identity(IdentityName),
     /// Those of a secret.
     Secret(SecretName),
+}
+
+impl fmt::Display for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Selection::Lease(id) => write!(f, "{id}"),
+            Selection::Process(pid) => write!(f, "held by process {pid}"),
+            Selection::Tree(pid) => write!(f, "held by process {pid} or below it"),
+            // The one selection that is free text.
+            Selection::Unit(unit) => write!(f, "held in the unit {:?}", unit.as_str()),
+            Selection::Identity(name) => write!(f, "of identity {name}"),
+            Selection::Secret(name) => write!(f, "of secret {name}"),
+        }
+    }
 }
 
 /// Who acted on the operator socket.
@@ -69,7 +84,7 @@ impl Broker {
             self.leases.all().into_iter().filter(|lease| selects(selection, lease, &tree)).collect()
         };
         if leases.is_empty() {
-            return Err(Refusal::new(Code::NOT_FOUND).message("No lease is selected."));
+            return Err(Refusal::new(Code::NOT_FOUND).message(format!("There is no live lease {selection}.")));
         }
         let endings = leases.into_iter().map(|lease| {
             let broker = self.clone();
@@ -105,14 +120,14 @@ impl Broker {
 
     /// Removes all versions of a local value; live leases of it end.
     pub async fn remove_local(self: &Arc<Self>, name: SecretName, request: RequestId) -> Result<(), Refusal> {
-        let (store, removing) = (self.local.clone(), name.clone());
+        let (store, removing, shown) = (self.local.clone(), name.clone(), name.clone());
         let removed = tokio::task::spawn_blocking(move || store.remove(&removing)).await;
         match removed {
             Ok(Ok(true)) => {
                 let _ = self.end_selected(&Selection::Secret(name), false, request).await;
                 Ok(())
             }
-            Ok(Ok(false)) => Err(Refusal::new(Code::NOT_FOUND).message("There is no such value.")),
+            Ok(Ok(false)) => Err(Refusal::new(Code::NOT_FOUND).message(format!("The local store holds no value of {shown}."))),
             Ok(Err(error)) => Err(Refusal::new(Code::INTERNAL).detail(error.to_string())),
             Err(_) => Err(Stop::from(Fault::Task).refusal()),
         }
@@ -152,7 +167,7 @@ impl Broker {
     /// Who the process with this number would be.
     pub fn try_identity(&self, pid: u32, request: RequestId) -> Result<IdentityTry, Refusal> {
         let gone = |error: std::io::Error| {
-            Refusal::new(Code::NOT_FOUND).message("There is no such process, or it cannot be attested.").detail(error.to_string())
+            Refusal::new(Code::NOT_FOUND).message(format!("There is no process {pid}, or it cannot be attested.")).detail(error.to_string())
         };
         let subject = self.attestor.by_pid(pid).map_err(gone)?;
         let governance = self.governance();

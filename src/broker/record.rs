@@ -5,11 +5,12 @@ use crate::{
     attest::{Basis, Facts as ProcessFacts, Peer},
     audit::{Decided, Event, Facts, Holder as HolderFacts, Kind, Recordable, Word},
     engine::UpstreamRef,
-    intent::{Claimed, Effective, Intent, Source},
+    intent::{Ask, Claimed, Effective, Intent, Source},
     lease::Lease,
-    model::RequestId,
+    model::{Operation, Purpose, RequestId, SecretName, Ttl},
     policy::Because,
 };
+use serde::Serialize;
 use std::sync::Arc;
 
 /// Facts from the kernel, escaped.
@@ -25,6 +26,28 @@ impl Recordable for Effective {}
 /// Names only, by the engines' contract.
 impl Recordable for UpstreamRef {}
 
+/// What was asked for, as long as there is no intent: so that a secret that nobody knows is named on the record all the same.
+#[derive(Serialize)]
+pub(super) struct Asked {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<SecretName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    purpose: Option<Purpose>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operation: Option<Operation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl: Option<Ttl>,
+}
+
+/// Parsed names, words and numbers.
+impl Recordable for Asked {}
+
+impl Asked {
+    pub(super) fn of(ask: &Ask) -> Self {
+        Self { secret: ask.secret.clone(), purpose: ask.purpose.clone(), operation: ask.operation, ttl: ask.ttl }
+    }
+}
+
 /// The trail of one request.
 pub(super) struct Trail {
     pub(super) request: RequestId,
@@ -32,6 +55,7 @@ pub(super) struct Trail {
     pub(super) known: Option<Arc<Known>>,
     /// A process that is no registered identity.
     pub(super) nobody: Option<ProcessFacts>,
+    pub(super) asked: Option<Asked>,
     pub(super) intent: Option<Intent>,
     pub(super) decided: Option<Decided>,
 }
@@ -43,7 +67,7 @@ impl Trail {
 
     /// The trail of a peer of which only the uid at connect is known.
     pub(super) fn of_uid(request: RequestId, uid: u32) -> Self {
-        Self { request, uid, known: None, nobody: None, intent: None, decided: None }
+        Self { request, uid, known: None, nobody: None, asked: None, intent: None, decided: None }
     }
 
     /// An event of this kind with all that is known so far.
@@ -68,6 +92,8 @@ impl Trail {
             event = with(event, Event::source, &intent.source());
             event = with(event, Event::claimed, intent.claimed());
             event = with(event, Event::effective, intent.effective());
+        } else if let Some(asked) = &self.asked {
+            event = with(event, Event::claimed, asked);
         }
         match &self.decided {
             Some(decided) => event.policy(decided.clone()),
@@ -77,7 +103,11 @@ impl Trail {
 
     /// The record of a request that led to nothing.
     pub(super) fn stopped(&self, stop: &Stop) -> Event {
-        let refusal = stop.refusal();
+        let mut refusal = stop.refusal();
+        // A sentence of its own says more than the code.
+        if refusal.detail.is_none() && refusal.message != refusal.code.sentence() {
+            refusal.detail = Some(refusal.message.to_string());
+        }
         let kind = if refusal.code == crate::model::Code::NEEDS { Kind::Needs } else { Kind::Refuse };
         self.event(kind).refusal(&refusal)
     }

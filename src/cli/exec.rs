@@ -68,6 +68,7 @@ async fn go(client: &mut Client, arguments: &Arguments, wanted: Vec<(String, Pla
             held.take(&delivered);
             if !arguments.quiet {
                 eprintln!("{}", super::get::told(&delivered.lease));
+                delivered.clamped.iter().for_each(|what| eprintln!("not as asked: {what}"));
             }
             fetched.insert(name.clone(), delivered);
         }

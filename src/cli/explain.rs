@@ -62,7 +62,7 @@ fn print(desk: &Desk, answer: &Explanation) -> Result<(), super::Failure> {
             line(&format!("  {} {}", style.dim(&format!("{name}:")), if unlimited { "unlimited".to_owned() } else { bare(value) }))?;
         }
     }
-    answer.clamped.iter().try_for_each(|what| line(&format!("  {}", style.yellow(&format!("policy gives less: {what}")))))?;
+    answer.clamped.iter().try_for_each(|what| line(&format!("  {}", style.yellow(&format!("not as asked: {what}")))))?;
     answer.because.iter().flat_map(|text| text.lines()).try_for_each(|text| line(&format!("  {text}")))
 }
 

@@ -98,11 +98,16 @@ fn tell_refusal(style: &Style, body: &ErrorBody) {
         code::USAGE => "not understood",
         _ => "refused",
     };
-    say(style, word, &format!("{} {}", body.error.message, style.dim(&format!("({})", body.error.code))));
+    // Lines after the first are to be typed as they are.
+    let (first, rest) = body.error.message.split_once('\n').unwrap_or((&body.error.message, ""));
+    say(style, word, &format!("{first} {}", style.dim(&format!("({})", body.error.code))));
+    rest.lines().for_each(|line| eprintln!("{line}"));
     for line in describe(&body.error) {
         eprintln!("  {line}");
     }
-    eprintln!("  {}", style.dim(&format!("operators: clav why {}", body.request)));
+    if body.error.recorded {
+        eprintln!("  {}", style.dim(&format!("operators: clav why {}", body.request)));
+    }
 }
 
 fn say(style: &Style, word: &str, text: &str) {

@@ -18,7 +18,8 @@ pub(super) struct Arguments {
     name: String,
     #[command(flatten)]
     declaration: Declaration,
-    /// What the lease is bound to: process, ancestor, unit, container or client
+    /// What the lease is bound to: process, ancestor, unit, container or client. Unless it is said: for the configured clav the unit of the
+    /// service, the container, or else the session's leader of whoever ran it; for any other program the process itself
     #[arg(long, value_name = "KIND")]
     holder: Option<String>,
     /// What to print: value, json (all of the answer), or the name of an attribute such as username
@@ -31,24 +32,28 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(desk: &Desk, arguments: Arguments) -> Done {
     let request = arguments.declaration.of(&arguments.name, arguments.holder);
-    let delivered = desk.workload().await?.issue(request).await?;
+    let mut client = desk.workload().await?;
+    let delivered = client.issue(request).await?;
+    let field = arguments.field.as_str();
+    if !desk.json && !matches!(field, "value" | "json") && !delivered.attributes.contains_key(field) {
+        // Only the answer says which there are. What cannot be shown is not kept either.
+        let known: Vec<&str> = ["value", "json"].into_iter().chain(delivered.attributes.keys().map(String::as_str)).collect();
+        let ended = match client.give_back(delivered.lease.id).await {
+            Ok(_) => "the lease was given back".to_owned(),
+            Err(error) => format!("the lease {} could not be given back: {error}", delivered.lease.id),
+        };
+        return Err(Failure::Usage(format!("the secret has no field {field:?}; it has {}; {ended}", known.join(", "))));
+    }
     if !arguments.quiet {
         let style = Style::of(std::io::stderr().is_terminal());
         eprintln!("{}", style.dim(&told(&delivered.lease)));
-        delivered.clamped.iter().for_each(|what| eprintln!("{}", style.yellow(&format!("policy gave less: {what}"))));
+        delivered.clamped.iter().for_each(|what| eprintln!("{}", style.yellow(&format!("not as asked: {what}"))));
     }
     let feed = std::io::stdout().is_terminal();
-    match arguments.field.as_str() {
-        _ if desk.json => print_json(&delivered)?,
-        "value" => raw(delivered.value.expose(), feed)?,
-        "json" => print_json(&delivered)?,
-        name => match delivered.attributes.get(name) {
-            Some(value) => raw(value.as_bytes(), feed)?,
-            None => {
-                let known: Vec<&str> = ["value", "json"].into_iter().chain(delivered.attributes.keys().map(String::as_str)).collect();
-                return Err(Failure::Usage(format!("the secret has no field {name:?}; it has {}", known.join(", "))));
-            }
-        },
+    match delivered.attributes.get(field) {
+        _ if desk.json || field == "json" => print_json(&delivered)?,
+        Some(value) if field != "value" => raw(value.as_bytes(), feed)?,
+        _ => raw(delivered.value.expose(), feed)?,
     }
     Ok(0)
 }

@@ -15,6 +15,7 @@ mod get;
 mod identity;
 mod init;
 mod jwks;
+mod key;
 mod leases;
 mod output;
 mod policy;
@@ -101,7 +102,10 @@ enum Verb {
     /// The audit log
     #[command(subcommand)]
     Audit(audit::Verb),
-    /// Keys of a jwt engine
+    /// The daemon's own keys, and changing them
+    #[command(subcommand)]
+    Key(key::Verb),
+    /// Keys of a jwt engine for its verifiers
     #[command(subcommand)]
     Jwks(jwks::Verb),
     /// Look for what is wrong on this host
@@ -187,6 +191,7 @@ async fn run(desk: &Desk, verb: Verb) -> Done {
         Verb::Status => status::run(desk).await,
         Verb::Freeze(arguments) => freeze::run(desk, arguments).await,
         Verb::Audit(verb) => audit::run(desk, verb).await,
+        Verb::Key(verb) => key::run(desk, verb).await,
         Verb::Jwks(verb) => jwks::run(desk, verb).await,
         Verb::Doctor => doctor::run(desk).await,
         Verb::Init(arguments) => init::run(desk, arguments),

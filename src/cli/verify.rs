@@ -1,21 +1,35 @@
 //! `clav audit verify`: the files of a log, offline.
 
 use super::{Desk, Done, Failure, failure::code, output::line};
-use crate::audit::{Pinned, read_anchors, read_keys, verify};
+use crate::{
+    audit::{Pinned, read_anchors, read_keys, verify},
+    config::{Config, File},
+};
 use clap::Args;
 use std::{fmt::Display, path::PathBuf};
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// The folder with the log
-    #[arg(default_value = "/var/log/claviger")]
-    folder: PathBuf,
+    /// The folder with the log; that of the configuration unless it is said
+    folder: Option<PathBuf>,
     /// Public keys that may have signed, one in hex a line; without it the log's own first key is believed
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// Heads that were kept elsewhere, such as the output of journalctl -t claviger
     #[arg(long, value_name = "FILE")]
     anchors: Option<PathBuf>,
+}
+
+/// Where the configuration puts the log. A host without the file, such as one that collects logs, has the usual place.
+fn configured(desk: &Desk) -> Result<PathBuf, Failure> {
+    match std::fs::read_to_string(&desk.config) {
+        Ok(text) => {
+            let config = Config::parse(&File { path: desk.config.display().to_string(), text });
+            config.map(|config| config.paths.audit).map_err(|error| Failure::Usage(error.to_string()))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Config::default().paths.audit),
+        Err(error) => Err(Failure::fault(format!("{}: {error}", desk.config.display()))),
+    }
 }
 
 pub(super) fn run(desk: &Desk, arguments: &Arguments) -> Done {
@@ -27,7 +41,11 @@ pub(super) fn run(desk: &Desk, arguments: &Arguments) -> Done {
     }
     let given = anchors.len();
     let pinned = Pinned { keys, anchors, ..Pinned::default() };
-    let report = verify(&arguments.folder, &pinned).map_err(|error| fault(&arguments.folder, &error))?;
+    let folder = match &arguments.folder {
+        Some(folder) => folder.clone(),
+        None => configured(desk)?,
+    };
+    let report = verify(&folder, &pinned).map_err(|error| fault(&folder, &error))?;
     let exit = if report.is_sound() { 0 } else { code::FAULT };
     if desk.json {
         let problems: Vec<_> = report.problems.iter().map(|problem| {

@@ -5,8 +5,8 @@ use crate::{
     model::{EngineName, LeaseId, RequestId, SecretBytes, SecretName},
     sys::{Clock, SystemClock},
     wire::{
-        AllLeases, BundleAnswer, EndAnswer, EndRequest, Explanation, FreezeRequest, Health, IdentityList, IdentityTry, LeaseAnswer,
-        LeaseList, LeaseRequest, SecretList, Status, StoredList, WhoAmI,
+        AllLeases, BundleAnswer, EndAnswer, EndRequest, Explanation, FreezeRequest, Health, IdentityList, IdentityTry, KeyAnswer, KeyList,
+        LeaseAnswer, LeaseList, LeaseRequest, SecretList, Status, StoredList, WhoAmI,
     },
 };
 use bytes::Bytes;
@@ -167,6 +167,16 @@ impl Client {
     /// `GET /v1/jwks/{engine}`: discovery document and keys.
     pub async fn jwks(&mut self, engine: &EngineName) -> Result<Value, ClientError> {
         self.get(&format!("/v1/jwks/{engine}")).await
+    }
+
+    /// `GET /v1/keys`.
+    pub async fn keys(&mut self) -> Result<KeyList, ClientError> {
+        self.get("/v1/keys").await
+    }
+
+    /// `POST /v1/keys/{key}/rotate`.
+    pub async fn rotate(&mut self, key: &EngineName) -> Result<KeyAnswer, ClientError> {
+        self.call(Method::POST, &format!("/v1/keys/{key}/rotate"), Bytes::new()).await?.read()
     }
 
     /// `POST /v1/freeze`.

@@ -212,6 +212,8 @@ purpose = "serve-orders"
             assert_ne!(broken, GOOD);
             assert!(load(&broken).is_err(), "{from} -> {to}");
         }
+        let unknown = &load(&GOOD.replace("unix:uid:1000", "unix:cmdline:x")).unwrap_err()[0];
+        assert!(Selector::kinds().all(|kind| unknown.message.contains(kind)), "{unknown}");
         assert!(load(&GOOD.repeat(2)).unwrap_err()[0].message.contains("already defined at i.toml:"));
         assert_eq!(load("\n\n[[identity]]\nnme = 1\n").unwrap_err()[0].line, 4);
     }

@@ -4,6 +4,7 @@
 
 mod daemon;
 mod identities;
+mod places;
 mod secrets;
 
 pub use daemon::{
@@ -11,6 +12,7 @@ pub use daemon::{
     PathConfig, PostgresConfig, ShutdownRule, SocketConfig,
 };
 pub use identities::identities;
+pub use places::{KeyPlace, RowPlace, rows};
 pub use secrets::{RowDraft, secrets};
 
 use serde::de::DeserializeOwned;

@@ -7,7 +7,7 @@ use crate::{
         EndsBy, EngineName, Environment, Operation, Owner, Purpose, SecretDefinition, SecretName, Sensitivity, Target, Ttl, TtlLimits,
     },
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 use std::collections::HashMap;
 
 #[derive(Deserialize)]
@@ -29,6 +29,7 @@ struct Row {
     operation: Operation,
     #[serde(default)]
     hosts: Vec<Target>,
+    #[serde(deserialize_with = "limits")]
     ttl: Limits,
     #[serde(default = "default_reads")]
     reads_max: u64,
@@ -45,6 +46,23 @@ struct Limits {
     #[serde(default)]
     default: Option<Ttl>,
     max: Ttl,
+}
+
+/// A bare time is the mistake that everybody makes once.
+fn limits<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Said {
+        Limits(Limits),
+        Other(serde::de::IgnoredAny),
+    }
+    match Said::deserialize(from)? {
+        Said::Limits(limits) => Ok(limits),
+        Said::Other(_) => Err(D::Error::custom(
+            "ttl must be a table with max, and default if it is another: ttl = { default = \"15m\", max = \"1h\" }; \
+             times are seconds from 1 to 2592000, or texts with a unit (s, m, h, d)",
+        )),
+    }
 }
 
 fn default_reads() -> u64 {
@@ -155,5 +173,9 @@ description = "Read-only access to orders"
         assert!(load(&GOOD.replace("\"1h\"", "\"1h\", default = \"2h\"")).is_err());
         assert!(load(&GOOD.repeat(2)).is_err());
         assert!(load(&GOOD.replace("description", "descripton")).is_err());
+        for wrong in ["\"1h\"", "3600", "{ most = \"1h\" }", "{ max = \"soon\" }"] {
+            let Err(problems) = load(&GOOD.replace("{ max = \"1h\" }", wrong)) else { panic!("{wrong}") };
+            assert!(problems[0].message.contains("ttl = { default = \"15m\", max = \"1h\" }"), "{wrong}: {}", problems[0]);
+        }
     }
 }

@@ -56,6 +56,7 @@ pub const MAX_BODY: usize = 16 << 10;
 const MAX_TARGETS: usize = 8;
 const MAX_TICKETS: usize = 3;
 const MAX_USES: u64 = 1_000_000;
+const TTL: &str = "a number of seconds from 1 to 2592000, such as 900, or a text with a unit (s, m, h, d), such as \"15m\" or \"1h\"";
 const REASON: std::ops::RangeInclusive<usize> = 3..=500;
 
 impl Ask {
@@ -82,7 +83,7 @@ impl Ask {
                 "holder" => ask.holder = Some(one_of("holder", value, "process, ancestor, unit, container or client")?),
                 "targets" => ask.targets = list("targets", value, MAX_TARGETS)?,
                 "tickets" => ask.tickets = list("tickets", value, MAX_TICKETS)?,
-                "ttl" => ask.ttl = Some(one_of("ttl", value, "seconds from 1 to 2592000, or such as \"15m\"")?),
+                "ttl" => ask.ttl = Some(one_of("ttl", value, TTL)?),
                 "uses" => ask.uses = Some(count("uses", value)?),
                 "reason" => ask.reason = Some(reason(value)?),
                 "idempotency_key" => ask.idempotency_key = Some(key(value)?),
@@ -91,6 +92,20 @@ impl Ask {
             }
         }
         Ok(ask)
+    }
+
+    /// What of a refused body can be read all the same, for the record: the secret, the purpose, the operation and the time.
+    pub fn salvage(body: &[u8]) -> Ask {
+        let fields = if body.len() > MAX_BODY { None } else { serde_json::from_slice::<Fields>(body).ok() };
+        let fields = fields.map(|Fields(fields)| fields).unwrap_or_default();
+        let value = |name: &str| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value);
+        Ask {
+            secret: value("secret").and_then(|value| named("secret", value).ok()),
+            purpose: value("purpose").and_then(|value| named("purpose", value).ok()),
+            operation: value("operation").and_then(|value| one_of("operation", value, "").ok()),
+            ttl: value("ttl").and_then(|value| one_of("ttl", value, "").ok()),
+            ..Ask::default()
+        }
     }
 }
 

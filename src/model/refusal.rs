@@ -111,8 +111,12 @@ codes! {
     NO_SPACE = "no_space", Unavailable, "There is too little disk space to issue safely.";
     /// Upstream cannot issue.
     ENGINE_UNAVAILABLE = "engine_unavailable", Unavailable, "The secrets engine cannot issue now.";
+    /// Policy allows a channel over which this version cannot hand anything.
+    CHANNEL_UNAVAILABLE = "channel_unavailable", Denied, "This version hands values over; it cannot inject them or sign with them.";
     /// The engine has no value.
     NO_VALUE = "no_value", NotFound, "The secret has no value yet.";
+    /// There is no such key, or it cannot be changed now.
+    KEY_NOT_ROTATED = "key_not_rotated", Conflict, "The key was not changed.";
     /// Only operators.
     NOT_OPERATOR = "not_operator", Denied, "The calling process may not use the operator socket for this.";
     /// Our own failure; details are inside.
@@ -177,13 +181,15 @@ pub struct Refusal {
     pub remedies: Vec<Remedy>,
     /// Why exactly, for operators.
     pub detail: Option<String>,
+    /// It is on the record, so that operators may ask why.
+    pub recorded: bool,
 }
 
 impl Refusal {
     /// The code with its own sentence.
     pub fn new(code: Code) -> Self {
         let message = Cow::Borrowed(code.sentence());
-        Self { code, message, field: None, remedies: Vec::new(), detail: None }
+        Self { code, message, field: None, remedies: Vec::new(), detail: None, recorded: false }
     }
 
     /// A malformed field, with what is wrong about it.

@@ -18,7 +18,7 @@ pub enum Strength {
 pub enum SelectorError {
     #[error("must read kind:value, such as unix:uid:1000")]
     Shape,
-    #[error("is not a kind that this version attests")]
+    #[error("is not of a kind that this version attests; there is {}", Selector::kinds().collect::<Vec<_>>().join(", "))]
     Kind,
     #[error("has a value that this kind never has")]
     Value,

@@ -1,6 +1,7 @@
 //! A bundle: every policy, secret and identity of the host as one state with one hash. It loads whole or not at all.
 
 use super::{
+    doubts::doubts,
     evidence::{Evidence, Signs},
     lint::{Linted, lint},
     reads::Reads,
@@ -73,6 +74,9 @@ impl Bundle {
         let known = Known::new(catalogue, registry);
         for (linted, at) in &found {
             known.check(linted.policy(), at, &mut problems, &mut warnings);
+            if let Linted::Grant(grant) = linted {
+                warnings.extend(doubts(grant, catalogue, registry, today));
+            }
         }
         validate(&found, &mut problems);
         // Where a file is unreadable, what the bundle lacks is not known.

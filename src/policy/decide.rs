@@ -55,6 +55,11 @@ impl Bundle {
             Verdict::Refused(_, rules) => because.refused_by(&rules),
             Verdict::NoGrant => {
                 because.near = near_misses(self.grants(), &slice.triple, intent, now);
+                // What even the best grant would not lift, so that an operator learns of everything at once.
+                because.further = match self.refusing(&slice, &Facts { grant: GrantFacts::BEST, ..facts }) {
+                    Ok(rules) => rules.into_iter().map(|rule| rule.note.clone()).collect(),
+                    Err(broken) => return because.broken(broken),
+                };
                 refuse(Code::NO_GRANT, because)
             }
         }
@@ -180,6 +185,7 @@ impl Because {
         let only_invariants = rules.iter().any(|rule| is_invariant(rule));
         let told = || rules.iter().filter(|rule| !only_invariants || is_invariant(rule));
         self.policies = told().map(|rule| rule.note.clone()).collect();
+        self.further = rules.iter().filter(|rule| only_invariants && !is_invariant(rule)).map(|rule| rule.note.clone()).collect();
         let first = told().next().map(|rule| &rule.note.class);
         let (code, sentence) = match first {
             Some(RuleClass::Invariant { code, sentence }) => (code.clone(), sentence.clone()),

@@ -172,6 +172,8 @@ pub struct Because {
     /// The rules that decided: what refused, or the requirements that are not met, in the order of their files; then the caps
     /// that shortened what is or would be issued.
     pub policies: Vec<Arc<RuleNote>>,
+    /// Rules that would refuse once everything above were mended: for operators, who want to mend all of it at once.
+    pub further: Vec<Arc<RuleNote>>,
     /// The grant it was weighed with; none when nothing covers the request.
     pub grant: Option<Arc<GrantNote>>,
     /// What shadow rules would have done.
@@ -185,7 +187,8 @@ pub struct Because {
 impl Because {
     pub(super) fn new(workload: &Workload, intent: &Intent, bundle: &Arc<str>) -> Self {
         let (workload, intent, bundle) = (workload.clone(), intent.clone(), bundle.clone());
-        Self { workload, intent, bundle, policies: Vec::new(), grant: None, shadows: Vec::new(), near: Vec::new(), errors: Vec::new() }
+        let (policies, further, shadows, near, errors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { workload, intent, bundle, policies, further, grant: None, shadows, near, errors }
     }
 }
 

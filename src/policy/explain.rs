@@ -3,7 +3,8 @@
 use super::{
     decision::{Because, Decision, Shadow},
     lint::date,
-    rule::{Cap, GrantNote, Need, RuleClass, RuleNote},
+    near::Misfit,
+    rule::{Cap, GrantNote, RuleClass, RuleNote},
 };
 use crate::model::{Code, UNLIMITED};
 use std::fmt;
@@ -38,11 +39,9 @@ impl Because {
             intent.secret().sensitivity,
             intent.claimed().purpose,
         )];
-        lines.extend(self.grant.iter().map(|grant| format!("covered by {grant}")));
-        lines.extend(self.policies.iter().map(|note| {
-            let remedy = self.grant.as_ref().and_then(|grant| in_the_grant(note, grant)).unwrap_or_default();
-            format!("{note}{remedy}")
-        }));
+        lines.extend(self.grant.iter().map(|grant| format!("{COVERED}{grant}")));
+        lines.extend(self.policies.iter().map(ToString::to_string));
+        lines.extend(self.further.iter().map(|note| format!("{FURTHER}{note}")));
         lines.extend(self.errors.iter().map(|error| format!("could not be evaluated: {error}")));
         lines.extend(self.shadows.iter().map(|shadow| match shadow {
             Shadow::Would(note) => format!("shadow: {note}"),
@@ -50,7 +49,7 @@ impl Because {
         }));
         lines.extend(self.near.iter().map(|near| {
             let why: Vec<_> = near.misfits.iter().map(ToString::to_string).collect();
-            format!("near: {} {}", near.grant, why.join(", "))
+            format!("{NEAR}{}: {}", near.grant, why.join(", "))
         }));
         if refused == Some(&Code::NO_GRANT) && self.near.is_empty() {
             lines.push("no grant speaks of this identity or of this secret".to_owned());
@@ -60,16 +59,87 @@ impl Because {
     }
 }
 
-/// What to write into the covering grant, where that is the remedy.
-fn in_the_grant(note: &RuleNote, grant: &GrantNote) -> Option<String> {
-    let RuleClass::Require(requirement) = &note.class else { return None };
-    let change = match requirement.need {
-        Need::GrantTicket => "add @ticket(\"SYSTEM:ID\")",
-        Need::GrantLasting => "add @lasting(\"yes\")",
-        Need::GrantSignature => "have it signed by a second person",
-        _ => return None,
-    };
-    Some(format!(" -> {change} to {} in {}", grant.id, grant.place))
+/// What begins the lines of a decision's sentences, as they are written above and read below.
+const COVERED: &str = "covered by ";
+const FURTHER: &str = "besides: ";
+const NEAR: &str = "near: ";
+
+/// The sentences of a decision, read back from a record: what refused, and which grants it is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// What refused, in the order of the files; last what would refuse once that were mended.
+    pub blockers: Vec<Blocker>,
+    /// The grant that covers the request.
+    pub covering: Option<Mention>,
+    /// Grants that nearly do, with their misfits in words.
+    pub near: Vec<(Mention, Vec<Misfit>)>,
+}
+
+/// A rule that refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocker {
+    /// Its id.
+    pub id: String,
+    /// The code of an invariant, or what a requirement asks for.
+    pub word: String,
+    /// It asks for something; otherwise nothing lifts it.
+    pub requires: bool,
+}
+
+/// A grant and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mention {
+    /// Its id.
+    pub id: String,
+    /// The file.
+    pub file: String,
+    /// The line in which it begins.
+    pub line: usize,
+    /// And the column in characters, from 1.
+    pub column: usize,
+}
+
+impl Told {
+    /// Reads what [`Decision::explain`] or a refusal's detail says. What is not understood is left out.
+    pub fn read(text: &str) -> Told {
+        let mut told = Told::default();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix(COVERED) {
+                told.covering = Mention::read(rest).map(|(mention, _)| mention);
+            } else if let Some(rest) = line.strip_prefix(NEAR) {
+                let misfits = |rest: &str| Misfit::ALL.into_iter().filter(|misfit| rest.contains(&misfit.to_string())).collect();
+                told.near.extend(Mention::read(rest).map(|(mention, rest)| (mention, misfits(rest))));
+            } else {
+                told.blockers.extend(Blocker::read(line.strip_prefix(FURTHER).unwrap_or(line)));
+            }
+        }
+        told
+    }
+}
+
+impl Blocker {
+    fn read(line: &str) -> Option<Blocker> {
+        let (id, rest) = line.split_once(" (")?;
+        let (_, rest) = rest.split_once(") ")?;
+        let (word, requires) = match (rest.strip_prefix("refuses with "), rest.strip_prefix("requires ")) {
+            (Some(rest), _) => (rest, false),
+            (None, Some(rest)) => (rest, true),
+            (None, None) => return None,
+        };
+        let word = word.split_once(':')?.0.to_owned();
+        (!id.contains(' ')).then(|| Blocker { id: id.to_owned(), word, requires })
+    }
+}
+
+impl Mention {
+    /// The grant at the head of the text, and what follows it.
+    fn read(text: &str) -> Option<(Mention, &str)> {
+        let (id, rest) = text.strip_prefix("grant ")?.split_once(" (")?;
+        let (place, rest) = rest.split_once(')')?;
+        let mut parts = place.rsplitn(3, ':');
+        let (column, line, file) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?);
+        Some((Mention { id: id.to_owned(), file: file.to_owned(), line, column }, rest))
+    }
 }
 
 impl fmt::Display for GrantNote {

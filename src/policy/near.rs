@@ -36,6 +36,11 @@ pub enum Misfit {
     Condition,
 }
 
+impl Misfit {
+    /// All of them.
+    pub const ALL: [Misfit; 6] = [Misfit::Identity, Misfit::Secret, Misfit::Channel, Misfit::Purpose, Misfit::Expired, Misfit::Condition];
+}
+
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -76,6 +76,13 @@ impl Reach {
         Self { principal: policy.principal_constraint(), action: policy.action_constraint(), resource: policy.resource_constraint() }
     }
 
+    /// The one identity and the one secret that the scope names, where it names one.
+    pub fn names(&self) -> (Option<&EntityUid>, Option<&EntityUid>) {
+        let identity = if let PrincipalConstraint::Eq(one) = &self.principal { Some(one) } else { None };
+        let secret = if let ResourceConstraint::Eq(one) = &self.resource { Some(one) } else { None };
+        (identity, secret)
+    }
+
     /// The scope admits every triple there can be.
     pub fn is_everything(&self) -> bool {
         let every_action = match &self.action {

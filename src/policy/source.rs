@@ -89,6 +89,10 @@ pub enum Notice {
     ExpiresSoon { id: String, on: String },
     #[error("{0} is not in the registry or the catalogue")]
     Unknown(String),
+    #[error("grant {id}: purpose {purpose} is none of {whose}, which lists {listed}: for it the grant covers nothing")]
+    Purpose { id: String, purpose: String, whose: String, listed: String },
+    #[error("grant {id}: identity {identity} belongs to {of_identity} and secret {secret} to {of_secret}: it covers nothing")]
+    Environments { id: String, identity: String, of_identity: String, secret: String, of_secret: String },
     #[error("rule {0} of the baseline is not in the bundle")]
     BaselineRule(String),
 }

@@ -12,7 +12,8 @@ use crate::{
     intent::Ask,
     model::{Code, Line, Refusal, RequestId, SecretBytes, SecretName},
     wire::{
-        AllLeases, BundleAnswer, EndAnswer, EndRequest, EngineView, FreezeRequest, IdentityList, SecretList, SecretView, Status, StoredList,
+        AllLeases, BundleAnswer, EndAnswer, EndRequest, EngineView, FreezeRequest, IdentityList, KeyAnswer, KeyList, SecretList,
+        SecretView, Status, StoredList,
     },
 };
 use hyper::{Response, StatusCode};
@@ -70,9 +71,19 @@ pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Resu
         ("GET", "/v1/audit") => tail::answer(&call, context),
         ("GET", "/v1/why/{request}") => tail::why(&call, context).await,
         ("GET", "/v1/jwks/{engine}") => {
-            let documents = call.parameter.as_deref().and_then(|name| broker.token_documents(name));
-            let (discovery, keys) = documents.ok_or_else(|| Refusal::new(Code::NOT_FOUND))?;
+            let name = call.parameter.as_deref().unwrap_or_default();
+            let (discovery, keys) = broker.token_documents(name).ok_or_else(|| {
+                let known: Vec<String> =
+                    broker.engine_kinds().into_iter().filter(|(_, kind)| *kind == "jwt").map(|(name, _)| name).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                Refusal::new(Code::NOT_FOUND).message(format!("There is no jwt engine {name:?}; there is {known}."))
+            })?;
             Ok(reply::json(ok, id, &json!({"request": id, "discovery": discovery, "jwks": keys})))
+        }
+        ("GET", "/v1/keys") => Ok(reply::json(ok, id, &KeyList { request: id, keys: broker.list_keys() })),
+        ("POST", "/v1/keys/{key}/rotate") => {
+            let done = broker.rotate_key(operator, call.parameter.clone().unwrap_or_default(), id).await?;
+            Ok(reply::json(ok, id, &KeyAnswer { request: id, done, keys: broker.list_keys() }))
         }
         ("POST", "/v1/freeze") => freeze(broker, &operator, &call).await,
         _ => Err(Refusal::new(Code::NO_ROUTE)),

@@ -52,6 +52,7 @@ pub(super) fn refusal(request: RequestId, refusal: &Refusal, nonce: Option<&str>
         field: refusal.field.as_ref().map(ToString::to_string),
         needs: refusal.remedies.clone(),
         nonce: nonce.map(str::to_owned),
+        recorded: refusal.recorded,
     };
     json(status(&refusal.code), request, &ErrorBody { request, error })
 }

@@ -108,10 +108,9 @@ pub(super) async fn why(call: &Call, context: &Context) -> Result<Response<Body>
     let folder = context.audit_folder.clone();
     let found = tokio::task::spawn_blocking(move || find_request(&folder, request, 100)).await;
     match found {
-        Ok(Ok(records)) if records.is_empty() => {
-            Err(Refusal::new(Code::NOT_FOUND)
-                .message("No record names that request; repeated refusals are counted, not recorded one by one."))
-        }
+        Ok(Ok(records)) if records.is_empty() => Err(Refusal::new(Code::NOT_FOUND).message(format!(
+            "No record names {request}: not every answer has one, and equal refusals beyond 20 a minute are counted together."
+        ))),
         Ok(Ok(records)) => Ok(reply::json(StatusCode::OK, call.id, &json!({"request": call.id, "records": records}))),
         Ok(Err(error)) => Err(Refusal::new(Code::INTERNAL).detail(error.to_string())),
         Err(error) => Err(Refusal::new(Code::INTERNAL).detail(error.to_string())),

@@ -30,7 +30,7 @@ pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Resu
         ("POST", "/v1/leases") => {
             let ask = match Ask::parse(&call.body) {
                 Ok(ask) => ask,
-                Err(refusal) => return Err(broker.record_malformed(&call.peer, id, refusal).await),
+                Err(refusal) => return Err(broker.record_malformed(&call.peer, id, &call.body, refusal).await),
             };
             let delivery = broker.issue(call.peer, ask, &call.body, id).await?;
             Ok(reply::secret(StatusCode::CREATED, &delivery, &broker.view(delivery.lease())))

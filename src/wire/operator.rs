@@ -219,6 +219,42 @@ pub struct EngineView {
     pub kind: String,
 }
 
+/// A key of the daemon's own, without its secret half.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRow {
+    /// What `rotate` calls it: `local`, `audit`, or the name of an engine.
+    pub name: String,
+    /// `local`, `jwt` or `audit`.
+    pub kind: String,
+    /// The key's own id: a hash, a thumbprint (`kid`), a public key.
+    pub id: String,
+    /// What it does now, in words.
+    pub state: String,
+    /// Since when it has been in use, or from when it will be (RFC 3339), where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+}
+
+/// `GET /v1/keys`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyList {
+    /// The request.
+    pub request: RequestId,
+    /// By kind; the keys of an engine oldest first.
+    pub keys: Vec<KeyRow>,
+}
+
+/// `POST /v1/keys/{key}/rotate`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyAnswer {
+    /// The request.
+    pub request: RequestId,
+    /// What was done and what follows from it, in sentences.
+    pub done: Vec<String>,
+    /// The keys afterwards.
+    pub keys: Vec<KeyRow>,
+}
+
 /// `GET /v1/leases` on the operator socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AllLeases {

@@ -154,6 +154,9 @@ pub struct ErrorView {
     /// With `nonce_required`: what to send back on the same connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nonce: Option<String>,
+    /// The refusal is on the record: `clav why` finds it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recorded: bool,
 }
 
 /// `GET /v1/whoami`.

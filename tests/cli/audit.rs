@@ -81,6 +81,11 @@ fn verifying_names_file_line_and_what() {
     let sound = exits(&daemon.clav(["audit", "verify", &folder, "--key", &key]), 0);
     assert!(sound.contains("The log is sound."), "{sound}");
     assert_eq!(json(&daemon.clav(["audit", "verify", &folder, "--json"]))["pinned"], false);
+    // Without a folder, that of the configuration.
+    let config = daemon.dir.join("etc/clavigerd.toml").to_str().unwrap().to_owned();
+    let mut bare = std::process::Command::new(daemon.dir.join("bin/clav"));
+    let bare = bare.args(["audit", "verify", "--config", &config, "--json"]).env_remove("CLAVIGER_CONFIG").output().unwrap();
+    assert!(json(&bare)["records"].as_u64().unwrap() > 0);
     let head = log.join("head").to_str().unwrap().to_owned();
     assert!(exits(&daemon.clav(["audit", "verify", &folder, "--anchors", &head]), 0).contains("anchors fit (1 given)"));
     let file =

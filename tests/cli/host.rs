@@ -38,6 +38,9 @@ fn init_makes_everything_once_and_the_daemon_takes_it() {
     let config = etc.join("clavigerd.toml");
     let check = Command::new(env!("CARGO_BIN_EXE_clavigerd")).args(["--check", "--config", config.to_str().unwrap()]).output().unwrap();
     exits(&check, 0);
+    // A relative path is one from here, not from the root.
+    let mut relative = Command::new(env!("CARGO_BIN_EXE_clavigerd"));
+    exits(&relative.args(["--check", "--config", "clavigerd.toml"]).current_dir(&etc).output().unwrap(), 0);
     if std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&root).unwrap()) == 0 {
         let mut other = Command::new(env!("CARGO_BIN_EXE_clav"));
         std::os::unix::process::CommandExt::uid(&mut other, 1000);

@@ -7,7 +7,10 @@ mod daemon;
 
 mod audit;
 mod host;
+mod keys;
+mod mistakes;
 mod operators;
+mod remedy;
 mod workloads;
 
 use daemon::{CANARY, Daemon, Options, text};

@@ -64,9 +64,68 @@ fn why_says_who_what_and_what_to_change() {
     let refused = errors(&daemon.plain(["get", "deep", "--purpose", "try"]));
     let request = refused.split_whitespace().find(|word| word.starts_with("req-")).unwrap();
     let why = exits(&daemon.clav(["why", request]), 0);
-    assert!(why.contains("- add @ticket(") && why.contains("50-grants.cedar:"), "{why}");
-    exits(&daemon.clav(["why", "req-01arz3ndektsv4rrffq69g5fav"]), 10);
+    assert!(
+        why.contains("@ticket(\"ops:1\")") && why.contains("Replace lines 3 to 4 of") && why.contains("50-grants.cedar with:"),
+        "{why}"
+    );
+    let none = daemon.clav(["why", "req-01arz3ndektsv4rrffq69g5fav"]);
+    exits(&none, 10);
+    assert!(errors(&none).contains("No record names req-01arz3ndektsv4rrffq69g5fav"), "{}", text(&none));
     exits(&daemon.clav(["why", "nonsense"]), 2);
+}
+
+#[test]
+fn what_was_looked_for_is_named_and_no_record_is_promised() {
+    let daemon = sample();
+    for (arguments, says) in [
+        (vec!["jwks", "export", "nowhere"], "no jwt engine \"nowhere\"; there is tokens"),
+        (vec!["revoke", "--identity", "nobody"], "no live lease of identity nobody"),
+        (vec!["revoke", "--unit", "x.service"], "no live lease held in the unit \"x.service\""),
+        (vec!["secret", "rm", "missing"], "holds no value of missing"),
+        (vec!["identity", "try", "--pid", "4194999"], "no process 4194999"),
+        (vec!["explain", "hello", "--pid", "4194999"], "no process 4194999"),
+    ] {
+        let refused = daemon.command("bin/clav", &arguments).output().unwrap();
+        exits(&refused, 10);
+        assert!(errors(&refused).contains(says), "{says}: {}", text(&refused));
+        // The record knows no more than is said here, so nobody is sent there.
+        assert!(!errors(&refused).contains("clav why"), "{}", text(&refused));
+    }
+}
+
+#[test]
+fn rows_and_grants_that_do_not_agree_are_warned_about() {
+    let mut daemon = sample();
+    let read = |daemon: &Daemon, name: &str| std::fs::read_to_string(daemon.dir.join("etc").join(name)).unwrap();
+    let soon = (chrono::Utc::now() + chrono::Days::new(5)).format("%Y-%m-%d").to_string();
+    let (row, secrets, grants) =
+        (read(&daemon, "identities.d/tester.toml"), read(&daemon, "secrets.d/sample.toml"), read(&daemon, "policy.d/50-grants.cedar"));
+    let second = row.replace("tester", "second").replace("unix:uid:", "unix:uid:7").replace("2099-01-01", &soon);
+    let third = row.replace("tester", "third").replace("unix:uid:", "unix:uid:8").replace("2099-01-01", "2020-01-01");
+    let rows = row.replace("secret = \"hello\"", "secret = \"gone\"") + &second + &third;
+    daemon.write("identities.d/tester.toml", &rows, 0o644);
+    daemon.write("secrets.d/sample.toml", &secrets.replacen("environment = \"test\"", "environment = \"prod\"", 1), 0o644);
+    daemon.write("policy.d/50-grants.cedar", &grants.replacen("@purpose(\"try\")", "@purpose(\"try, fly\")", 1), 0o644);
+    let expected = [
+        "tester.toml:2: identity tester declares a use of gone".to_owned(),
+        format!("tester.toml:14: identity second expires on {soon}"),
+        "tester.toml:26: identity third expired on 2020-01-01".to_owned(),
+        "grant grant.tester.hello: purpose fly is none of identity tester, which lists try, other-purpose".to_owned(),
+        "grant grant.tester.hello: purpose fly is none of secret hello, which lists try".to_owned(),
+        "grant grant.tester.hello: identity tester belongs to test and secret hello to prod".to_owned(),
+    ];
+    let check = exits(&daemon.clav(["policy", "check"]), 0);
+    let doctor = text(&daemon.clav(["doctor"]));
+    let reload = exits(&daemon.clav(["reload"]), 0);
+    daemon.restart();
+    let start = daemon.logged();
+    for (what, said) in [("check", check), ("doctor", doctor.clone()), ("reload", reload), ("start", start)] {
+        for warning in &expected {
+            assert!(said.contains(warning.as_str()), "{what} does not say {warning:?}:\n{said}");
+        }
+    }
+    assert!(doctor.contains("were changed and are not in force"), "{doctor}");
+    assert!(!daemon.logged().contains('\x1b'), "a file is no terminal");
 }
 
 #[test]

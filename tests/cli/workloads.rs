@@ -20,7 +20,13 @@ fn get_prints_the_value_and_says_the_rest_elsewhere() {
     let all = json(&daemon.plain(["get", "hello", "--field", "json", "--ttl", "1m"]));
     assert_eq!(all["secret"]["value"], CANARY);
     assert_eq!(all["lease"]["ttl"], 60);
-    exits(&daemon.plain(["get", "hello", "--field", "nothing"]), 2);
+    // Which fields there are is known only afterwards; the lease is not left behind.
+    let none = daemon.shell("clav get hello --field nothing; echo $?; clav leases");
+    assert!(text(&none).contains("2\nYou hold no lease.") && text(&none).contains("it has value, json"), "{}", text(&none));
+    assert!(!text(&none).contains(CANARY));
+    let wider = daemon.plain(["get", "hello", "--purpose", "try", "--operation", "write"]);
+    assert_eq!(exits(&wider, 0), CANARY);
+    assert!(errors(&wider).contains("operation write was asked for; the credential is for read"), "{}", text(&wider));
     exits(&daemon.plain(["get", "hello", "--ttl", "soon"]), 2);
     exits(&daemon.plain(["get"]), 2);
     let refused = daemon.plain(["get", "other", "--purpose", "try"]);

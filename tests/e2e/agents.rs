@@ -61,6 +61,34 @@ fn leaving_the_tree_gains_nothing() {
 }
 
 #[test]
+fn what_may_be_injected_is_not_handed_over() {
+    if !is_root() {
+        return;
+    }
+    let mut setup = setup();
+    let inject = grant("robot", "app/one").replace("Workload", "Agent").replace("\"deliver\"", "\"inject\"");
+    setup.policy = inject + &grant("apart", "app/one").replace("\"deliver\"", "\"sign\"");
+    let host = Host::start(setup);
+    host.put("app/one", "v");
+    for (uid, program, channel) in [(AGENT, "robot", "inject"), (VICTIM, "apart", "sign")] {
+        let ask = format!(r#"{{"secret":"app/one","purpose":"testing","channel":"{channel}"}}"#);
+        let refused = host.act(uid, program, &["call", "POST", "/v1/leases", &ask]).remove(0);
+        assert!(refused["body"]["secret"].is_null(), "{refused}");
+        assert_eq!(code(&refused), "channel_unavailable");
+        // Nor is it promised beforehand.
+        let explained = host.act(uid, program, &["call", "POST", "/v1/explain", &ask]).remove(0);
+        assert_eq!(
+            (&explained["body"]["outcome"], &explained["body"]["error"]["code"]),
+            (&"refuse".into(), &"channel_unavailable".into()),
+            "{explained}"
+        );
+        let listed = host.act(uid, program, &["call", "GET", "/v1/secrets"]).remove(0);
+        assert_eq!(listed["body"]["secrets"], serde_json::json!([]), "{listed}");
+    }
+    assert!(host.live().is_empty());
+}
+
+#[test]
 fn an_agent_may_not_speak_to_operators() {
     if !is_root() {
         return;

@@ -56,7 +56,8 @@ impl Daemon {
             mode(&dir.join(name), 0o755);
         }
         for name in ["bin/clav", "bin/plain"] {
-            fs::copy(env!("CARGO_BIN_EXE_clav"), dir.join(name)).unwrap();
+            // By another process: a child that is forked meanwhile by another test would hold the file open for writing ("text file busy").
+            assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_clav")).arg(dir.join(name)).status().unwrap().success());
             mode(&dir.join(name), 0o755);
         }
         let mut daemon = Daemon {
@@ -160,6 +161,15 @@ impl Daemon {
         command.arg("-c").arg(format!("{script}\nexit $?")).stdin(Stdio::null());
         self.environment(&mut command);
         self.as_user(command)
+    }
+
+    /// A shell of the caller of the tests, with `clav` in its path.
+    pub fn shell_of_operator(&self, script: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg(script).stdin(Stdio::null());
+        self.environment(&mut command);
+        command.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.dir.join("bin").display()));
+        command
     }
 
     /// `bin/NAME` with these arguments, not yet run.

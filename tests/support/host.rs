@@ -160,7 +160,8 @@ impl Host {
     pub fn program(&self, name: &str) -> String {
         let path = self.dir.join("bin").join(name);
         if !path.exists() {
-            fs::copy(fs::canonicalize(PYTHON).unwrap(), &path).unwrap();
+            // By another process: a child that is forked meanwhile by another test would hold the file open for writing ("text file busy").
+            assert!(Command::new("cp").arg(fs::canonicalize(PYTHON).unwrap()).arg(&path).status().unwrap().success());
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
             self.write("actor.py", include_str!("actor.py"));
         }

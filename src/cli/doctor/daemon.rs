@@ -5,6 +5,7 @@ use crate::{
     cli::{Desk, status::audit_problems},
     client::{Client, ClientError},
     config::Config,
+    wire::BundleAnswer,
 };
 
 pub(super) async fn look(desk: &Desk, config: &Config, findings: &mut Findings) {
@@ -29,6 +30,14 @@ pub(super) async fn look(desk: &Desk, config: &Config, findings: &mut Findings) 
     };
     if status.version != env!("CARGO_PKG_VERSION") {
         findings.warn("version", format!("the daemon is {}, clav is {}", status.version, env!("CARGO_PKG_VERSION")), "restart clavigerd");
+    }
+    if let Ok(files) = files(desk).await {
+        for warning in files.warnings {
+            findings.warn("files", warning, "mend the row or the grant, then clav policy check && clav reload");
+        }
+        if files.ok && files.bundle != status.bundle {
+            findings.warn("files", "were changed and are not in force", "clav policy check && clav reload");
+        }
     }
     for problem in &status.bundle_problems {
         findings.fail("files", problem.clone(), "mend the file, then clav reload; what was in force stays");
@@ -56,6 +65,11 @@ pub(super) async fn look(desk: &Desk, config: &Config, findings: &mut Findings) 
         Some(seq) if problems.is_empty() => findings.ok("anchors", format!("left the host up to record {seq}")),
         Some(_) => {}
     }
+}
+
+/// What a reload would say.
+async fn files(desk: &Desk) -> Result<BundleAnswer, ClientError> {
+    Client::connect(&desk.operator).await?.check_policy().await
 }
 
 async fn health(desk: &Desk) -> Result<(String, String), ClientError> {

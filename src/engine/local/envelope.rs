@@ -18,8 +18,13 @@ pub(super) struct Master {
 
 impl Master {
     pub(super) fn new(key: SealKey) -> Self {
-        Self { id: hex::encode(&key.derive("key id").mac(b"").expose()[..8]), key: Arc::new(key) }
+        Self { id: key_id(&key), key: Arc::new(key) }
     }
+}
+
+/// The name of a key.
+pub(super) fn key_id(key: &SealKey) -> String {
+    hex::encode(&key.derive("key id").mac(b"").expose()[..8])
 }
 
 /// One value at rest. Everything in it may be seen by anybody who has not the master key.

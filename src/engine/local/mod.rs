@@ -42,7 +42,9 @@ pub enum StoreError {
         found: u32,
     },
     /// Sealed under a master key that was not given.
-    #[error("is sealed under the master key {0}, which is not the one given")]
+    #[error(
+        "is sealed under the master key {0}, which is not the one given; if the key was exchanged, local.previous_key_file has to name a file with the one before"
+    )]
     OtherKey(String),
     /// Changed, or moved from another store, name or version.
     #[error("{0}: was changed, or belongs elsewhere")]

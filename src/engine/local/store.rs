@@ -2,7 +2,7 @@
 
 use super::{
     StoreError,
-    envelope::{Envelope, Master},
+    envelope::{Envelope, Master, key_id},
     record::{FORMAT, Record, VERSIONS_KEPT, Version, file_name},
 };
 use crate::{
@@ -134,6 +134,22 @@ impl LocalStore {
         }
     }
 
+    /// A name for the key that seals: it follows from the key and tells nothing about it.
+    pub fn key_id(&self) -> String {
+        // Every picture has a first master.
+        self.index.load().masters[0].id.clone()
+    }
+
+    /// Nothing is sealed under a key before that one: the last rewrap, if there was one, came to its end.
+    pub fn is_settled(&self) -> bool {
+        self.index.load().masters.len() == 1
+    }
+
+    /// The name that a key would have.
+    pub fn id_of(key: &SealKey) -> String {
+        key_id(key)
+    }
+
     /// Seals every key under `master`; values are not touched. If it fails half-way both keys go on opening, and it may be repeated;
     /// the old key may be thrown away only after it returned well.
     pub fn rewrap(&self, master: SealKey) -> Result<(), StoreError> {
@@ -178,6 +194,20 @@ impl LocalStore {
     pub fn load_own(&self, label: &str) -> Result<Option<SecretBytes>, StoreError> {
         let Some(record) = self.record(&own_name(label)?) else { return Ok(None) };
         record.versions.last().map(|version| self.open_version(&record, version)).transpose()
+    }
+
+    /// When that was kept.
+    pub fn own_created(&self, label: &str) -> Option<WallTime> {
+        self.record(&own_name(label).ok()?)?.versions.last().map(|version| version.created)
+    }
+
+    /// Forgets what was kept under that label.
+    pub fn remove_own(&self, label: &str) -> Result<(), StoreError> {
+        let guard = self.write();
+        match self.record(&own_name(label)?) {
+            Some(record) if !record.versions.is_empty() => self.save(&guard, Record { versions: Vec::new(), ..(*record).clone() }),
+            _ => Ok(()),
+        }
     }
 
     fn record(&self, name: &str) -> Option<Arc<Record>> {
