@@ -147,13 +147,13 @@ impl Broker {
         self.refuse(&trail, refusal.into()).await
     }
 
-    /// Puts a connection that was cut, or a peer that could not be attested, on the record.
-    pub async fn record_cut(&self, request: RequestId, uid: u32, peer: Option<&Caller>, refusal: Refusal) {
+    /// Puts a connection that was cut, or a peer that could not be attested, on the record, and says what it may be told.
+    pub async fn record_cut(&self, request: RequestId, uid: u32, peer: Option<&Caller>, refusal: Refusal) -> Refusal {
         let trail = match peer {
             Some(peer) => Trail::new(request, peer),
             None => Trail::of_uid(request, uid),
         };
-        let _ = self.refuse(&trail, refusal.into()).await;
+        self.refuse(&trail, refusal.into()).await
     }
 
     /// The lease that the same key led to before. Another body or another holder is refused.

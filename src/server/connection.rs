@@ -25,6 +25,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use std::{
     convert::Infallible,
+    io,
     path::PathBuf,
     pin::pin,
     sync::{
@@ -102,7 +103,7 @@ pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, cont
         let (peer, place, progress, reading) = (&peer, &place, &progress, &reading);
         async move {
             progress.asked.fetch_add(1, Ordering::AcqRel);
-            let response = handle(request, peer.as_ref().ok(), cred.uid, place, context).await;
+            let response = handle(request, peer.as_ref(), cred.uid, place, context).await;
             // A body without an end is a log that is followed: silence is no idleness there.
             progress.follows.fetch_or(response.body().size_hint().exact().is_none(), Ordering::AcqRel);
             progress.heard.store(reading.chunks(), Ordering::Release);
@@ -149,7 +150,7 @@ pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, cont
             Cut::Descriptors => Code::MALFORMED,
             Cut::NoCredentials => Code::ATTESTATION_FAILED,
         };
-        context
+        let _told_to_nobody = context
             .broker
             .record_cut(context.broker.request_id(), cred.uid, peer.as_deref().ok(), Refusal::new(code).detail(format!("{cut:?}")))
             .await;
@@ -158,12 +159,20 @@ pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, cont
     }
 }
 
-async fn handle(request: Request<Incoming>, peer: Option<&Arc<Caller>>, uid: u32, place: &Place, context: &Context) -> Response<Body> {
+async fn handle(
+    request: Request<Incoming>,
+    peer: Result<&Arc<Caller>, &io::Error>,
+    uid: u32,
+    place: &Place,
+    context: &Context,
+) -> Response<Body> {
     let id = context.broker.request_id();
-    let Some(peer) = peer else {
-        let refusal = Refusal::new(Code::ATTESTATION_FAILED);
-        context.broker.record_cut(id, uid, None, refusal.clone()).await;
-        return reply::refusal(id, &refusal, None);
+    let peer = match peer {
+        Ok(peer) => peer,
+        Err(error) => {
+            let refusal = Refusal::new(Code::ATTESTATION_FAILED).detail(error.to_string());
+            return reply::refusal(id, &context.broker.record_cut(id, uid, None, refusal).await, None);
+        }
     };
     if !place.request() {
         return reply::refusal(id, &Refusal::new(Code::LIMIT), None);
