@@ -73,6 +73,10 @@ impl Host {
              [local]\nkey_file = \"{name}/key\"\n{}",
             setup.config
         );
+        let config = config.replace("$DIR", &name);
+        if config.contains("/bin/clav\"") {
+            fs::copy(env!("CARGO_BIN_EXE_clav"), dir.join("bin/clav")).unwrap();
+        }
         let host = Host { dir, daemon: None, config, environment: setup.environment };
         host.write("policy.d/00-baseline.cedar", claviger::policy::BASELINE);
         host.write("policy.d/50-test.cedar", &setup.policy);
@@ -97,7 +101,7 @@ impl Host {
         let daemon = std::env::var("CLAVIGER_TEST_DAEMON").unwrap_or_else(|_| env!("CARGO_BIN_EXE_clavigerd").to_owned());
         let mut command = Command::new(daemon);
         command.arg("--config").arg(self.dir.join("clavigerd.toml")).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        command.envs(self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+        command.envs(self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str()))).current_dir(&self.dir);
         self.daemon = Some(command.spawn().unwrap());
         self.wait_until(Duration::from_secs(20), "the daemon answers", |host| {
             let up =
@@ -174,6 +178,19 @@ impl Host {
         command.args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups", "--", &program, "-B"]);
         command.arg(self.dir.join("actor.py")).arg(self.dir.join("workload.sock")).args(arguments);
         command.env_clear().env("PYTHONHOME", "/usr").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// A shell script of a user's, with `clav` in its path: configured as the client (`clients = ["$DIR/bin/clav"]`), it speaks for the shell.
+    pub fn shell(&self, uid: u32, script: &str) -> Command {
+        let mut command = Command::new("setpriv");
+        // The last command of a script would otherwise take the shell's place.
+        let script = format!("{script}\nexit $?");
+        command.args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups", "--", "/bin/sh", "-c", &script]);
+        command.env_clear().env("PATH", format!("{}:/usr/bin:/bin", self.path("bin"))).env("LC_ALL", "C.UTF-8").current_dir("/");
+        command.env("CLAVIGER_SOCKET", self.path("workload.sock")).env("CLAVIGER_OPERATOR_SOCKET", self.path("operator.sock"));
+        command.env("CLAVIGER_CONFIG", self.path("clavigerd.toml"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
