@@ -15,6 +15,8 @@ mod canary;
 mod cores;
 mod crash;
 mod database;
+mod failpoints;
 mod hostile;
 mod leases;
 mod request;
+mod shapes;

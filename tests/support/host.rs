@@ -74,10 +74,10 @@ impl Host {
             setup.config
         );
         let config = config.replace("$DIR", &name);
-        if config.contains("/bin/clav\"") {
-            fs::copy(env!("CARGO_BIN_EXE_clav"), dir.join("bin/clav")).unwrap();
-        }
         let host = Host { dir, daemon: None, config, environment: setup.environment };
+        if host.config.contains("/bin/clav\"") {
+            host.clav_is_there();
+        }
         host.write("policy.d/00-baseline.cedar", claviger::policy::BASELINE);
         host.write("policy.d/50-test.cedar", &setup.policy);
         host.write("identities.d/test.toml", &setup.identities.replace("$DIR", &name));
@@ -179,6 +179,11 @@ impl Host {
         command.arg(self.dir.join("actor.py")).arg(self.dir.join("workload.sock")).args(arguments);
         command.env_clear().env("PYTHONHOME", "/usr").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
+    }
+
+    /// Puts `clav` where scripts find it.
+    pub fn clav_is_there(&self) {
+        fs::copy(env!("CARGO_BIN_EXE_clav"), self.dir.join("bin/clav")).unwrap();
     }
 
     /// A shell script of a user's, with `clav` in its path: configured as the client (`clients = ["$DIR/bin/clav"]`), it speaks for the shell.
