@@ -97,6 +97,12 @@ elif VERB in ("hold", "fd"):  # BODY: take a lease, do as told; or go on with a 
 elif VERB == "wait":
     say({"status": 1})
     wait()
+elif VERB == "script":  # SCRIPT FILE: a shell script, and then nothing until that file is there
+    import subprocess
+    subprocess.run(["/bin/sh", ARGS[0]], check=True)
+    until = time.monotonic() + 150
+    while not os.path.exists(ARGS[1]) and time.monotonic() < until:
+        time.sleep(0.05)
 elif VERB == "prefork":  # HELD OWN: a server that holds one lease for all its workers, each of which takes one of its own as well
     os.setsid()
     held = ask(connect(), "POST", "/v1/leases", ARGS[0])

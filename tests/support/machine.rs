@@ -45,6 +45,10 @@ pub fn package(files: &Path) {
     for unit in ["clavigerd.service", "clavigerd-workload.socket", "clavigerd-operator.socket"] {
         put(files, &format!("usr/lib/systemd/system/{unit}"), fs::read(root().join("systemd").join(unit)).unwrap(), 0o644);
     }
+    if let Ok(removed) = std::env::var("CLAVIGER_MUTATION") {
+        let text = format!("[Service]\nEnvironment=CLAVIGER_MUTATION={removed}\n");
+        put(files, "etc/systemd/system/clavigerd.service.d/mutation.conf", text, 0o644);
+    }
     copy_folder(files, &root().join("systemd/sysusers.d"), "usr/lib/sysusers.d");
     copy_folder(files, &root().join("systemd/tmpfiles.d"), "usr/lib/tmpfiles.d");
     put(files, "etc/claviger/clavigerd.toml", fs::read(root().join("config/clavigerd.toml")).unwrap(), 0o644);
