@@ -229,7 +229,6 @@ fn the_units_do_what_they_promise() {
 
 /// Secrets fetched before the service starts, as for a program that knows files only: `ExecStartPre=` has gone when `ExecStart=` begins.
 #[test]
-#[ignore = "the unit is empty for a moment between the two, and its lease ends then"]
 fn what_is_fetched_before_the_start_is_held_by_the_unit() {
     if let Err(why) = Machine::possible() {
         eprintln!("SKIPPED: no systemd was booted: {why}");

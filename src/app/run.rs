@@ -79,6 +79,7 @@ async fn serve(config: &Config) -> Result<(), RunError> {
     let limits = &config.limits;
     let settings = LimitSettings {
         connections: limits.connections,
+        connections_total: limits.connections_total,
         connections_per_second: limits.connections_per_second,
         requests_per_second: limits.requests_per_second,
         burst_seconds: limits.burst_seconds,

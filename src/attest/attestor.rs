@@ -1,7 +1,7 @@
 //! The attestor: a connection becomes a `Peer`, a peer becomes a `Workload`, and both are looked at again before anything leaves.
 
 use super::{
-    evidence::Evidence,
+    evidence::{Evidence, ProcessEvidence},
     gather::{Changed, Gatherer, Pins},
     hash::ExeHashes,
     identity::{Candidate, Roll},
@@ -103,15 +103,19 @@ impl Attestor {
         Ok(Peer { own: Arc::new(own), parent, client, nonce: format!("{:032x}", self.random.u128()), fresh })
     }
 
-    /// The process that the client speaks for: its parent. A client that the service manager started, or that somebody of another uid
-    /// started for this one (`runuser`, `sudo`), speaks for itself: such a parent wants nothing for its own.
+    /// The process that the client speaks for: its parent. A client that the service manager started, or that somebody with other ids or
+    /// in other namespaces started (`runuser`, `sudo`, `sg`, `nsenter`), speaks for itself: such a parent wants nothing for its own.
     fn parent_of(&self, own: &Subject) -> io::Result<Option<Arc<Subject>>> {
         let (evidence, pins) = match self.gatherer.parent(&own.pins) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(None),
             other => other?,
         };
-        let same_user = evidence.process.uids[1] == own.evidence.process.uids[1];
-        Ok(same_user.then(|| Arc::new(Subject { evidence, pins })))
+        let ids = |process: &ProcessEvidence| {
+            let mut groups = process.groups.clone();
+            groups.sort_unstable();
+            (process.uids, process.gids, groups, process.foreign.clone())
+        };
+        Ok((ids(&evidence.process) == ids(&own.evidence.process)).then(|| Arc::new(Subject { evidence, pins })))
     }
 
     /// Whether a process runs the configured client.
@@ -127,10 +131,10 @@ impl Attestor {
         let (mut subject, ancestors) = self.candidate(peer.subject(), peer.is_fresh(), roll)?;
         let client = match &peer.parent {
             None => None,
-            Some(_) => Some(Arc::new(judge(&peer.own.evidence)?)),
+            Some(_) => Some(roll.candidate(judge(&peer.own.evidence)?)),
         };
         self.measure(&mut subject, &peer.subject().pins, roll)?;
-        let workload = roll.identify(&subject, &ancestors, client);
+        let workload = roll.identify(&subject, &ancestors, client.as_ref());
         let assurance = workload.as_ref().map_or_else(|_| roll.bare_assurance(&subject), Workload::assurance);
         let of_agent = roll.is_agent(&subject) || ancestors.iter().any(|ancestor| roll.is_agent(ancestor));
         Ok(Attested { candidate: subject, workload, assurance, of_agent })
@@ -144,6 +148,11 @@ impl Attestor {
         let assurance = workload.as_ref().map_or_else(|_| roll.bare_assurance(&candidate), Workload::assurance);
         let of_agent = roll.is_agent(&candidate) || ancestors.iter().any(|ancestor| roll.is_agent(ancestor));
         Ok(Attested { candidate, workload, assurance, of_agent })
+    }
+
+    /// Whether its ancestors were looked at as closely as the registry in force wants.
+    pub fn saw_enough(&self, subject: &Subject) -> bool {
+        subject.evidence.ancestors_in_full || !self.gatherer.reads_ancestors_in_full()
     }
 
     /// Gathers anew about a process that is held by its pidfd.
@@ -162,6 +171,11 @@ impl Attestor {
         let mut evidence = subject.evidence.clone();
         evidence.pinned = fresh;
         let facts = judge(&evidence)?;
+        if roll.has_agents() && !evidence.ancestors_in_full {
+            return Err(Refusal::new(Code::ATTESTATION_FAILED)
+                .message("The registry has changed since this connection was made: connect again.")
+                .detail("an agent was registered since; the ancestors were not read closely enough to tell one"));
+        }
         let ancestors = match fresh && roll.has_agents() {
             true => evidence.ancestors.iter().map(|a| roll.candidate(facts_of(a))).collect(),
             false => Vec::new(),

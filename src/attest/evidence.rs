@@ -14,6 +14,8 @@ pub struct Evidence {
     pub process: ProcessEvidence,
     /// Its ancestors, nearest first.
     pub ancestors: Vec<ProcessEvidence>,
+    /// Its ancestors were read as closely as itself, as matching agents needs.
+    pub ancestors_in_full: bool,
     /// The kernel pinned the process at connect, or it proved itself by a nonce. Otherwise nothing beyond ids is believed.
     pub pinned: bool,
 }

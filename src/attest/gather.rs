@@ -51,17 +51,29 @@ pub struct Gatherer {
     kernel: Kernel,
     host: Host,
     ancestors_in_full: AtomicBool,
+    privileged: bool,
+}
+
+/// What was read above a process.
+struct Ancestry {
+    ancestors: Vec<ProcessEvidence>,
+    full: bool,
 }
 
 impl Gatherer {
     /// Gathers through what this kernel offers.
     pub fn new(kernel: Kernel, host: Host) -> Self {
-        Self { kernel, host, ancestors_in_full: AtomicBool::new(true) }
+        Self { kernel, host, ancestors_in_full: AtomicBool::new(true), privileged: crate::sys::euid() == 0 }
     }
 
     /// Whether ancestors are read as closely as the process itself, as matching agents needs.
     pub fn read_ancestors_in_full(&self, full: bool) {
         self.ancestors_in_full.store(full, Ordering::Release);
+    }
+
+    /// What was last asked for.
+    pub fn reads_ancestors_in_full(&self) -> bool {
+        self.ancestors_in_full.load(Ordering::Acquire)
     }
 
     /// The tier in use.
@@ -81,8 +93,8 @@ impl Gatherer {
         let pidfd = if self.kernel.peer_pidfd && !crate::mutation!("peer-pidfd") { peer_pidfd(socket)? } else { Pidfd::open(cred.pid)? };
         let (process, pins) = self.process(pidfd, cred.pid)?;
         let connect = ConnectIds { pid: cred.pid, uid: cred.uid, gid: cred.gid, groups };
-        let ancestors = self.ancestors(&pins)?;
-        Ok((Evidence { connect, process, ancestors, pinned: self.kernel.peer_pidfd }, pins))
+        let Ancestry { ancestors, full } = self.ancestors(&pins)?;
+        Ok((Evidence { connect, process, ancestors, ancestors_in_full: full, pinned: self.kernel.peer_pidfd }, pins))
     }
 
     /// Everything about the parent of a pinned process, itself pinned: for the configured client, which speaks for its parent.
@@ -100,8 +112,8 @@ impl Gatherer {
             return Err(io::Error::from(io::ErrorKind::NotFound));
         }
         let connect = ConnectIds { pid: ppid, uid: process.uids[1], gid: process.gids[1], groups: process.groups.clone() };
-        let ancestors = self.ancestors(&pins)?;
-        Ok((Evidence { connect, process, ancestors, pinned: true }, pins))
+        let Ancestry { ancestors, full } = self.ancestors(&pins)?;
+        Ok((Evidence { connect, process, ancestors, ancestors_in_full: full, pinned: true }, pins))
     }
 
     /// A process by its number, for operators' questions: right only for whatever has that number now.
@@ -113,8 +125,8 @@ impl Gatherer {
     pub fn pinned(&self, pidfd: Pidfd, pid: u32) -> io::Result<(Evidence, Pins)> {
         let (process, pins) = self.process(pidfd, pid)?;
         let connect = ConnectIds { pid, uid: process.uids[1], gid: process.gids[1], groups: process.groups.clone() };
-        let ancestors = self.ancestors(&pins)?;
-        Ok((Evidence { connect, process, ancestors, pinned: true }, pins))
+        let Ancestry { ancestors, full } = self.ancestors(&pins)?;
+        Ok((Evidence { connect, process, ancestors, ancestors_in_full: full, pinned: true }, pins))
     }
 
     fn process(&self, pidfd: Pidfd, pid: u32) -> io::Result<(ProcessEvidence, Pins)> {
@@ -171,17 +183,18 @@ impl Gatherer {
     }
 
     /// The ancestors; an ancestor that goes while they are read moves its children elsewhere, so the walk starts over, a few times.
-    fn ancestors(&self, from: &Pins) -> io::Result<Vec<ProcessEvidence>> {
+    fn ancestors(&self, from: &Pins) -> io::Result<Ancestry> {
+        let full = self.ancestors_in_full.load(Ordering::Acquire);
         let mut tries = 0;
         loop {
-            match self.walk_ancestors(from) {
+            match self.walk_ancestors(from, full) {
                 Err(error) if is_gone(&error) && tries < 5 && from.pidfd.is_alive() => tries += 1,
-                done => return done,
+                done => return done.map(|ancestors| Ancestry { ancestors, full }),
             }
         }
     }
 
-    fn walk_ancestors(&self, from: &Pins) -> io::Result<Vec<ProcessEvidence>> {
+    fn walk_ancestors(&self, from: &Pins, full: bool) -> io::Result<Vec<ProcessEvidence>> {
         let mut out: Vec<ProcessEvidence> = Vec::new();
         let mut pid = self.parent_pid(from)?;
         let mut child: Option<ProcDir> = None;
@@ -191,8 +204,14 @@ impl Gatherer {
             }
             let proc = ProcDir::open(pid)?;
             let stat = proc.stat()?;
-            let evidence = if self.ancestors_in_full.load(Ordering::Acquire) {
-                let exe = Executable::of(&proc).ok();
+            let evidence = if full {
+                let exe = match Executable::of(&proc) {
+                    Ok(exe) => Some(exe),
+                    // Its first thread has exited, or it is none of ours to look at: a daemon without privilege sees its own user only.
+                    Err(error) if is_gone(&error) || (is_denied(&error) && !self.privileged) => None,
+                    // Whoever could hide an ancestor's program could hide an agent.
+                    Err(error) => return Err(error),
+                };
                 self.read(&proc, exe.as_ref())?
             } else {
                 let status = proc.status()?;
@@ -270,14 +289,18 @@ impl Pins {
     }
 }
 
+fn is_denied(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}
+
 /// `/proc` says that something is gone in two ways.
 fn is_gone(error: &io::Error) -> bool {
     const ESRCH: i32 = 3;
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(ESRCH)
 }
 
-/// systemd publishes the invocation id of every system unit as the target of a link.
-fn invocation_of(cgroup: &[u8]) -> Option<String> {
+/// The present invocation id of the unit that a control group belongs to: systemd publishes those of system units as targets of links.
+pub fn invocation_of(cgroup: &[u8]) -> Option<String> {
     let path = std::str::from_utf8(cgroup).ok()?;
     let unit = path.split('/').find(|part| part.ends_with(".service") || part.ends_with(".scope"))?;
     let link = std::fs::read_link(format!("/run/systemd/units/invocation:{unit}")).ok()?;

@@ -2,7 +2,7 @@
 
 use crate::{
     digest::Hasher,
-    sys::{Clock, Executable},
+    sys::{Clock, Executable, blocking},
 };
 use moka::sync::Cache;
 use std::{
@@ -76,7 +76,7 @@ impl ExeHashes {
             return Err(HashError::TooLarge(self.max_bytes));
         }
         self.spend(uid, exe.id.size)?;
-        let hash = self.read(exe)?;
+        let hash = blocking(|| self.read(exe))?;
         let settled = i128::from(self.clock.wall().0) * 1_000 - exe.id.ctime > RACY_NANOS;
         if let Some(key) = key.filter(|_| settled) {
             self.cache.insert(key, hash.clone());

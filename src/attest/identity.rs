@@ -97,7 +97,7 @@ impl Roll {
     ///
     /// Agent-ness is contagious: below a registered agent everything is that agent, whatever else it matches. On a uid where an agent
     /// is registered nothing below `isolated` is anything else, so that leaving the agent's tree gains nothing.
-    pub fn identify(&self, subject: &Candidate, ancestors: &[Candidate], client: Option<Arc<Facts>>) -> Result<Workload, Refusal> {
+    pub fn identify(&self, subject: &Candidate, ancestors: &[Candidate], client: Option<&Candidate>) -> Result<Workload, Refusal> {
         let mut own = self.matches(&subject.selectors);
         if self.agents && !crate::mutation!("contagion") {
             let above: Vec<&Arc<Identity>> =
@@ -112,7 +112,11 @@ impl Roll {
             let code = if self.agent_on(subject.facts.uid) { Code::LEFT_AGENT_SESSION } else { Code::NO_IDENTITY };
             return Err(Refusal::new(code).detail(self.near_misses(&subject.selectors)));
         };
-        let (assurance, basis) = self.assurance(row, subject);
+        let (mut assurance, mut basis) = self.assurance(row, subject);
+        // What our client hands on is worth no more than the client itself where it runs.
+        if let Some((of_client, its_basis)) = client.map(|client| self.assurance(row, client)).filter(|(its, _)| *its < assurance) {
+            (assurance, basis) = (of_client, its_basis);
+        }
         if row.kind != IdentityKind::Agent
             && assurance < Assurance::Isolated
             && self.agent_on(subject.facts.uid)
@@ -122,6 +126,7 @@ impl Roll {
                 .detail(format!("matches {} at {assurance}, but an agent is registered on uid {}", row.name, subject.facts.uid)));
         }
         let facts = Arc::new(subject.facts.clone());
+        let client = client.map(|client| Arc::new(client.facts.clone()));
         Ok(Workload::new(row.clone(), assurance, basis, facts, subject.selectors.clone(), client))
     }
 
@@ -185,6 +190,11 @@ impl Roll {
     /// Whether an agent is registered on exactly this uid.
     pub fn is_agents_uid(&self, uid: u32) -> bool {
         self.registry.iter().any(|row| row.kind == IdentityKind::Agent && self.uid_of_row(row) == Some(uid))
+    }
+
+    /// Whether any row names exactly this uid.
+    pub fn names_uid(&self, uid: u32) -> bool {
+        self.registry.iter().any(|row| self.uid_of_row(row) == Some(uid))
     }
 
     /// The one uid a row selects; `None` when it says none and so may be any.

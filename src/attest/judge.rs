@@ -186,7 +186,7 @@ mod tests {
 
     fn evidence(process: ProcessEvidence) -> Evidence {
         let connect = ConnectIds { pid: process.pid, uid: process.uids[1], gid: process.gids[1], groups: vec![] };
-        Evidence { connect, process, ancestors: vec![], pinned: true }
+        Evidence { connect, process, ancestors: vec![], ancestors_in_full: true, pinned: true }
     }
 
     #[test]

@@ -21,7 +21,7 @@ mod workload;
 pub use attestor::{Attested, Attestor, ClientProgram, Peer, Subject};
 pub use evidence::{ConnectIds, Evidence, ExeEvidence, ProcessEvidence};
 pub use facts::{Ancestor, Exe, Facts, Login, Unit};
-pub use gather::{Changed, Gatherer, Pins};
+pub use gather::{Changed, Gatherer, Pins, invocation_of};
 pub use hash::{ExeHashes, HashError};
 pub use identity::{Candidate, Names, Roll};
 pub use judge::judge;

@@ -171,6 +171,8 @@ pub struct Event {
     #[serde(skip_serializing_if = "Option::is_none")]
     ended: Option<Ended>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<RequestId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<Person>,
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<Outcome>,
@@ -209,7 +211,7 @@ impl Event {
         Self {
             kind, request: None, lease: None, identity: None, uid: None, assurance: None, basis: None, attested: None, client: None,
             source: None, claimed: None, effective: None, channel: None, secret: None, credential: None, policy: None, holder: None,
-            expires: None, ended: None, by: None, outcome: None, code: None, remedies: Vec::new(), detail: None, folded: None, more: None,
+            expires: None, ended: None, cause: None, by: None, outcome: None, code: None, remedies: Vec::new(), detail: None, folded: None, more: None,
         }
     }
 
@@ -251,6 +253,8 @@ impl Event {
         expires: WallTime;
         /// How the lease ended.
         ended: Ended;
+        /// The operator's request that made it end: its record names the person.
+        cause: RequestId;
         /// The person who acted.
         by: Person;
         /// How it went.

@@ -98,9 +98,18 @@ impl Folds {
         Self { open: HashMap::new(), due: BinaryHeap::new(), budgets: HashMap::new(), bytes_per_hour }
     }
 
+    /// Counts one more read of a lease below `restricted`, if the first is on the record and stands for it.
+    pub(super) fn count_read(&mut self, lease: LeaseId, now: BootTime, wall: WallTime) -> Option<Recorded> {
+        self.count_key(&Key::Read(lease), now, wall)
+    }
+
     /// Counts an event that is equal to one on the record; that one stands for it.
     pub(super) fn count(&mut self, event: &Event, now: BootTime, wall: WallTime) -> Option<Recorded> {
-        let open = self.open.get_mut(&key(event, payer(event).as_ref())?)?;
+        self.count_key(&key(event, payer(event).as_ref())?, now, wall)
+    }
+
+    fn count_key(&mut self, key: &Key, now: BootTime, wall: WallTime) -> Option<Recorded> {
+        let open = self.open.get_mut(key)?;
         let own = if open.of == Kind::Read { 1 } else { REFUSALS_OWN };
         // What is due is counted no more: its count may already be on its way.
         let stands = open.stands.filter(|_| now < open.due && open.own >= own)?;
@@ -208,7 +217,9 @@ impl Folds {
         if self.budgets.len() >= MAX_PAYERS && !self.budgets.contains_key(payer) {
             self.budgets.retain(|_, budget| now.since(budget.since) < HOUR);
         }
-        let full = self.budgets.len() >= MAX_PAYERS && !self.budgets.contains_key(payer);
+        // Identities are as many as the registry has rows; uids, as many as anybody likes.
+        let is_identity = matches!(payer, Payer::Identity(_));
+        let full = !is_identity && self.budgets.len() >= MAX_PAYERS && !self.budgets.contains_key(payer);
         let payer = if full { Payer::Others } else { payer.clone() };
         let budget = self.budgets.entry(payer).or_insert(Budget { since: now, bytes: 0 });
         if now.since(budget.since) >= HOUR {

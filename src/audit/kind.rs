@@ -71,6 +71,8 @@ words! {
 words! {
     /// How it went.
     Outcome {
+        /// A person asked for it; how it went is in the record that follows, with the same request id.
+        Asked = "asked",
         /// What was asked was done.
         Done = "done",
         /// It was refused.

@@ -11,7 +11,7 @@ use super::segment::{self, Retention};
 use super::status::{Shared, Status};
 use super::text::Word;
 use crate::digest::{Digest, Ed25519Key};
-use crate::model::Sensitivity;
+use crate::model::{LeaseId, Sensitivity};
 use crate::sys::append::{AppendError, Log, Reserve, Room, Sync};
 use crate::sys::{Clock, Volume};
 use std::{
@@ -232,6 +232,12 @@ impl Audit {
         crate::failpoint!("recorded");
         self.settle_fold(key, result.as_ref().ok());
         Ok(result?)
+    }
+
+    /// Counts a read of a live lease, where the record of an earlier one stands for it: then there is nothing to write. Reads from
+    /// `restricted` up have no such record.
+    pub fn count_read(&self, lease: LeaseId) -> Option<Recorded> {
+        lock(&self.folds).count_read(lease, self.clock.boot(), self.clock.wall())
     }
 
     /// The same for a thread that may block.

@@ -7,8 +7,8 @@ use super::{Broker, record};
 use crate::{
     audit::{Ended, Event, Kind, Need, Outcome},
     engine::EngineError,
-    lease::{Ending, Postponed},
-    model::{EndReason, EndResult, LeaseId},
+    lease::{Cause, Ending, Postponed},
+    model::{EndResult, LeaseId},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -18,12 +18,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 impl Broker {
     /// Ends a lease and says what became of its credential; `None` when it is over already or somebody else is ending it. Runs in a task
     /// of its own, so whoever waits may go.
-    pub async fn end(self: &Arc<Self>, id: LeaseId, reason: EndReason) -> Option<EndResult> {
+    pub async fn end(self: &Arc<Self>, id: LeaseId, cause: impl Into<Cause>) -> Option<EndResult> {
         if self.read_only.is_some() {
             // The lease may be another machine's, and its credential in use there.
             return None;
         }
-        let ending = self.leases.begin_end(id, reason, self.clock.wall())?;
+        let ending = self.leases.begin_end(id, cause, self.clock.wall())?;
         let broker = self.clone();
         tokio::spawn(async move { broker.carry_through(ending, 0).await }).await.ok()
     }
@@ -41,7 +41,7 @@ impl Broker {
     async fn carry_through(self: Arc<Self>, ending: Ending, tries: u32) -> EndResult {
         let lease = ending.lease().clone();
         crate::failpoint!("before-end");
-        match self.tell_source(&ending).await {
+        match self.tell_source(&ending, tries == 0).await {
             Ok(result) => {
                 crate::failpoint!("after-source-told");
                 let ended = self.clock.wall();
@@ -72,12 +72,21 @@ impl Broker {
         }
     }
 
-    async fn tell_source(&self, ending: &Ending) -> Result<EndResult, EngineError> {
+    async fn tell_source(&self, ending: &Ending, first: bool) -> Result<EndResult, EngineError> {
         let lease = ending.lease();
         let engine = self
             .engines
             .find(&lease.engine)
             .ok_or_else(|| EngineError::Setup(format!("engine {} is no longer configured", lease.engine)))?;
+        // A reservation is settled after a crash whatever its line says. An ending that cannot be written down goes on all the same.
+        if first
+            && engine.has_upstream()
+            && !ending.was_reserved()
+            && let Err(error) = self.leases.note_ending(ending).await
+        {
+            tracing::error!(lease = %lease.id, %error, "an ending is not in the journal");
+        }
+        crate::failpoint!("ending-noted");
         match ending.was_reserved() {
             true => engine.settle(lease.id, self.governance().catalogue.find(&lease.secret).map(|secret| &**secret)).await,
             false => engine.end(lease.id, &lease.reference).await,
@@ -114,7 +123,10 @@ impl Broker {
 
     fn about(&self, kind: Kind, ending: &Ending) -> Event {
         let lease = ending.lease();
-        let event = record::of_lease(kind, lease).request(lease.request);
+        let mut event = record::of_lease(kind, lease).request(lease.request);
+        if let Some(operator) = ending.by() {
+            event = event.cause(operator);
+        }
         let governance = self.governance();
         let event = match governance.roll.registry().find(&lease.identity) {
             Some(identity) => event.identity(identity),

@@ -2,13 +2,15 @@
 
 use super::{Broker, Fault, Stop, record};
 use crate::{
-    attest::Roll,
+    attest::{Roll, Subject},
     audit::{Event, Kind, Need, Outcome},
     intent::Intent,
-    model::{Catalogue, EndReason, HolderKind, WallTime},
+    lease::Lease,
+    model::{Catalogue, Code, EndReason, HolderKind, Refusal, WallTime},
     policy::{Bundle, Decision, Evidence},
+    sys::write_atomic,
 };
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, atomic::Ordering};
 
 /// What decides, in one piece.
 pub struct Governance {
@@ -52,6 +54,8 @@ impl Broker {
     /// Puts the files into force, or keeps what is in force and says why. Live leases are decided again in the background; those that
     /// would be refused now end.
     pub async fn reload(self: &Arc<Self>) -> Result<Arc<Governance>, LoadProblems> {
+        // One after the other: two at once would give two bundles one generation.
+        let _turn = self.reloading.lock().await;
         let before = self.governance();
         let loaded = (self.loader)(before.generation + 1, self.clock.wall());
         let problems = loaded.as_ref().err().map(|problems| problems.0.clone()).unwrap_or_default();
@@ -80,45 +84,77 @@ impl Broker {
     /// Ends every live lease that this bundle would refuse its holder's identity.
     pub(super) async fn decide_again(self: &Arc<Self>, governance: &Governance) {
         for lease in self.leases.all() {
-            let allowed = (|| {
-                let workload = match self
-                    .reaper
-                    .subject(&lease.holder.key())
-                    .filter(|subject| lease.holder.kind == HolderKind::Process && !self.attestor.is_client(subject))
-                {
-                    Some(subject) => self.attestor.examine_process(&subject, &governance.roll).ok()?.workload.ok()?,
-                    None => governance.roll.remembered(&lease.identity, lease.assurance)?,
-                };
-                (workload.identity().name == lease.identity).then_some(())?;
-                let secret = governance.catalogue.find(&lease.secret)?;
-                let intent = Intent::of_lease(secret.clone(), &lease.purpose, lease.channel, &lease.hosts, lease.ttl, lease.source);
-                match governance.bundle.decide(&workload, &intent, &Evidence::none(), self.clock.wall(), false) {
-                    Decision::Permit(_) => Some(()),
-                    Decision::Needs(_) | Decision::Forbid(_) => None,
+            match self.still_grants(governance, &lease) {
+                Some(()) => self.leases.note_decided(lease.id, governance.generation),
+                None => {
+                    // A source that hangs must not hold up the others.
+                    let broker = self.clone();
+                    tokio::spawn(async move { broker.end(lease.id, EndReason::Policy).await });
                 }
-            })();
-            if allowed.is_none() {
-                // A source that hangs must not hold up the others.
-                let broker = self.clone();
-                tokio::spawn(async move { broker.end(lease.id, EndReason::Policy).await });
             }
+            // Thousands of leases must not keep a worker from its requests.
+            tokio::task::yield_now().await;
         }
     }
 
+    fn still_grants(&self, governance: &Governance, lease: &Lease) -> Option<()> {
+        let workload = match self.holder_now(lease) {
+            Some(subject) => self.attestor.examine_process(&subject, &governance.roll).ok()?.workload.ok()?,
+            None => governance.roll.remembered(&lease.identity, lease.assurance)?,
+        };
+        (workload.identity().name == lease.identity).then_some(())?;
+        let secret = governance.catalogue.find(&lease.secret)?;
+        let intent = Intent::of_lease(secret.clone(), &lease.purpose, lease.channel, &lease.hosts, lease.ttl, lease.source);
+        match governance.bundle.decide(&workload, &intent, &Evidence::none(), self.clock.wall(), false) {
+            Decision::Permit(_) => Some(()),
+            Decision::Needs(_) | Decision::Forbid(_) => None,
+        }
+    }
+
+    /// The process behind a lease, where it is the one that asked: units, containers and ancestors need not be the identity themselves,
+    /// and our client speaks for another.
+    fn holder_now(&self, lease: &Lease) -> Option<Arc<Subject>> {
+        let key = lease.holder.key();
+        let subject = self.reaper.subject(&key)?;
+        if lease.holder.kind != HolderKind::Process || self.attestor.is_client(&subject) {
+            return None;
+        }
+        if self.attestor.saw_enough(&subject) {
+            return Some(subject);
+        }
+        // Bound while no agent was registered: its ancestors were only glanced at.
+        let pidfd = subject.pins.pidfd.try_clone().ok();
+        let again = pidfd.and_then(|pidfd| self.attestor.look_again(pidfd, subject.evidence.process.pid).ok());
+        // Gone meanwhile, it is the reaper's to end; judged as it was, it is refused.
+        Some(again.map_or(subject, |again| self.reaper.replace(&key, again)))
+    }
+
     /// Stops issuing, or allows it again; survives a restart.
-    pub async fn freeze(&self, frozen: bool) -> Result<(), Stop> {
-        let path = &self.settings.freeze_file;
-        let done = match frozen {
-            true => std::fs::write(path, "issuing is stopped by an operator\n").map_err(|e| Fault::File("freeze", e)),
-            false => match std::fs::remove_file(path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Fault::File("freeze", error)),
+    pub async fn freeze(&self, frozen: bool) -> Result<(), Refusal> {
+        // In memory first for stopping: a full disk must not keep issuing open.
+        if frozen {
+            self.frozen.store(true, Ordering::Release);
+        }
+        let path = self.settings.freeze_file.clone();
+        let written = tokio::task::spawn_blocking(move || match frozen {
+            true => write_atomic(&path, b"issuing is stopped by an operator\n", 0o600).map_err(|error| error.to_string()),
+            false => match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
                 _ => Ok(()),
             },
-        };
-        // In memory first for stopping: a full disk must not keep issuing open.
-        if frozen || done.is_ok() {
-            self.frozen.store(frozen, std::sync::atomic::Ordering::Release);
+        });
+        match written.await {
+            Ok(Ok(())) => {
+                self.frozen.store(frozen, Ordering::Release);
+                Ok(())
+            }
+            Ok(Err(error)) if frozen => Err(Refusal::new(Code::INTERNAL)
+                .message("Issuing is stopped, but that could not be written down: it would end with the daemon.")
+                .detail(error)),
+            Ok(Err(error)) => {
+                Err(Refusal::new(Code::INTERNAL).message("Issuing is still stopped: its file cannot be removed.").detail(error))
+            }
+            Err(_) => Err(Stop::from(Fault::Task).refusal()),
         }
-        done.map_err(Stop::from)
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     engine::{Issued, Order},
     intent::{Ask, Intent},
     lease::{Lease, Slot, State},
-    model::{Code, EndReason, LeaseId, Refusal, RequestId},
+    model::{Code, EndReason, LeaseId, Refusal, RequestId, SecretDefinition},
     policy::{Decision, Evidence, Permit},
 };
 use std::sync::Arc;
@@ -52,6 +52,7 @@ impl Broker {
         let bound = self.bind(peer, &workload, ask.holder)?;
         let key = ask.idempotency_key.clone().map(|key| (key, digest));
         if let Some(lease) = self.repeated(&key, &bound, &workload.identity().name)? {
+            self.leases.note_decided(lease.id, governance.generation);
             return self.give_again(peer, &lease, trail).await;
         }
         let draft = self.draft(clearance.permit(), &bound, key, trail.request)?;
@@ -85,20 +86,21 @@ impl Broker {
         let unfinished = |stop: Stop| (EndReason::Unfinished, stop);
         let permit = clearance.permit();
         let engine = self.engine(&slot.lease().engine).map_err(unfinished)?;
-        let order = order(slot.lease(), permit.intent());
+        let order = order(slot.lease(), permit.intent().secret());
         crate::failpoint!("before-issue");
         let issued = engine.issue(&order).await.map_err(|error| unfinished(error.into()))?;
         crate::failpoint!("after-issue");
         // Watched before it is live: a holder that dies in between is noticed.
-        self.reaper.watch(self, slot.lease(), bound);
+        let watch = self.reaper.watch(self, slot.lease(), bound);
         let event = record::of_lease(Kind::Issue, slot.lease());
         let event = Self::issue_event(event, trail, &issued);
         let reference = issued.reference.clone();
         let (lease, recorded) = tokio::join!(self.leases.commit(slot, reference), self.audit.append(event, Need::Durable));
         let lease = lease.map_err(|error| unfinished(error.into()))?;
         let recorded = recorded.map_err(|error| unfinished(error.into()))?; // no record, no secret
+        self.leases.note_decided(lease.id, governance.generation);
         crate::failpoint!("after-record");
-        if self.reaper.is_gone(&lease.holder.key()) {
+        if self.reaper.is_gone(&lease.holder.key(), watch) {
             return Err((EndReason::HolderGone, Refusal::new(Code::PEER_GONE).into()));
         }
         if self.is_frozen() || self.governance().generation != governance.generation {
@@ -220,11 +222,11 @@ impl Drop for Unsettled<'_> {
 }
 
 /// What the engine is told about a lease.
-pub(super) fn order<'a>(lease: &'a Lease, intent: &'a Intent) -> Order<'a> {
+pub(super) fn order<'a>(lease: &'a Lease, secret: &'a SecretDefinition) -> Order<'a> {
     Order {
         lease: lease.id,
         request: lease.request,
-        secret: intent.secret(),
+        secret,
         identity: &lease.identity,
         purpose: &lease.purpose,
         operation: lease.operation,

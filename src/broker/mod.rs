@@ -4,6 +4,7 @@
 //! ended by [`end`] and nowhere else. Whatever fails after a reservation ends that lease. Pipelines run in tasks of their own, so a peer
 //! that hangs up interrupts nothing half-way.
 
+mod act;
 mod admit;
 mod caller;
 mod delivery;
@@ -22,6 +23,7 @@ mod revive;
 mod stop;
 mod view;
 
+pub use act::Act;
 pub use caller::Caller;
 pub use delivery::Delivery;
 pub use govern::{Governance, LoadProblems, Loader};
@@ -99,6 +101,7 @@ pub struct Broker {
     governance: ArcSwap<Governance>,
     loader: Loader,
     load_problems: Mutex<Vec<String>>,
+    reloading: tokio::sync::Mutex<()>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     settings: Settings,
@@ -112,7 +115,8 @@ pub struct Broker {
 impl Broker {
     /// Puts the parts together. Nothing runs yet: see [`Broker::start`].
     pub fn new(parts: Parts) -> Arc<Self> {
-        let frozen = parts.settings.freeze_file.exists();
+        // Whoever cannot be sure that nobody froze it stays frozen.
+        let frozen = parts.settings.freeze_file.try_exists().unwrap_or(true);
         parts.attestor.gatherer().read_ancestors_in_full(parts.governance.roll.has_agents());
         Arc::new(Self {
             attestor: parts.attestor,
@@ -124,6 +128,7 @@ impl Broker {
             governance: ArcSwap::from_pointee(parts.governance),
             loader: parts.loader,
             load_problems: Mutex::default(),
+            reloading: tokio::sync::Mutex::default(),
             started: parts.clock.wall(),
             clock: parts.clock,
             random: parts.random,

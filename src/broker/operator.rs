@@ -3,8 +3,8 @@
 use super::{Broker, Fault, Governance, Stop};
 use crate::{
     attest::Facts,
-    audit::{Decided, Event, Kind, Need, Outcome, Person, Word},
-    lease::{Lease, State},
+    audit::{Event, Kind, Need, Outcome, Person, Word},
+    lease::{Cause, Lease, State},
     model::{Code, EndReason, EndResult, IdentityName, LeaseId, Line, Refusal, RequestId, SecretBytes, SecretName},
     sys::ProcDir,
     wire::{EndRow, IdentityRow, IdentityTry, LeaseCounts, SelectorView, StoredView},
@@ -15,7 +15,8 @@ use std::{
 };
 
 /// Which leases an operator means.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Selection {
     /// One.
     Lease(LeaseId),
@@ -24,7 +25,7 @@ pub enum Selection {
     /// Those held by a process and its descendants.
     Tree(u32),
     /// Those held within a systemd unit.
-    Unit(String),
+    Unit(Line),
     /// Those of an identity.
     Identity(IdentityName),
     /// Those of a secret.
@@ -43,44 +44,23 @@ impl Operator {
         Operator { uid: facts.uid, login: facts.login.filter(|login| login.verified).map(|login| login.uid) }
     }
 
-    fn did(&self, action: &'static str) -> Option<Person> {
+    pub(super) fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    pub(super) fn did(&self, action: &'static str) -> Option<Person> {
         Some(Person { uid: self.uid, login: self.login, name: None, action: Word::parse(action).ok()? })
     }
 }
 
 impl Broker {
-    /// Puts an operator's action on the record. What is not recorded does not happen, except that ending goes on.
-    pub async fn record_operator(
-        &self,
-        operator: &Operator,
-        action: &'static str,
-        request: RequestId,
-        outcome: Outcome,
-        secret: Option<&SecretName>,
-        why: Option<&Line>,
-    ) -> Result<(), Refusal> {
-        let kind = if action == "freeze" || action == "unfreeze" { Kind::Freeze } else { Kind::Operator };
-        let mut event = Event::new(kind).request(request).uid(operator.uid).outcome(outcome);
-        event = event.policy(Decided { bundle: Word::parse(self.governance().bundle.hash()).ok(), ..Decided::default() });
-        if let Some(person) = operator.did(action) {
-            event = event.by(person);
-        }
-        if let Some(row) = secret.and_then(|name| self.governance().catalogue.find(name).cloned()) {
-            event = event.secret(&row, None);
-        }
-        if let Some(why) = why {
-            event = event.detail(why);
-        }
-        self.audit.append(event, Need::Durable).await.map(drop).map_err(|error| Stop::from(error).refusal())
-    }
-
     /// All leases that are not over.
     pub fn all_leases(&self) -> Vec<Arc<Lease>> {
         self.leases.all()
     }
 
     /// Ends everything that is selected and says what became of each. With `force`, endings that were given up are tried once more.
-    pub async fn end_selected(self: &Arc<Self>, selection: &Selection, force: bool) -> Result<Vec<EndRow>, Refusal> {
+    pub async fn end_selected(self: &Arc<Self>, selection: &Selection, force: bool, request: RequestId) -> Result<Vec<EndRow>, Refusal> {
         let leases: Vec<Arc<Lease>> = {
             let tree = match selection {
                 Selection::Tree(root) => descendants(*root),
@@ -98,7 +78,7 @@ impl Broker {
                     State::Ending { irrevocable: true, .. } if !force => Some(EndResult::Irrevocable),
                     State::Ending { irrevocable: true, tries, .. } => broker.resume(lease.id, tries).await,
                     State::Ending { .. } => Some(EndResult::Retrying),
-                    State::Live | State::Reserved => broker.end(lease.id, EndReason::Operator).await,
+                    State::Live | State::Reserved => broker.end(lease.id, Cause::operator(request)).await,
                 };
                 // Somebody else was ending it at the same time.
                 let result = result.or_else(|| broker.leases.find_ended(lease.id).map(|ended| ended.result)).unwrap_or(EndResult::Retrying);
@@ -124,12 +104,12 @@ impl Broker {
     }
 
     /// Removes all versions of a local value; live leases of it end.
-    pub async fn remove_local(self: &Arc<Self>, name: SecretName) -> Result<(), Refusal> {
+    pub async fn remove_local(self: &Arc<Self>, name: SecretName, request: RequestId) -> Result<(), Refusal> {
         let (store, removing) = (self.local.clone(), name.clone());
         let removed = tokio::task::spawn_blocking(move || store.remove(&removing)).await;
         match removed {
             Ok(Ok(true)) => {
-                let _ = self.end_selected(&Selection::Secret(name), false).await;
+                let _ = self.end_selected(&Selection::Secret(name), false, request).await;
                 Ok(())
             }
             Ok(Ok(false)) => Err(Refusal::new(Code::NOT_FOUND).message("There is no such value.")),
@@ -271,8 +251,10 @@ fn selects(selection: &Selection, lease: &Lease, tree: &HashSet<u32>) -> bool {
         Selection::Process(pid) => lease.holder.pid == *pid,
         Selection::Tree(root) => lease.holder.pid == *root || tree.contains(&lease.holder.pid),
         Selection::Unit(unit) => {
-            lease.holder.cgroup.as_ref().is_some_and(|group| group.path.split('/').any(|part| part == unit))
-                || pid_in_unit(lease.holder.pid, unit)
+            // Paths of holders are kept escaped.
+            let escaped = crate::sys::printable(unit.as_str().as_bytes());
+            lease.holder.cgroup.as_ref().is_some_and(|group| group.path.split('/').any(|part| part == escaped))
+                || pid_in_unit(lease.holder.pid, unit.as_str())
         }
         Selection::Identity(name) => lease.identity == *name,
         Selection::Secret(name) => lease.secret == *name,

@@ -2,60 +2,86 @@
 
 use super::{Broker, holder::Bound};
 use crate::{
-    attest::Subject,
-    lease::{HolderKey, Lease},
+    attest::{Subject, invocation_of},
+    lease::{HolderGroup, HolderKey, Lease},
     model::{EndReason, ExecRule, HolderKind, LeaseId},
     sys::GroupWatch,
 };
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::task::AbortHandle;
 
+/// How long a unit or container may stand empty and still be the same: between a service's `ExecStartPre=` and its `ExecStart=`, or
+/// while a pre-forking server replaces its last worker, nobody is in its control group for a moment.
+const EMPTY_FOR: Duration = Duration::from_secs(2);
+
 /// Every holder of a live lease.
 #[derive(Default)]
-pub(super) struct Holders(Mutex<HashMap<HolderKey, Watched>>);
+pub(super) struct Holders {
+    watched: Mutex<HashMap<HolderKey, Watched>>,
+    watches: AtomicU64,
+}
 
 struct Watched {
+    watch: Watch,
     subject: Option<Arc<Subject>>,
     leases: HashSet<LeaseId>,
     task: AbortHandle,
     gone: bool,
 }
 
+/// One watch of a holder. A control group may be filled again after it was seen to empty: that is another watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) struct Watch(u64);
+
 impl Holders {
     fn lock(&self) -> MutexGuard<'_, HashMap<HolderKey, Watched>> {
         // A panic in between would leave a holder watched for too long, never too short.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Watches a lease's holder from now on. One task waits for each holder, however many leases it has.
-    pub(super) fn watch(&self, broker: &Arc<Broker>, lease: &Lease, bound: Bound) {
+    pub(super) fn watch(&self, broker: &Arc<Broker>, lease: &Lease, bound: Bound) -> Watch {
         let key = lease.holder.key();
         let mut holders = self.lock();
-        if let Some(watched) = holders.get_mut(&key) {
+        if let Some(watched) = holders.get_mut(&key).filter(|watched| !watched.gone) {
             watched.leases.insert(lease.id);
-            return;
+            return watched.watch;
         }
+        let watch = Watch(self.watches.fetch_add(1, Ordering::Relaxed));
         let (broker, lost, subject, holder) = (broker.clone(), key.clone(), bound.subject.clone(), bound.holder.clone());
         let task = tokio::spawn(async move {
             match (&subject, &holder.cgroup) {
                 (Some(subject), _) => subject.pins.pidfd.exited().await,
-                (None, Some(group)) => {
-                    if let Ok(watch) = GroupWatch::open(&group.path, group.id) {
-                        watch.emptied().await;
-                    }
-                }
+                (None, Some(group)) => deserted(group).await,
                 (None, None) => {}
             }
             // First said, then acted upon: a pipeline that makes its lease live after this sees it.
-            broker.reaper.mark_gone(&lost);
-            broker.end_all(&lost, EndReason::HolderGone);
+            broker.reaper.lose(&broker, &lost, watch);
         });
         let leases = HashSet::from([lease.id]);
-        holders.insert(key, Watched { subject: bound.subject, leases, task: task.abort_handle(), gone: false });
+        let task = task.abort_handle();
+        // Leases of an earlier watch are being ended already and need no other.
+        holders.insert(key, Watched { watch, subject: bound.subject, leases, task, gone: false });
+        watch
+    }
+
+    /// The holder is gone: its leases end, all at once.
+    fn lose(&self, broker: &Arc<Broker>, key: &HolderKey, watch: Watch) {
+        let mut holders = self.lock();
+        let Some(watched) = holders.get_mut(key).filter(|watched| watched.watch == watch) else { return };
+        watched.gone = true;
+        for id in watched.leases.iter().copied() {
+            let broker = broker.clone();
+            tokio::spawn(async move { broker.end(id, EndReason::HolderGone).await });
+        }
     }
 
     /// One lease fewer.
@@ -71,16 +97,10 @@ impl Holders {
         }
     }
 
-    fn mark_gone(&self, key: &HolderKey) {
-        if let Some(watched) = self.lock().get_mut(key) {
-            watched.gone = true;
-        }
-    }
-
     /// Whether the holder was seen to go. Asked after a lease became live, this leaves no gap: had the holder gone before, its end would
     /// have missed the lease; if it goes later, its end finds it.
-    pub(super) fn is_gone(&self, key: &HolderKey) -> bool {
-        self.lock().get(key).is_none_or(|watched| watched.gone)
+    pub(super) fn is_gone(&self, key: &HolderKey, watch: Watch) -> bool {
+        self.lock().get(key).is_none_or(|watched| watched.gone || watched.watch != watch)
     }
 
     /// The process behind a holder.
@@ -92,10 +112,13 @@ impl Holders {
         self.lock().iter().filter_map(|(key, watched)| Some((key.clone(), watched.subject.clone()?))).collect()
     }
 
-    fn replace(&self, key: &HolderKey, subject: Subject) {
+    /// What is known about a holder from now on.
+    pub(super) fn replace(&self, key: &HolderKey, subject: Subject) -> Arc<Subject> {
+        let subject = Arc::new(subject);
         if let Some(watched) = self.lock().get_mut(key) {
-            watched.subject = Some(Arc::new(subject));
+            watched.subject = Some(subject.clone());
         }
+        subject
     }
 
     /// How many holders are watched.
@@ -104,15 +127,18 @@ impl Holders {
     }
 }
 
-impl Broker {
-    /// Ends all leases of a holder, all at once.
-    pub(super) fn end_all(self: &Arc<Self>, key: &HolderKey, reason: EndReason) {
-        for lease in self.leases.of_holder(key) {
-            let broker = self.clone();
-            tokio::spawn(async move { broker.end(lease.id, reason).await });
+/// Returns when nobody of this group is left, and nobody came in time who belongs to the same run of its unit.
+async fn deserted(group: &HolderGroup) {
+    let Ok(watch) = GroupWatch::open(&group.path, group.id) else { return };
+    loop {
+        watch.emptied().await;
+        if !watch.refilled(EMPTY_FOR).await || invocation_of(group.path.as_bytes()) != group.invocation {
+            return;
         }
     }
+}
 
+impl Broker {
     /// Ends what is due, for ever. Deadlines are on `CLOCK_BOOTTIME`; timers do not count suspend, so it looks at least every second.
     pub(super) async fn keep_deadlines(self: Arc<Self>) {
         loop {

@@ -7,7 +7,7 @@ use crate::{
     intent::Intent,
     lease::{Lease, State},
     model::{Code, EndReason, LeaseId, Refusal, RequestId, Sensitivity},
-    policy::{Decision, Evidence},
+    policy::{Decision, Evidence, Permit},
 };
 use std::sync::Arc;
 
@@ -16,7 +16,13 @@ impl Broker {
     pub async fn read(self: &Arc<Self>, peer: Arc<Caller>, id: LeaseId, request: RequestId) -> Result<Delivery, Refusal> {
         let mut trail = Trail::new(request, &peer);
         let done = async {
-            let (_, lease) = self.own_lease(&peer, id, &mut trail)?;
+            let (workload, lease) = self.own_lease(&peer, id, &mut trail)?;
+            let governance = self.governance();
+            if !self.leases.is_decided(id, governance.generation) {
+                // Policy is another than when this was decided, and the pass over all leases has not come to this one.
+                let _permit = self.decide_lease(&governance, &workload, &lease, false, &mut trail)?;
+                self.leases.note_decided(id, governance.generation);
+            }
             self.give_again(&peer, &lease, &trail).await
         };
         match done.await {
@@ -77,16 +83,8 @@ impl Broker {
             return Err(Refusal::new(Code::NOT_RENEWABLE).into());
         }
         let governance = self.governance();
-        let secret = governance.catalogue.find(&lease.secret).ok_or_else(|| Refusal::new(Code::NO_GRANT))?;
-        let intent = Intent::of_lease(secret.clone(), &lease.purpose, lease.channel, &lease.hosts, lease.ttl, lease.source);
-        trail.intent = Some(intent.clone());
-        let decision = governance.bundle.decide(&workload, &intent, &Evidence::none(), self.clock.wall(), self.is_frozen());
-        trail.decided = Some(record::decided(decision.because()));
-        let permit = match decision {
-            Decision::Permit(permit) => permit,
-            Decision::Needs(unmet) => return Err(unmet.refusal().into()),
-            Decision::Forbid(refused) => return Err(refused.refusal().into()),
-        };
+        let permit = self.decide_lease(&governance, &workload, &lease, self.is_frozen(), trail)?;
+        let intent = permit.intent();
         let ttl = permit.effective().ttl.min(lease.ttl);
         let expires = self.clock.wall().plus(ttl).max(lease.expires);
         let deadline = self.clock.boot().plus(ttl).max(lease.deadline);
@@ -94,10 +92,31 @@ impl Broker {
         let event = trail.fill(record::of_lease(Kind::Renew, &extended), None).outcome(Outcome::Done);
         // On the record before the source is told: a credential never outlives what the record says.
         let _recorded = self.audit.append(event, Need::Durable).await?;
-        self.engine(&lease.engine)?.renew(&order(&extended, &intent), &lease.reference).await?;
+        self.engine(&lease.engine)?.renew(&order(&extended, intent.secret()), &lease.reference).await?;
         self.attestor.still(peer)?;
         let renewed = self.leases.renew(&lease, expires, deadline).await?;
         renewed.ok_or_else(|| Refusal::new(Code::LEASE_ENDED).into())
+    }
+
+    /// Whether policy would still grant a live lease to this workload. A freeze stops issuing and renewing, not reading what was issued.
+    fn decide_lease(
+        &self,
+        governance: &Governance,
+        workload: &Workload,
+        lease: &Lease,
+        frozen: bool,
+        trail: &mut Trail,
+    ) -> Result<Permit, Stop> {
+        let secret = governance.catalogue.find(&lease.secret).ok_or_else(|| Refusal::new(Code::NO_GRANT))?;
+        let intent = Intent::of_lease(secret.clone(), &lease.purpose, lease.channel, &lease.hosts, lease.ttl, lease.source);
+        trail.intent = Some(intent.clone());
+        let decision = governance.bundle.decide(workload, &intent, &Evidence::none(), self.clock.wall(), frozen);
+        trail.decided = Some(record::decided(decision.because()));
+        match decision {
+            Decision::Permit(permit) => Ok(permit),
+            Decision::Needs(unmet) => Err(unmet.refusal().into()),
+            Decision::Forbid(refused) => Err(refused.refusal().into()),
+        }
     }
 
     /// Record, last look, value.
@@ -110,11 +129,16 @@ impl Broker {
         }
         let governance = self.governance();
         let secret = governance.catalogue.find(&lease.secret).ok_or_else(|| Refusal::new(Code::NO_GRANT))?;
-        let intent = Intent::of_lease(secret.clone(), &lease.purpose, lease.channel, &lease.hosts, lease.ttl, lease.source);
-        let issued = self.engine(&lease.engine)?.read(&order(lease, &intent), &lease.reference).await?;
-        let need = if lease.sensitivity >= Sensitivity::Restricted { Need::Durable } else { Need::Soon };
-        let event = trail.fill(record::of_lease(Kind::Read, lease), None).secret(secret, None).outcome(Outcome::Done);
-        let recorded = self.audit.append(event, need).await?;
+        let issued = self.engine(&lease.engine)?.read(&order(lease, secret), &lease.reference).await?;
+        let each = lease.sensitivity.max(secret.sensitivity) >= Sensitivity::Restricted;
+        let recorded = match if each { None } else { self.audit.count_read(lease.id) } {
+            Some(recorded) => recorded,
+            None => {
+                let need = if each { Need::Durable } else { Need::Soon };
+                let event = trail.fill(record::of_lease(Kind::Read, lease), None).secret(secret, None).outcome(Outcome::Done);
+                self.audit.append(event, need).await?
+            }
+        };
         self.attestor.still(peer)?;
         self.metrics.read();
         Ok(Delivery::new(trail.request, lease.clone(), issued, Vec::new(), recorded))

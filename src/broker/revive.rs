@@ -36,7 +36,8 @@ impl Broker {
         for lease in recovered.live {
             match self.bind_again(&lease) {
                 Ok(bound) => {
-                    self.reaper.watch(self, &lease, bound);
+                    // A holder that goes from now on is seen: the lease is live.
+                    let _watch = self.reaper.watch(self, &lease, bound);
                     revived.bound += 1;
                 }
                 Err(reason) => {

@@ -26,9 +26,6 @@ pub enum Fault {
     /// The local store.
     #[error("local store: {0}")]
     Store(String),
-    /// A file of the daemon's own.
-    #[error("{0}: {1}")]
-    File(&'static str, std::io::Error),
 }
 
 /// Why a pipeline stopped.

@@ -216,6 +216,7 @@ fn one_line(style: &Style, record: &Record) -> String {
         Some(Outcome::Refused) => style.red("-"),
         Some(Outcome::Needs) => style.yellow("?"),
         Some(Outcome::Failed) => style.red("!"),
+        Some(Outcome::Asked) => style.dim(">"),
         None => style.dim("."),
     };
     let operator = get("by", "name").or_else(|| get("by", "uid").map(|uid| format!("uid {uid}")));

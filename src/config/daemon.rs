@@ -83,12 +83,14 @@ impl Default for PathConfig {
     }
 }
 
-/// `[limits]`: for each uid; identities share those of their uid.
+/// `[limits]`: for each uid, except where it says otherwise; identities share those of their uid.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitConfig {
     /// Open connections of one uid.
     pub connections: u32,
+    /// Open connections of all uids, at each socket; uids that no identity names have half of them at most.
+    pub connections_total: u32,
     /// New connections of one uid each second.
     pub connections_per_second: u32,
     /// Requests of one uid each second.
@@ -107,6 +109,7 @@ impl Default for LimitConfig {
     fn default() -> Self {
         Self {
             connections: 64,
+            connections_total: 4096,
             connections_per_second: 200,
             requests_per_second: 20_000,
             burst_seconds: 2,

@@ -2,7 +2,10 @@
 
 use super::hash::hmac_sha256;
 use ring::rand::SecureRandom;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 /// Where random bytes come from.
 pub trait Random: Send + Sync {
@@ -18,18 +21,40 @@ pub trait Random: Send + Sync {
 }
 
 /// The kernel's generator.
-pub struct SystemRandom(ring::rand::SystemRandom);
+pub struct SystemRandom {
+    kernel: ring::rand::SystemRandom,
+    numbers: Mutex<Numbers>,
+}
+
+/// Bytes for numbers, fetched many at a time: a number for an id is public anyhow.
+struct Numbers {
+    bytes: [u8; 1024],
+    used: usize,
+}
 
 impl Default for SystemRandom {
     fn default() -> Self {
-        Self(ring::rand::SystemRandom::new())
+        Self { kernel: ring::rand::SystemRandom::new(), numbers: Mutex::new(Numbers { bytes: [0; 1024], used: 1024 }) }
     }
 }
 
 impl Random for SystemRandom {
     fn fill(&self, out: &mut [u8]) {
         // getrandom(2) fails only on kernels without it; going on without randomness would be worse than ending.
-        self.0.fill(out).expect("the kernel's random generator answers");
+        self.kernel.fill(out).expect("the kernel's random generator answers");
+    }
+
+    fn u128(&self) -> u128 {
+        let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        if numbers.used == numbers.bytes.len() {
+            self.fill(&mut numbers.bytes);
+            numbers.used = 0;
+        }
+        let next = numbers.used;
+        numbers.used += 16;
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&numbers.bytes[next..next + 16]);
+        u128::from_be_bytes(bytes)
     }
 }
 

@@ -16,7 +16,7 @@ mod tests;
 
 use crate::{
     engine::UpstreamRef,
-    model::{BootTime, EndReason, EndResult, IdentityName, LeaseId, WallTime},
+    model::{BootTime, EndResult, IdentityName, LeaseId, WallTime},
     sys::{
         Volume,
         append::{AppendError, Log, Reserve, Room, Sync},
@@ -27,7 +27,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 pub use journal::{FORMAT, JournalError};
-pub use row::{Ended, Holder, HolderGroup, HolderKey, Lease, State};
+pub use row::{Cause, Ended, Holder, HolderGroup, HolderKey, Lease, State};
 pub use table::Ending;
 
 /// A reserved place for one lease: the debt, before there is anything to pay back.
@@ -162,6 +162,16 @@ impl Leases {
         self.table.count_read(id)
     }
 
+    /// Notes that policy of this generation allows a lease.
+    pub fn note_decided(&self, id: LeaseId, generation: u64) {
+        self.table.note_decided(id, generation);
+    }
+
+    /// Whether policy of this generation was asked about a lease and allows it.
+    pub fn is_decided(&self, id: LeaseId, generation: u64) -> bool {
+        self.table.is_decided(id, generation)
+    }
+
     /// All that are not over, oldest first.
     pub fn all(&self) -> Vec<Arc<Lease>> {
         self.table.all()
@@ -211,8 +221,17 @@ impl Leases {
     }
 
     /// The right to end a lease, for the first who asks.
-    pub fn begin_end(&self, id: LeaseId, reason: EndReason, at: WallTime) -> Option<Ending> {
-        self.table.begin_end(id, reason, at)
+    pub fn begin_end(&self, id: LeaseId, cause: impl Into<Cause>, at: WallTime) -> Option<Ending> {
+        self.table.begin_end(id, cause.into(), at)
+    }
+
+    /// Writes down that it is ending, before its source is told: what may be dead there must not come back as live after a crash. It is
+    /// in the file when this returns, which outlives the daemon.
+    pub async fn note_ending(&self, ending: &Ending) -> Result<(), AppendError> {
+        match self.table.find(ending.lease().id) {
+            Some(lease) => self.log.append(journal::now(&lease), Sync::Soon, Room::Ending).await,
+            None => Ok(()),
+        }
     }
 
     /// The right to carry on an end that did not come through: for the one task that retries.

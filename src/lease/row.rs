@@ -82,6 +82,9 @@ pub enum State {
     Ending {
         /// Why.
         reason: EndReason,
+        /// The operator's request that asked for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<RequestId>,
         /// When it began to end.
         since: WallTime,
         /// Failed tries so far.
@@ -89,6 +92,28 @@ pub enum State {
         /// Given up; an operator must look.
         irrevocable: bool,
     },
+}
+
+/// Why a lease is to end, and which operator's request asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// Why.
+    pub reason: EndReason,
+    /// The operator's request, whose record names the person.
+    pub by: Option<RequestId>,
+}
+
+impl From<EndReason> for Cause {
+    fn from(reason: EndReason) -> Self {
+        Self { reason, by: None }
+    }
+}
+
+impl Cause {
+    /// An operator's act.
+    pub fn operator(request: RequestId) -> Self {
+        Self { reason: EndReason::Operator, by: Some(request) }
+    }
 }
 
 /// A lease as the journal keeps it. It never holds a secret byte.

@@ -1,7 +1,7 @@
 //! The leases in memory: the one place where a lease changes its state.
 
-use super::row::{Ended, HolderKey, Lease, State};
-use crate::model::{BootTime, EndReason, EndResult, IdentityName, LeaseId, WallTime};
+use super::row::{Cause, Ended, HolderKey, Lease, State};
+use crate::model::{BootTime, EndReason, EndResult, IdentityName, LeaseId, RequestId, WallTime};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -27,13 +27,14 @@ struct Inner {
 struct Entry {
     lease: Arc<Lease>,
     reads: u64,
+    decided: Option<u64>,
 }
 
 /// The right to end one lease: given out once.
 #[must_use]
 pub struct Ending {
     lease: Arc<Lease>,
-    reason: EndReason,
+    cause: Cause,
     since: WallTime,
     was_reserved: bool,
 }
@@ -45,7 +46,11 @@ impl Ending {
     }
     /// Why it ends.
     pub fn reason(&self) -> EndReason {
-        self.reason
+        self.cause.reason
+    }
+    /// The operator's request that asked for it.
+    pub fn by(&self) -> Option<RequestId> {
+        self.cause.by
     }
     /// When it began to end.
     pub fn since(&self) -> WallTime {
@@ -130,6 +135,17 @@ impl Table {
         })
     }
 
+    /// Notes that policy of this generation allows a lease.
+    pub(super) fn note_decided(&self, id: LeaseId, generation: u64) {
+        if let Some(entry) = self.lock().leases.get_mut(&id) {
+            entry.decided = Some(generation);
+        }
+    }
+
+    pub(super) fn is_decided(&self, id: LeaseId, generation: u64) -> bool {
+        self.lock().leases.get(&id).is_some_and(|entry| entry.decided == Some(generation))
+    }
+
     pub(super) fn of_holder(&self, key: &HolderKey) -> Vec<Arc<Lease>> {
         let inner = self.lock();
         let ids = inner.by_holder.get(key).into_iter().flatten();
@@ -164,33 +180,33 @@ impl Table {
 
     /// Begins the end of a lease. Exactly one caller gets it; a lease that is ending already has its ender. A reservation is ended by
     /// its own pipeline only: while the engine may be at work, nobody else can know when there is something to end.
-    pub(super) fn begin_end(&self, id: LeaseId, reason: EndReason, at: WallTime) -> Option<Ending> {
+    pub(super) fn begin_end(&self, id: LeaseId, cause: Cause, at: WallTime) -> Option<Ending> {
         let mut inner = self.lock();
         let lease = inner.leases.get(&id)?.lease.clone();
         let was_reserved = match lease.state {
-            State::Reserved if reason == EndReason::Unfinished => true,
+            State::Reserved if cause.reason == EndReason::Unfinished => true,
             State::Live => false,
             State::Reserved | State::Ending { .. } => return None,
         };
-        let state = State::Ending { reason, since: at, tries: 0, irrevocable: false };
+        let state = State::Ending { reason: cause.reason, by: cause.by, since: at, tries: 0, irrevocable: false };
         inner.replace(Arc::new(Lease { state, ..Lease::clone(&lease) }));
-        Some(Ending { lease, reason, since: at, was_reserved })
+        Some(Ending { lease, cause, since: at, was_reserved })
     }
 
     /// Takes up an end that did not come through before.
     pub(super) fn resume_end(&self, id: LeaseId) -> Option<Ending> {
         let lease = self.find(id)?;
-        let State::Ending { reason, since, .. } = lease.state else { return None };
+        let State::Ending { reason, by, since, .. } = lease.state else { return None };
         let was_reserved = lease.reference.0.is_empty();
-        Some(Ending { lease, reason, since, was_reserved })
+        Some(Ending { lease, cause: Cause { reason, by }, since, was_reserved })
     }
 
     /// A try to end it failed. The new state is returned for the journal.
     pub(super) fn postpone(&self, id: LeaseId, tries: u32, irrevocable: bool) -> Option<Arc<Lease>> {
         let mut inner = self.lock();
         let lease = inner.leases.get(&id)?.lease.clone();
-        let State::Ending { reason, since, .. } = lease.state else { return None };
-        let lease = Arc::new(Lease { state: State::Ending { reason, since, tries, irrevocable }, ..Lease::clone(&lease) });
+        let State::Ending { reason, by, since, .. } = lease.state else { return None };
+        let lease = Arc::new(Lease { state: State::Ending { reason, by, since, tries, irrevocable }, ..Lease::clone(&lease) });
         inner.replace(lease.clone());
         Some(lease)
     }
@@ -203,7 +219,7 @@ impl Table {
             identity: lease.identity.clone(),
             secret: lease.secret.clone(),
             holder: lease.holder.clone(),
-            reason: ending.reason,
+            reason: ending.cause.reason,
             result,
             at,
         };
@@ -228,8 +244,8 @@ impl Inner {
         if let Some((key, _)) = &lease.idempotency {
             self.by_key.insert((lease.identity.clone(), key.clone()), lease.id);
         }
-        let reads = self.leases.get(&lease.id).map_or(0, |entry| entry.reads);
-        self.leases.insert(lease.id, Entry { lease, reads });
+        let (reads, decided) = self.leases.get(&lease.id).map_or((0, None), |entry| (entry.reads, entry.decided));
+        self.leases.insert(lease.id, Entry { lease, reads, decided });
     }
 
     fn replace(&mut self, lease: Arc<Lease>) {

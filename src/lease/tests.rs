@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    model::{Assurance, Channel, EndsBy, HolderKind, IdentityKind, Operation, RequestId, Sensitivity, Ttl},
+    model::{Assurance, Channel, EndReason, EndsBy, HolderKind, IdentityKind, Operation, RequestId, Sensitivity, Ttl},
     sys::SimulatedVolume,
 };
 use std::io::Read;

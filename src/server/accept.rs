@@ -41,7 +41,8 @@ impl Door {
 /// What the doors share.
 pub struct Server {
     broker: Arc<Broker>,
-    limits: Arc<Limits>,
+    workloads: Arc<Limits>,
+    operators: Arc<Limits>,
     audit_folder: PathBuf,
     stop: watch::Receiver<bool>,
     open: Arc<AtomicUsize>,
@@ -59,12 +60,24 @@ impl Server {
         audit_folder: PathBuf,
         stop: watch::Receiver<bool>,
     ) -> Self {
-        Self { broker, limits: Limits::new(settings, clock), audit_folder, stop, open: Arc::default() }
+        let registry = broker.clone();
+        let named = Box::new(move |uid| registry.governance().roll.names_uid(uid));
+        let workloads = Limits::new(settings.clone(), clock.clone(), named);
+        // Whoever the socket's mode lets in is no stranger, and no flood at the other door keeps them out.
+        let operators = Limits::new(settings, clock, Box::new(|_| true));
+        Self { broker, workloads, operators, audit_folder, stop, open: Arc::default() }
     }
 
     /// Connections that are open now.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Acquire)
+    }
+
+    fn limits(&self, door: Door) -> &Arc<Limits> {
+        match door {
+            Door::Workload => &self.workloads,
+            Door::Operator => &self.operators,
+        }
     }
 
     /// Serves one listener until stopped.
@@ -86,13 +99,14 @@ impl Server {
                 }
             };
             let Ok(cred) = peer_cred(&stream) else { continue };
-            let Some(place) = self.limits.connect(cred.uid) else {
+            let limits = self.limits(door);
+            let Some(place) = limits.connect(cred.uid) else {
                 tracing::debug!(uid = cred.uid, "too many connections from one uid");
                 continue;
             };
             let context = Context {
                 broker: self.broker.clone(),
-                limits: self.limits.clone(),
+                limits: limits.clone(),
                 audit_folder: self.audit_folder.clone(),
                 door,
                 stop: self.stop.clone(),

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     broker::{Broker, Caller},
     model::{Code, Refusal, RequestId},
-    sys::{CheckedStream, Cut, PeerCred},
+    sys::{CheckedStream, Cut, PeerCred, Reading},
     wire::NONCE_HEADER,
 };
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use hyper::{
     server::conn::http1,
     service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use std::{
     convert::Infallible,
     path::PathBuf,
@@ -58,15 +58,32 @@ pub(super) struct Call {
 struct Progress {
     asked: AtomicU64,
     answered: AtomicU64,
+    /// Chunks that had arrived when the last request was answered.
+    heard: AtomicU64,
     follows: AtomicBool,
 }
 
+/// A connection at one look: what was asked, and whether more has arrived since the last answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// A request is being answered, which has deadlines of its own, or a log is followed.
+    Busy,
+    /// Nothing is on its way from the peer; an answer may be on its way to it.
+    Idle { asked: u64 },
+    /// The head of a request has begun to arrive.
+    Head { asked: u64 },
+}
+
 impl Progress {
-    /// Nothing is being answered, nothing was since `before`, and no log is followed.
-    fn is_still(&self, before: &mut u64) -> bool {
+    fn look(&self, reading: &Reading) -> Look {
         let (asked, answered) = (self.asked.load(Ordering::Acquire), self.answered.load(Ordering::Acquire));
-        let same = std::mem::replace(before, asked) == asked;
-        same && asked == answered && !self.follows.load(Ordering::Acquire)
+        if asked != answered || self.follows.load(Ordering::Acquire) {
+            Look::Busy
+        } else if reading.chunks() == self.heard.load(Ordering::Acquire) {
+            Look::Idle { asked }
+        } else {
+            Look::Head { asked }
+        }
     }
 }
 
@@ -78,50 +95,56 @@ pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, cont
     if let Err(error) = &peer {
         tracing::info!(pid = cred.pid, uid = cred.uid, %error, "a peer could not be attested");
     }
-    let (stream, flag) = CheckedStream::new(stream, sender);
+    let (stream, reading) = CheckedStream::new(stream, sender);
     crate::failpoint!("accepted");
     let progress = Progress::default();
     let settings = context.limits.settings();
     let service = service_fn(|request: Request<Incoming>| {
-        let (peer, place, progress) = (&peer, &place, &progress);
+        let (peer, place, progress, reading) = (&peer, &place, &progress, &reading);
         async move {
             progress.asked.fetch_add(1, Ordering::AcqRel);
             let response = handle(request, peer.as_ref().ok(), cred.uid, place, context).await;
             // A body without an end is a log that is followed: silence is no idleness there.
             progress.follows.fetch_or(response.body().size_hint().exact().is_none(), Ordering::AcqRel);
+            progress.heard.store(reading.chunks(), Ordering::Release);
             progress.answered.fetch_add(1, Ordering::AcqRel);
             Ok::<_, Infallible>(response)
         }
     });
     let mut connection = pin!(
         http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(settings.request.max(settings.idle))
+            // One clock for each connection instead of one for each request: see the loop below.
+            .header_read_timeout(None)
             .max_headers(32)
             .max_buf_size(32 << 10)
             .half_close(false)
             .serve_connection(TokioIo::new(stream), service)
     );
     let mut stop = context.stop.clone();
-    let mut before = 0;
+    let (mut before, mut quiet) = (Look::Busy, Duration::ZERO);
     let mut stopping = false;
     let ended = loop {
         tokio::select! {
+            biased;
             ended = connection.as_mut() => break ended.map_err(|error| error.to_string()),
             _ = stop.wait_for(|stop| *stop), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
             }
-            // With nothing asked for so long the connection is idle, or its peer does not take its answer. A request that is being
-            // answered has deadlines of its own.
-            () = tokio::time::sleep(settings.idle.max(settings.answer)) => {
-                if progress.is_still(&mut before) {
-                    break Err("idle".to_owned());
+            () = tokio::time::sleep(settings.request) => {
+                let now = progress.look(&reading);
+                quiet = if now == before { quiet + settings.request } else { Duration::ZERO };
+                match now {
+                    // It began at least one look ago.
+                    Look::Head { .. } if now == before => break Err("the head of a request did not arrive in time".to_owned()),
+                    Look::Idle { .. } if quiet >= settings.idle.max(settings.answer) => break Err("idle".to_owned()),
+                    _ => {}
                 }
+                before = now;
             }
         }
     };
-    if let Some(cut) = flag.cut() {
+    if let Some(cut) = reading.cut() {
         let code = match cut {
             Cut::ForeignWriter => Code::FOREIGN_WRITER,
             Cut::Descriptors => Code::MALFORMED,

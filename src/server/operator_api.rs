@@ -8,8 +8,7 @@ use super::{
     tail, workload_api,
 };
 use crate::{
-    audit::Outcome,
-    broker::{Broker, Operator, Selection},
+    broker::{Act, Broker, Operator, Selection},
     intent::Ask,
     model::{Code, Line, Refusal, RequestId, SecretBytes, SecretName},
     wire::{
@@ -52,8 +51,11 @@ pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Resu
         ("PUT", "/v1/secrets/local/{name}") => put(broker, &operator, call).await,
         ("DELETE", "/v1/secrets/local/{name}") => {
             let name = secret_name(&call)?;
-            broker.record_operator(&operator, "secret-remove", id, Outcome::Done, Some(&name), None).await?;
-            broker.remove_local(name).await?;
+            let act = Act::new("secret-remove", id).of(&name);
+            broker.asked(&operator, &act).await?;
+            let removed = broker.remove_local(name.clone(), id).await;
+            broker.acted(&operator, &act, removed.as_ref().err()).await;
+            removed?;
             Ok(reply::json(ok, id, &json!({"request": id})))
         }
         ("POST", "/v1/policy/check") => Ok(reply::json(ok, id, &check(broker, id))),
@@ -99,7 +101,7 @@ async fn end(broker: &Arc<Broker>, operator: &Operator, call: &Call) -> Result<R
         asked.id.map(Selection::Lease),
         asked.pid.map(Selection::Process),
         asked.tree.map(Selection::Tree),
-        asked.unit.map(Selection::Unit),
+        asked.unit.as_deref().map(Line::parse).transpose().map_err(|error| Refusal::field("unit", error))?.map(Selection::Unit),
         asked.identity.map(Selection::Identity),
         asked.secret.map(Selection::Secret),
     ]
@@ -109,11 +111,16 @@ async fn end(broker: &Arc<Broker>, operator: &Operator, call: &Call) -> Result<R
         return Err(Refusal::field("body", "must name exactly one of id, pid, tree, unit, identity and secret"));
     };
     // Ending goes on even when the record cannot be written; each end is on the record by itself as well.
-    let recorded = broker.record_operator(operator, "end", call.id, Outcome::Done, None, None).await;
-    if let Err(refusal) = &recorded {
+    let act = Act::new("end", call.id).selecting(&selection, force);
+    if let Err(refusal) = broker.asked(operator, &act).await {
         tracing::error!(code = %refusal.code, "an operator's end is not on the record");
     }
-    let ended = broker.end_selected(&selection, force).await?;
+    let ended = broker.end_selected(&selection, force, call.id).await;
+    match &ended {
+        Ok(rows) => broker.acted_ending(operator, &act, rows).await,
+        Err(refusal) => broker.acted(operator, &act, Some(refusal)).await,
+    }
+    let ended = ended?;
     Ok(reply::json(StatusCode::OK, call.id, &EndAnswer { request: call.id, ended }))
 }
 
@@ -126,8 +133,11 @@ async fn put(broker: &Arc<Broker>, operator: &Operator, call: Call) -> Result<Re
         Ok(mut bytes) => SecretBytes::take_from(&mut bytes),
         Err(shared) => SecretBytes::new(shared.to_vec()),
     };
-    broker.record_operator(operator, "secret-put", call.id, Outcome::Done, Some(&name), None).await?;
-    let version = broker.put_local(name.clone(), value).await?;
+    let act = Act::new("secret-put", call.id).of(&name);
+    broker.asked(operator, &act).await?;
+    let version = broker.put_local(name.clone(), value).await;
+    broker.acted(operator, &act, version.as_ref().err()).await;
+    let version = version?;
     let defined = broker.governance().catalogue.find(&name).is_some();
     Ok(reply::json(StatusCode::CREATED, call.id, &json!({"request": call.id, "name": name, "version": version, "defined": defined})))
 }
@@ -155,7 +165,8 @@ fn check(broker: &Broker, id: RequestId) -> BundleAnswer {
 }
 
 async fn reload(broker: &Arc<Broker>, operator: &Operator, id: RequestId) -> Result<Response<Body>, Refusal> {
-    broker.record_operator(operator, "reload", id, Outcome::Done, None, None).await?;
+    // How it went is on the record of the reload itself.
+    broker.asked(operator, &Act::new("reload", id)).await?;
     let loaded = broker.reload().await;
     let governance = broker.governance();
     let (ok, problems) = match loaded {
@@ -183,15 +194,14 @@ fn explain(broker: &Broker, call: &Call) -> Result<Response<Body>, Refusal> {
 async fn freeze(broker: &Arc<Broker>, operator: &Operator, call: &Call) -> Result<Response<Body>, Refusal> {
     let asked: FreezeRequest = body(call)?;
     let why = asked.reason.as_deref().map(Line::parse).transpose().map_err(|error| Refusal::field("reason", error))?;
-    let action = if asked.frozen { "freeze" } else { "unfreeze" };
+    let act = Act::new(if asked.frozen { "freeze" } else { "unfreeze" }, call.id).because(why.as_ref());
     // Stopping comes first and is never refused for want of a record; allowing again is.
-    if asked.frozen {
-        broker.freeze(true).await.map_err(|stop| stop.refusal())?;
-        broker.record_operator(operator, action, call.id, Outcome::Done, None, why.as_ref()).await?;
-    } else {
-        broker.record_operator(operator, action, call.id, Outcome::Done, None, why.as_ref()).await?;
-        broker.freeze(false).await.map_err(|stop| stop.refusal())?;
+    if !asked.frozen {
+        broker.asked(operator, &act).await?;
     }
+    let done = broker.freeze(asked.frozen).await;
+    broker.acted(operator, &act, done.as_ref().err()).await;
+    done?;
     Ok(reply::json(StatusCode::OK, call.id, &json!({"request": call.id, "frozen": broker.is_frozen()})))
 }
 

@@ -12,8 +12,12 @@ use std::{
     io::{self, Read},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::PathBuf,
+    time::Duration,
 };
 use tokio::io::{Interest, unix::AsyncFd};
+
+/// How often an empty group is looked at while it may be filled again.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// One control group of the unified hierarchy, watched.
 pub struct GroupWatch {
@@ -63,6 +67,23 @@ impl GroupWatch {
         let Ok(file) = openat(&self.dir, "cgroup.events", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) else { return false };
         let mut text = String::new();
         std::fs::File::from(file).take(4096).read_to_string(&mut text).is_ok() && text.lines().any(|line| line == "populated 1")
+    }
+
+    /// Whether an empty group is filled again within that time. One that was removed never is.
+    pub async fn refilled(&self, within: Duration) -> bool {
+        let mut left = within;
+        while !self.is_populated() {
+            if left.is_zero() || self.is_removed() {
+                return false;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+            left = left.saturating_sub(LOOK_EVERY);
+        }
+        true
+    }
+
+    fn is_removed(&self) -> bool {
+        openat(&self.dir, "cgroup.events", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).is_err()
     }
 
     /// Waits until nobody is left in it.

@@ -4,7 +4,11 @@
 //! `O_PATH`, its file system is asked of the kernel (`statmount(2)`, or mountinfo), and only files on ordinary local file systems are
 //! opened, walked to or hashed.
 
-use super::procfs::ProcDir;
+use super::{
+    clock::{Clock, SystemClock},
+    procfs::ProcDir,
+};
+use crate::model::BootTime;
 use nix::{
     errno::Errno,
     fcntl::{OFlag, openat},
@@ -15,7 +19,7 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     os::unix::ffi::OsStrExt,
-    sync::{PoisonError, RwLock},
+    sync::{Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 /// Where a file is, without asking its file system's server: `statx(2)` with `AT_STATX_DONT_SYNC`.
@@ -139,20 +143,65 @@ pub(super) fn file_system(held: &impl AsFd, id: &FileId, proc: Option<&ProcDir>)
     }
     // A unique id is never given to another mount, and a mount keeps its type: what was found once need not be read again.
     static KNOWN: RwLock<BTreeMap<u64, String>> = RwLock::new(BTreeMap::new());
-    if let Some(name) = KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(&id.mount) {
-        return Ok(name.clone());
+    let known = || KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(&id.mount).cloned();
+    if let Some(name) = known() {
+        return Ok(name);
     }
-    let name = statmount_type(id.mount).or_else(|_| from_mountinfo(held, id, proc))?;
+    let name = statmount_type(id.mount).or_else(|_| {
+        super::blocking(|| {
+            let mut turn = Turn::take();
+            known().map_or_else(|| turn.read(held, id, proc), Ok)
+        })
+    })?;
     let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
-    // Anybody can make mounts; nobody shall fill our memory with them.
-    if known.len() >= MOUNTS_KNOWN {
-        known.clear();
-    }
+    make_room(&mut known);
     known.insert(id.mount, name.clone());
     Ok(name)
 }
 
-const MOUNTS_KNOWN: usize = 1024;
+/// Anybody can make mounts; nobody shall fill our memory with them.
+fn make_room<K, V>(map: &mut BTreeMap<K, V>) {
+    if map.len() >= 1024 {
+        map.clear();
+    }
+}
+
+/// Anybody can make a table of mounts that takes long to read. So tables are read one at a time, never on a thread that serves others,
+/// and one that did not tell is not read again for the same mount for a while.
+struct Turn(MutexGuard<'static, Unknown>);
+
+/// By mount and the namespace whose table was read: until when, and what was said.
+type Unknown = BTreeMap<(u64, u64), (BootTime, Errno)>;
+
+/// Microseconds until a mount that was not found is looked for again.
+const UNKNOWN_FOR: u64 = 5_000_000;
+
+impl Turn {
+    fn take() -> Self {
+        static UNKNOWN: Mutex<Unknown> = Mutex::new(BTreeMap::new());
+        Self(UNKNOWN.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn read(&mut self, held: &impl AsFd, id: &FileId, proc: Option<&ProcDir>) -> io::Result<String> {
+        // Another namespace's table may know the mount all the same.
+        let key = (id.mount, proc.map(|proc| proc.namespace("mnt")).transpose()?.map_or(0, |(_, ino)| ino));
+        let now = SystemClock.boot();
+        if let Some((_, errno)) = self.0.get(&key).filter(|(until, _)| now < *until) {
+            return Err((*errno).into());
+        }
+        let name = from_mountinfo(held, id, proc);
+        // A process that went meanwhile says nothing about its mounts.
+        if let Some(errno) = name.as_ref().err().and_then(errno).filter(|errno| [Errno::ENODATA, Errno::EFBIG].contains(errno)) {
+            make_room(&mut self.0);
+            self.0.insert(key, (BootTime(now.0 + UNKNOWN_FOR), errno));
+        }
+        name
+    }
+}
+
+fn errno(error: &io::Error) -> Option<Errno> {
+    error.raw_os_error().map(Errno::from_raw)
+}
 
 fn from_mountinfo(held: &impl AsFd, id: &FileId, proc: Option<&ProcDir>) -> io::Result<String> {
     let Some(proc) = proc else { return Err(Errno::ENOENT.into()) };
@@ -161,7 +210,7 @@ fn from_mountinfo(held: &impl AsFd, id: &FileId, proc: Option<&ProcDir>) -> io::
     let mount = (old.stx_mask & libc::STATX_MNT_ID != 0).then(|| old.stx_mnt_id.to_string());
     let device = format!("{}:{}", libc::major(id.dev), libc::minor(id.dev));
     let text = proc.read("mountinfo", 4 << 20)?;
-    type_in(&text, mount.as_deref(), &device).ok_or_else(|| Errno::ENOENT.into())
+    type_in(&text, mount.as_deref(), &device).ok_or_else(|| Errno::ENODATA.into())
 }
 
 /// The type of the mount with that id, or on that device, in the text of a `mountinfo`.
@@ -203,7 +252,11 @@ impl Executable {
     pub fn of(proc: &ProcDir) -> io::Result<Self> {
         let held = openat(proc.fd(), "exe", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
         let id = file_id(&held)?;
-        let fs = file_system(&held, &id, Some(proc))?;
+        let fs = match file_system(&held, &id, Some(proc)) {
+            // On no mount that the process sees: a memory file, or a mount that was detached. It is what it is, but nothing to trust.
+            Err(error) if errno(&error) == Some(Errno::ENODATA) => "unknown".to_owned(),
+            known => known?,
+        };
         let path = proc.link("exe")?.as_bytes().to_vec();
         Ok(Self { held, id, fs, path })
     }

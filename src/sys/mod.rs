@@ -1,6 +1,7 @@
 //! The kernel: peers, processes, files, clocks, systemd. The only home of `nix`, `libc` and `unsafe`.
 
 pub mod append;
+mod blocking;
 mod cgroup;
 mod child;
 mod clock;
@@ -22,6 +23,7 @@ mod stream;
 mod terminal;
 mod trusted;
 
+pub use blocking::blocking;
 pub use cgroup::GroupWatch;
 pub use child::{forward_signal, sealed_memory};
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -43,6 +45,6 @@ pub use procfs::{MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, p
 pub use simulated::{Fault, SimulatedVolume};
 pub use socket::{BindError, adopt, arm, is_roots_socket, listen_at, open_trusted_dir, remove as remove_socket, socket_folder_owner};
 pub use storage::{DiskVolume, Keep, Space, Storage, Volume};
-pub use stream::{CheckedStream, Cut, CutFlag};
+pub use stream::{CheckedStream, Cut, Reading};
 pub use terminal::{in_foreground, prompt_secret};
 pub use trusted::{TrustError, read_trusted, read_trusted_folder};

@@ -5,11 +5,15 @@ use std::{
     fs::File,
     io::{self, Read},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    sync::OnceLock,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// A process, pinned. Dead or alive, it is always the same one.
-pub struct Pidfd(OwnedFd);
+pub struct Pidfd {
+    fd: OwnedFd,
+    inode: OnceLock<Option<u64>>,
+}
 
 /// What `PIDFD_GET_INFO` tells about a process that is alive now (`include/uapi/linux/pidfd.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +88,7 @@ struct RawHandle {
 impl Pidfd {
     /// Takes a descriptor that the kernel gave as a pidfd.
     pub(crate) fn from_fd(fd: OwnedFd) -> Self {
-        Self(fd)
+        Self { fd, inode: OnceLock::new() }
     }
 
     /// Pins the process that has this number now. Whether that is the one that was meant must be proved by other means.
@@ -92,17 +96,17 @@ impl Pidfd {
         // SAFETY: plain system call without pointers; a non-negative result is a new descriptor that nobody else owns.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
         // SAFETY: as above.
-        Errno::result(fd).map(|fd| Self(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })).map_err(io::Error::from)
+        Errno::result(fd).map(|fd| Self::from_fd(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })).map_err(io::Error::from)
     }
 
     /// Another descriptor of the same process.
     pub fn try_clone(&self) -> io::Result<Self> {
-        self.0.try_clone().map(Self)
+        self.fd.try_clone().map(Self::from_fd)
     }
 
     /// Whether the thread group lives. `kill(0)` would succeed on zombies; only the poll tells.
     pub fn is_alive(&self) -> bool {
-        let mut fds = [nix::poll::PollFd::new(self.0.as_fd(), nix::poll::PollFlags::POLLIN)];
+        let mut fds = [nix::poll::PollFd::new(self.fd.as_fd(), nix::poll::PollFlags::POLLIN)];
         // Anything but "nothing happened" counts as dead: an error must never keep a right alive.
         matches!(nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO), Ok(0))
     }
@@ -111,7 +115,7 @@ impl Pidfd {
     pub fn info(&self) -> io::Result<PidInfo> {
         let mut raw = RawInfo { mask: INFO_PID | INFO_CREDS | INFO_CGROUP, ..Default::default() };
         // SAFETY: the kernel writes at most the size encoded in the request number, which is that of `RawInfo`.
-        unsafe { pidfd_get_info(self.0.as_raw_fd(), &mut raw) }.map_err(io::Error::from)?;
+        unsafe { pidfd_get_info(self.fd.as_raw_fd(), &mut raw) }.map_err(io::Error::from)?;
         if raw.mask & (INFO_PID | INFO_CREDS) != INFO_PID | INFO_CREDS {
             return Err(io::Error::from(io::ErrorKind::Unsupported));
         }
@@ -122,15 +126,17 @@ impl Pidfd {
     /// Its number, from `/proc/self/fdinfo`: for kernels without `PIDFD_GET_INFO`. `None` when it is gone or lies in a foreign pid namespace.
     pub fn pid_from_fdinfo(&self) -> Option<u32> {
         let mut text = String::new();
-        File::open(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd())).ok()?.take(4096).read_to_string(&mut text).ok()?;
+        File::open(format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd())).ok()?.take(4096).read_to_string(&mut text).ok()?;
         text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok().filter(|pid| *pid > 0)
     }
 
     /// Unique per process and boot where pidfds live in pidfs (Linux 6.9 and later); `None` before.
     pub fn inode(&self) -> Option<u64> {
-        let fs = nix::sys::statfs::fstatfs(&self.0).ok()?;
-        (fs.filesystem_type().0 as i64 == PIDFS_MAGIC).then_some(())?;
-        nix::sys::stat::fstat(&self.0).ok().map(|stat| stat.st_ino)
+        *self.inode.get_or_init(|| {
+            let fs = nix::sys::statfs::fstatfs(&self.fd).ok()?;
+            (fs.filesystem_type().0 as i64 == PIDFS_MAGIC).then_some(())?;
+            nix::sys::stat::fstat(&self.fd).ok().map(|stat| stat.st_ino)
+        })
     }
 
     /// The handle by which `find` finds it again within this boot.
@@ -141,7 +147,7 @@ impl Pidfd {
         let done = unsafe {
             libc::syscall(
                 libc::SYS_name_to_handle_at,
-                self.0.as_raw_fd(),
+                self.fd.as_raw_fd(),
                 c"".as_ptr(),
                 (&raw mut raw).cast::<libc::c_void>(),
                 &raw mut mount,
@@ -160,7 +166,7 @@ impl Pidfd {
         match Errno::result(fd) {
             Ok(fd) => {
                 // SAFETY: as above.
-                let found = Self(unsafe { OwnedFd::from_raw_fd(fd as RawFd) });
+                let found = Self::from_fd(unsafe { OwnedFd::from_raw_fd(fd as RawFd) });
                 if found.is_alive() { Found::Alive(found) } else { Found::Gone }
             }
             Err(Errno::ESTALE | Errno::ESRCH) => Found::Gone,
@@ -170,7 +176,7 @@ impl Pidfd {
 
     /// Waits until the whole thread group has exited. An error from the wait counts as exited.
     pub async fn exited(&self) {
-        let Ok(copy) = self.0.try_clone() else { return };
+        let Ok(copy) = self.fd.try_clone() else { return };
         // SAFETY: an OwnedFd names the same open descriptor for as long as it lives.
         if let Ok(fd) = unsafe { AsyncFd::register_with_interest(copy, Interest::READABLE) } {
             let _ = fd.readable().await;
@@ -181,7 +187,7 @@ impl Pidfd {
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         // SAFETY: plain system call; the null pointer asks for the default signal information.
         let done =
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0) };
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.fd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0) };
         Errno::result(done).map(drop).map_err(io::Error::from)
     }
 }
@@ -191,7 +197,7 @@ const PIDFS_HANDLE: libc::c_int = 254;
 
 impl AsFd for Pidfd {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 

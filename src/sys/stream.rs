@@ -12,7 +12,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -33,14 +33,25 @@ pub enum Cut {
     NoCredentials = 3,
 }
 
-/// Tells whoever serves the connection why it was cut.
+/// Tells whoever serves the connection how its reading goes.
 #[derive(Clone, Default)]
-pub struct CutFlag(Arc<AtomicU8>);
+pub struct Reading(Arc<State>);
 
-impl CutFlag {
-    /// Why, if it was.
+#[derive(Default)]
+struct State {
+    cut: AtomicU8,
+    chunks: AtomicU64,
+}
+
+impl Reading {
+    /// Chunks that arrived so far.
+    pub fn chunks(&self) -> u64 {
+        self.0.chunks.load(Ordering::Acquire)
+    }
+
+    /// Why it was cut, if it was.
     pub fn cut(&self) -> Option<Cut> {
-        match self.0.load(Ordering::Acquire) {
+        match self.0.cut.load(Ordering::Acquire) {
             1 => Some(Cut::ForeignWriter),
             2 => Some(Cut::Descriptors),
             3 => Some(Cut::NoCredentials),
@@ -53,24 +64,57 @@ impl CutFlag {
 pub struct CheckedStream {
     inner: UnixStream,
     sender: PeerCred,
-    flag: CutFlag,
+    reading: Reading,
 }
 
 impl CheckedStream {
     /// `sender` holds the pid at connect and the *real* uid and gid, which is what the kernel attaches.
-    pub fn new(inner: UnixStream, sender: PeerCred) -> (Self, CutFlag) {
-        let flag = CutFlag::default();
-        (Self { inner, sender, flag: flag.clone() }, flag)
+    pub fn new(inner: UnixStream, sender: PeerCred) -> (Self, Reading) {
+        let reading = Reading::default();
+        (Self { inner, sender, reading: reading.clone() }, reading)
     }
 
     fn cut(&self, cut: Cut) -> io::Error {
-        self.flag.0.store(cut as u8, Ordering::Release);
+        self.reading.0.cut.store(cut as u8, Ordering::Release);
         io::Error::new(io::ErrorKind::PermissionDenied, "connection cut")
     }
 }
 
 /// Room for one `SCM_CREDENTIALS` and one refused `SCM_RIGHTS` of a few descriptors; anything more is truncated, which cuts too.
 const CONTROL: usize = 128;
+
+/// Closing a descriptor that a peer passed may wait for its file system for ever (before Linux 6.16 they cannot be refused). No thread
+/// that serves others does it.
+mod janitor {
+    use std::{
+        os::fd::OwnedFd,
+        sync::{
+            OnceLock,
+            mpsc::{SyncSender, sync_channel},
+        },
+    };
+
+    const WAITING: usize = 1024;
+
+    pub(super) fn close(fd: OwnedFd) {
+        static QUEUE: OnceLock<Option<SyncSender<OwnedFd>>> = OnceLock::new();
+        let queue = QUEUE.get_or_init(|| {
+            let (send, receive) = sync_channel::<OwnedFd>(WAITING);
+            let started = std::thread::Builder::new().name("janitor".to_owned()).spawn(move || receive.into_iter().for_each(drop));
+            started.ok().map(|_| send)
+        });
+        let left = match queue {
+            Some(queue) => queue.try_send(fd).err().map(|error| match error {
+                std::sync::mpsc::TrySendError::Full(fd) | std::sync::mpsc::TrySendError::Disconnected(fd) => fd,
+            }),
+            None => Some(fd),
+        };
+        // A janitor that hangs is the peer's doing; its descriptors stay open rather than hold up a worker.
+        if let Some(fd) = left {
+            std::mem::forget(fd);
+        }
+    }
+}
 
 struct Chunk {
     len: usize,
@@ -113,7 +157,7 @@ fn receive(fd: BorrowedFd<'_>, buffer: &mut ReadBuf<'_>) -> io::Result<Chunk> {
                     let bytes = (*header).cmsg_len as usize - (data as usize - header as usize);
                     for n in 0..bytes / size_of::<libc::c_int>() {
                         let fd = std::ptr::read_unaligned(data.cast::<libc::c_int>().add(n));
-                        drop(OwnedFd::from_raw_fd(fd));
+                        janitor::close(OwnedFd::from_raw_fd(fd));
                     }
                 }
                 _ => chunk.extra = true,
@@ -134,6 +178,7 @@ impl AsyncRead for CheckedStream {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 other => other?,
             };
+            this.reading.0.chunks.fetch_add(1, Ordering::AcqRel);
             let verdict = match chunk.sender {
                 _ if chunk.extra => Some(Cut::Descriptors),
                 // The end of the stream carries no ids, and no bytes that could be believed.

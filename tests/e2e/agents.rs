@@ -79,3 +79,47 @@ fn an_agent_may_not_speak_to_operators() {
     assert_eq!(code(&through("orders")), "not_operator");
     assert_eq!(host.operator("GET", "/v1/status", "")["frozen"], false);
 }
+
+#[test]
+fn an_agent_that_is_registered_later_is_seen_behind_old_connections_and_leases() {
+    if !is_root() {
+        return;
+    }
+    let mut host = Host::start(Setup {
+        identities: identity("orders", VICTIM, ""),
+        secrets: secret("app/one", "internal", ""),
+        policy: grant("orders", "app/one"),
+        ..Setup::default()
+    });
+    host.put("app/one", "v");
+    // The same program below a shell and below what will be an agent: while no row says so, nobody looks closely.
+    let mut plain = host.hold(VICTIM, "orders", &["hold", ONE]);
+    let mut below = host.hold(VICTIM, "robot", &["beneath", &host.program("orders"), "hold", ONE]);
+    let (kept, lost) = (plain.lease(), below.lease());
+    let agent = identity("robot", VICTIM, "").replace("\"workload\"", "\"agent\"");
+    let exclusive = identity("orders", VICTIM, "exclusive_uid = true");
+    host.write("identities.d/test.toml", &(agent + &exclusive).replace("$DIR", &host.path("")).replace("//", "/"));
+    // Two rows on one uid: nothing there is isolated, so both are the agent's or nobody's now.
+    host.operator("POST", "/v1/reload", "");
+    for lease in [&kept, &lost] {
+        assert_eq!(host.end_of(lease)["ended"]["reason"], "policy", "{lease}");
+    }
+    for actor in [&mut plain, &mut below] {
+        actor.say(&format!("call POST /v1/leases {ONE}"));
+        let answer = actor.line();
+        assert_eq!(code(&answer), "attestation_failed", "{answer}");
+        assert!(answer["body"]["error"]["message"].as_str().unwrap().contains("connect again"), "{answer}");
+    }
+    drop(plain);
+    // An agent on another uid concerns nobody here: the lease of a workload goes on.
+    let workload = identity("orders", VICTIM, "");
+    host.write("identities.d/test.toml", &workload.replace("$DIR", &host.path("")).replace("//", "/"));
+    host.operator("POST", "/v1/reload", "");
+    let stays = host.hold(VICTIM, "orders", &["hold", ONE]);
+    let agent = identity("robot", AGENT, "").replace("\"workload\"", "\"agent\"");
+    host.write("identities.d/test.toml", &(agent + &workload).replace("$DIR", &host.path("")).replace("//", "/"));
+    host.operator("POST", "/v1/reload", "");
+    let again = host.act(VICTIM, "orders", &["call", "POST", "/v1/leases", ONE]).remove(0);
+    assert_eq!(again["status"], 201);
+    assert!(host.live().iter().any(|lease| lease["id"] == stays.lease().as_str()), "read again, and found to be who it was");
+}

@@ -170,3 +170,38 @@ fn a_path_in_another_mount_namespace_is_not_the_hosts() {
     assert_eq!(answer["body"]["attested"]["uid"], VICTIM);
     assert_eq!((answer["body"]["assurance"].as_str(), answer["body"]["refused"]["code"].as_str()), (Some("uid"), Some("no_identity")));
 }
+
+#[test]
+fn an_endless_table_of_mounts_holds_up_nobody_else() {
+    if !is_root() {
+        return;
+    }
+    let host = started(GENEROUS);
+    let evil = host.program("evil");
+    // In a namespace of its own, every mount is a new one and the table is longer than is read.
+    let script = format!(
+        "mkdir -p {0}/far && mount -t tmpfs x {0}/far && cd {0}/far && name=$(printf 'a%.0s' $(seq 250)) && mkdir -p $name/$name/$name && \
+         {evil} -B -c \"import ctypes,os; c=ctypes.CDLL(None); d=('/'.join(['a'*250]*3)).encode(); \
+         [c.mount(b'/usr', d, None, 4096, None) for _ in range(7000)]\" && \
+         for n in 1 2 3 4 5 6 7 8; do {evil} -B {1} {2} call GET /v1/whoami; done",
+        host.dir.display(),
+        host.path("actor.py"),
+        host.path("workload.sock"),
+    );
+    let attack = std::process::Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "--", "sh", "-c", &script])
+        .env("PYTHONHOME", "/usr")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let attack = std::thread::spawn(move || attack.wait_with_output().unwrap());
+    while !attack.is_finished() {
+        let answer = host.act(VICTIM, "orders", &["call", "POST", "/v1/leases", ONE]).remove(0);
+        assert_eq!(answer["status"], 201, "{answer}");
+    }
+    let output = attack.join().unwrap();
+    let answers = lines(&output);
+    assert_eq!(answers.len(), 8, "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(answers.iter().all(|answer| answer["body"]["error"]["code"] == "attestation_failed"), "{answers:?}");
+}

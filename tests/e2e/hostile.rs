@@ -59,7 +59,7 @@ fn odd_bytes_and_slow_ones_end_in_a_refusal_or_a_closed_connection() {
         return;
     }
     let config =
-        "[limits]\nrequest_seconds = 1\nidle_seconds = 1\nanswer_seconds = 1\nconnections_per_second = 100000\nconnections = 1000\n";
+        "[limits]\nrequest_seconds = 1\nidle_seconds = 3600\nanswer_seconds = 1\nconnections_per_second = 100000\nconnections = 1000\n";
     let mut host = Host::start(Setup { config: config.into(), ..Setup::default() });
     let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     let long = [b"GET /v1/health HTTP/1.1\r\nx: ".to_vec(), vec![b'a'; 40 << 10], b"\r\n\r\n".to_vec()].concat();
@@ -91,7 +91,28 @@ fn odd_bytes_and_slow_ones_end_in_a_refusal_or_a_closed_connection() {
     let mut answer = Vec::new();
     slow.read_to_end(&mut answer).unwrap();
     assert!(String::from_utf8_lossy(&answer).contains("did not arrive in time"), "{}", String::from_utf8_lossy(&answer));
+    // Nor does one whose head drips in, although a connection may be idle for an hour here.
+    let mut slow = std::os::unix::net::UnixStream::connect(host.dir.join("workload.sock")).unwrap();
+    slow.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    slow.write_all(b"GET /v1/health HTTP/1.1\r\n").unwrap();
+    assert_eq!(slow.read(&mut [0]).unwrap(), 0, "closed");
     assert!(host.is_running());
+}
+
+#[test]
+fn a_connection_may_be_idle_for_so_long() {
+    if !is_root() {
+        return;
+    }
+    use std::io::{Read, Write};
+    let host =
+        Host::start(Setup { config: "[limits]\nrequest_seconds = 1\nidle_seconds = 2\nanswer_seconds = 1\n".into(), ..Setup::default() });
+    let mut idle = std::os::unix::net::UnixStream::connect(host.dir.join("workload.sock")).unwrap();
+    idle.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    idle.write_all(b"GET /v1/health HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    idle.read_to_end(&mut answer).unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "answered, then closed");
 }
 
 #[test]

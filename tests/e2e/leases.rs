@@ -233,9 +233,11 @@ fn a_unit_holds_from_its_first_process_to_its_last() {
     };
     // ExecStartPre takes the lease for the unit and goes; ExecStart reads it.
     let output = within(&host, &["call", "POST", "/v1/leases", r#"{"secret":"app/one","holder":"unit"}"#]).output().unwrap();
+    let lease = lines(&output)[0]["body"]["lease"]["id"].as_str().unwrap().to_owned();
+    assert!(fs::read_to_string(format!("{group}/cgroup.events")).unwrap().contains("populated 0"), "nobody is in the unit for a moment");
     let mut main = Actor::of(within(&host, &["hold", ONE]));
-    let lease = lines(&output)[0]["body"]["lease"]["id"].as_str().map(str::to_owned);
-    // The pre process was alone in its group: whether its lease outlived the gap depends on who came first, so take one that surely did.
+    main.say(&format!("call GET /v1/leases/{lease}/secret"));
+    assert_eq!(main.line()["status"], 200, "the lease outlived the gap");
     main.say(r#"call POST /v1/leases {"secret":"app/one","holder":"unit"}"#);
     let answer = main.line();
     assert_eq!(answer["body"]["lease"]["holder"]["kind"], "unit", "{answer}");
@@ -248,10 +250,17 @@ fn a_unit_holds_from_its_first_process_to_its_last() {
     assert_eq!(host.end_of(&own)["ended"]["reason"], "holder_gone", "its own lease ends with the process");
     assert!(host.live().iter().any(|lease| lease["id"] == of_unit.as_str()), "the unit's does not");
     worker.kill();
-    assert_eq!(host.end_of(&of_unit)["ended"]["reason"], "holder_gone");
-    assert!(lease.is_some());
-    drop(host);
+    for lease in [&lease, &of_unit] {
+        assert_eq!(host.end_of(lease)["ended"]["reason"], "holder_gone");
+    }
+    // A group that was emptied for good may be filled again: that is another watch.
+    let mut again = Actor::of(within(&host, &["hold", r#"{"secret":"app/one","holder":"unit"}"#]));
+    let lease = again.lease();
+    again.kill();
+    // Removing the group ends what it holds at once: nobody can come back to it.
     fs::remove_dir(&group).unwrap();
+    assert_eq!(host.end_of(&lease)["ended"]["reason"], "holder_gone");
+    drop(host);
     if made_slice {
         fs::remove_dir(format!("{root}/system.slice")).unwrap();
     }

@@ -18,5 +18,6 @@ mod database;
 mod failpoints;
 mod hostile;
 mod leases;
+mod operators;
 mod request;
 mod shapes;

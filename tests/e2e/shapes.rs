@@ -61,6 +61,10 @@ fn holders(host: &Host) -> Vec<(String, u64)> {
     host.live().iter().map(of).collect()
 }
 
+fn live(host: &Host) -> Vec<String> {
+    host.live().iter().map(|lease| lease["id"].as_str().unwrap().to_owned()).collect()
+}
+
 /// Everything ends with its holder, and not before.
 fn all_end(host: &mut Host, count: usize) {
     host.wait_until(Duration::from_secs(10), "all leases end", |host| host.live().is_empty());
@@ -157,17 +161,15 @@ fn a_server_that_forks_ahead_replaces_its_workers() {
             server.line();
             assert_eq!(host.end_of(&lease)["ended"]["reason"], "holder_gone");
             ended.push(lease);
-            let live: Vec<String> = host.live().iter().map(|lease| lease["id"].as_str().unwrap().to_owned()).collect();
-            assert!(
-                live.contains(&shared) && live.iter().all(|id| !ended.contains(id)),
-                "a worker ends its own leases and no others: {live:?}"
-            );
+            host.wait_until(Duration::from_secs(10), "it is off the books", |host| live(host).iter().all(|id| !ended.contains(id)));
+            assert!(live(&host).contains(&shared), "a worker ends its own leases and no others");
         }
         assert_eq!(host.live().len(), 1, "between two generations only the server's is left");
     }
     // The server dies before its workers: what was for all ends, what is a worker's own does not.
     server.kill();
     assert_eq!(host.end_of(&shared)["ended"]["reason"], "holder_gone");
+    host.wait_until(Duration::from_secs(10), "it is off the books", |host| !live(host).contains(&shared));
     assert_eq!(host.live().len(), 3);
     for (pid, _) in &workers {
         assert!(std::process::Command::new("kill").args(["-9", pid]).status().unwrap().success());

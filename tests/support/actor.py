@@ -137,6 +137,18 @@ elif VERB == "child":  # PROGRAM VERB ARGS: what a descendant gets; double fork 
     if mode == "orphan":
         os.wait()
     print(os.fdopen(r).read(), end="", flush=True)
+elif VERB == "beneath":  # PROGRAM VERB ARGS: a descendant that is spoken to through this process's own input and output
+    pid = os.fork()
+    if pid == 0:
+        os.execv(ARGS[0], [ARGS[0], "-B", sys.argv[0], SOCK, *ARGS[1:]])
+    os.wait()
+elif VERB == "many":  # N BODY: take so many leases, then do as told on the same connection; the first answer is the last lease's
+    s = connect()
+    for n in range(int(ARGS[0])):
+        last = ask(s, "POST", "/v1/leases", ARGS[1])
+    say(last)
+    for line in sys.stdin:
+        say(ask(s, *line.split()[1:]))
 elif VERB == "foreign":  # BODY N: a child writes requests on its parent's connection
     for n in range(int(ARGS[1])):
         s = connect()

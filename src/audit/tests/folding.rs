@@ -104,3 +104,14 @@ async fn what_is_counted_is_not_lost_when_the_log_stops() {
     let records = records(folder.path());
     assert_eq!(records.iter().find(|record| record.kind == Kind::Fold).unwrap().rest["folded"]["count"], 7);
 }
+
+#[test]
+fn no_number_of_uids_takes_an_identitys_budget() {
+    use super::super::fold::{Folds, Verdict};
+    let (now, wall) = (crate::model::BootTime(1), crate::model::WallTime(1));
+    let mut folds = Folds::new(1_000);
+    let refused = |uid| Event::new(Kind::Refuse).uid(uid).refusal(&crate::model::Refusal::new(crate::model::Code::NO_IDENTITY));
+    let last = (0..20_000).map(|uid| folds.admit(&refused(uid), 900, now, wall)).last().unwrap();
+    assert!(matches!(last, Verdict::OverBudget { .. }), "strangers beyond the table share one budget");
+    assert!(matches!(folds.admit(&issue(1).identity(&identity("orders")), 900, now, wall), Verdict::Write(_)));
+}
