@@ -52,7 +52,7 @@ fn end(caller: &mut Child) -> Result<(), Box<dyn Error>> {
 fn measured(listener: &UnixListener, caller: &Child) -> Result<(), Box<dyn Error>> {
     let kernel = Kernel::probe()?;
     println!("kernel: {}; {ROUNDS} connections of one process", kernel.tier());
-    println!("{:<54} {:>9} {:>9} {:>9}", "what", "p50 us", "p99 us", "max us");
+    println!("{:<66} {:>9} {:>9} {:>9}", "what", "p50 us", "p99 us", "max us");
     for agents in [false, true] {
         let clock = Arc::new(SystemClock);
         let hashes = ExeHashes::new(1 << 28, 1 << 26, clock);
@@ -106,7 +106,7 @@ fn repeat(check: impl Fn() -> bool) -> Result<Vec<Duration>, Box<dyn Error>> {
 fn print(what: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_nanos() as f64 / 1_000.0;
-    println!("{what:<54} {:>9.1} {:>9.1} {:>9.1}", at(0.5), at(0.99), at(1.0));
+    println!("{what:<66} {:>9.1} {:>9.1} {:>9.1}", at(0.5), at(0.99), at(1.0));
 }
 
 /// 36 identities: this process's, maybe an agent's, and others that do not match.

@@ -125,7 +125,8 @@ async fn killed_at_every_failpoint_it_owes_nothing() {
     }
     let Some(cluster) = Postgres::start().await else { return };
     let points = points(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
-    assert!(points.len() >= 15 && rounds >= points.len(), "{rounds} rounds over {points:?}");
+    assert!(points.len() >= 15, "{points:?}");
+    let rounds = rounds.max(points.len());
     let mut host = Host::prepare(setup(&cluster));
     host.clav_is_there();
     let mut figures: BTreeMap<&str, [usize; 4]> = BTreeMap::new();

@@ -156,7 +156,7 @@ fn a_server_that_forks_ahead_replaces_its_workers() {
         if generation == 3 {
             break;
         }
-        for (pid, lease) in workers.drain(..).collect::<Vec<_>>() {
+        for (pid, lease) in std::mem::take(&mut workers) {
             server.say(&format!("recycle {pid}"));
             server.line();
             assert_eq!(host.end_of(&lease)["ended"]["reason"], "holder_gone");

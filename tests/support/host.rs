@@ -12,6 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[path = "served.rs"]
+mod served;
+
+use served::Served;
+
 /// Uids that no account has.
 pub const VICTIM: u32 = 61_001;
 pub const ATTACKER: u32 = 61_002;
@@ -31,7 +36,7 @@ pub fn is_root() -> bool {
 
 pub struct Host {
     pub dir: PathBuf,
-    daemon: Option<Child>,
+    daemon: Option<Served>,
     config: String,
     pub environment: Vec<(String, String)>,
 }
@@ -96,38 +101,27 @@ impl Host {
 
     /// Starts the daemon again after it was ended.
     pub fn launch(&mut self) {
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.join("daemon.log")).unwrap();
         // A build with a defence taken out stands in when the tests themselves are tested.
         let daemon = std::env::var("CLAVIGER_TEST_DAEMON").unwrap_or_else(|_| env!("CARGO_BIN_EXE_clavigerd").to_owned());
         let mut command = Command::new(daemon);
-        command.arg("--config").arg(self.dir.join("clavigerd.toml")).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command.arg("--config").arg(self.dir.join("clavigerd.toml"));
         command.envs(self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str()))).current_dir(&self.dir);
-        self.daemon = Some(command.spawn().unwrap());
-        self.wait_until(Duration::from_secs(20), "the daemon answers", |host| {
-            let up =
-                UnixStream::connect(host.dir.join("operator.sock")).is_ok() && UnixStream::connect(host.dir.join("workload.sock")).is_ok();
-            assert!(up || host.is_running(), "the daemon ended at start:\n{}", host.log());
-            up
-        });
+        let sockets = ["operator.sock", "workload.sock"].map(|name| self.dir.join(name));
+        self.daemon = Some(Served::start(&mut command, &self.dir.join("daemon.log"), &sockets.each_ref().map(|path| path.as_path())));
     }
 
     pub fn is_running(&mut self) -> bool {
-        self.daemon.as_mut().is_some_and(|daemon| daemon.try_wait().unwrap().is_none())
+        self.daemon.as_mut().is_some_and(Served::is_running)
     }
 
     pub fn pid(&self) -> u32 {
-        self.daemon.as_ref().unwrap().id()
+        self.daemon.as_ref().unwrap().pid()
     }
 
     /// `kill -9`, or an orderly stop.
     pub fn stop(&mut self, hard: bool) {
-        if let Some(mut daemon) = self.daemon.take() {
-            let signal = if hard { "-KILL" } else { "-TERM" };
-            // One that has ended already is only waited for.
-            if daemon.try_wait().unwrap().is_none() {
-                assert!(Command::new("kill").args([signal, &daemon.id().to_string()]).status().unwrap().success());
-            }
-            daemon.wait().unwrap();
+        if let Some(daemon) = self.daemon.take() {
+            daemon.end(if hard { "KILL" } else { "TERM" });
         }
     }
 
@@ -240,10 +234,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        if let Some(mut daemon) = self.daemon.take() {
-            let _ = daemon.kill();
-            let _ = daemon.wait();
-        }
+        drop(self.daemon.take());
         if std::thread::panicking() {
             eprintln!("--- daemon log ---\n{}", self.log());
         }

@@ -91,7 +91,7 @@ fn forms(value: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         let json = serde_json::to_string(text).unwrap();
         let ascii: String = json.chars().map(|c| if c.is_ascii() { c.to_string() } else { format!("\\u{:04x}", c as u32) }).collect();
         for (form, quoted) in [("JSON", json), ("JSON in ASCII", ascii), ("Rust text", format!("{text:?}"))] {
-            out.push((form, quoted[1..quoted.len() - 1].as_bytes().to_vec()));
+            out.push((form, quoted.as_bytes()[1..quoted.len() - 1].to_vec()));
         }
     }
     out
