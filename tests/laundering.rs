@@ -184,6 +184,7 @@ fn every_way_out_of_an_agents_tree_leads_nowhere() {
         machine.ok(&format!("printf %s value-{name} | {CURL} --fail -T - http://claviger/v1/secrets/local/app/{name}"));
     }
     machine.ok("systemctl start test-cron test-ssh user@$(id -u robot)");
+    machine.until(&format!("bash -c '</dev/tcp/127.0.0.1/{port}'"), Duration::from_secs(20));
 
     // What is granted is granted: to a workload with a uid of its own.
     machine.ok("systemctl start apart");

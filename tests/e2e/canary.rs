@@ -145,7 +145,7 @@ async fn no_value_is_seen_where_it_does_not_belong() {
     let mut holder = a_holder(&mut story, cluster.is_some());
     refusals_and_faults(&mut story, cluster.is_some());
     files_with_mistakes(&mut story);
-    an_operators_day(&mut story, &holder);
+    an_operators_day(&mut story, &mut holder);
     // A crash, and the story goes on.
     story.host.stop(true);
     story.host.launch();
@@ -344,12 +344,18 @@ fn files_with_mistakes(story: &mut Story) {
 }
 
 /// Every question that an operator may ask.
-fn an_operators_day(story: &mut Story, holder: &Actor) {
+fn an_operators_day(story: &mut Story, holder: &mut Actor) {
     let requests: BTreeSet<String> =
         story.host.records().iter().filter_map(|record| record["request"].as_str().map(str::to_owned)).collect();
     assert!(requests.len() > 30, "{}", requests.len());
     for request in requests {
         story.operator(&format!("clav why {request} && clav why --json {request}"));
+    }
+    for by in ["--secret app/bytes", "--secret app/bytes --json"] {
+        holder.say(r#"call POST /v1/leases {"secret":"app/bytes","purpose":"testing"}"#);
+        assert_eq!(holder.line()["status"], 201);
+        let ended = story.operator(&format!("clav revoke {by}"));
+        assert!(ended.contains("lease-"), "{ended}");
     }
     let pid = holder.pid();
     for script in [

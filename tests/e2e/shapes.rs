@@ -100,6 +100,7 @@ fn an_entry_point_fetches_and_becomes_the_server() {
             let tried = host.operator("GET", &format!("/v1/identities/try?pid={pid}"), "");
             tried["attested"]["exe"]["path"].as_str().is_some_and(|path| path.ends_with("/server"))
         });
+        // And it has been looked at, once at least.
         std::thread::sleep(Duration::from_millis(1500));
         entry.say(&format!("call GET /v1/leases/{lease}/secret"));
         let mut line = String::new();
