@@ -254,8 +254,8 @@ impl Gatherer {
 
     /// The warm check: the same living process with the same ids, control group and program. About 4 us.
     pub fn still(&self, pins: &Pins) -> Result<(), Changed> {
-        if !crate::mutation!("map-pin") && pins.pidfd.is_alive() && !pins.map.holds() {
-            return Err(Changed::Program);
+        if !crate::mutation!("map-pin") && !pins.map.holds() {
+            return Err(if pins.pidfd.is_alive() { Changed::Program } else { Changed::Gone });
         }
         // A helper that shares the old map (CLONE_VM) would keep the pin whole through an exec; the executable tells all the same.
         if !crate::mutation!("map-pin") && pins.exe.as_ref().is_some_and(|exe| !exe.is_run_by(&pins.proc)) {

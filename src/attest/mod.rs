@@ -18,6 +18,9 @@ mod identity;
 mod judge;
 mod workload;
 
+#[cfg(test)]
+mod tests;
+
 pub use attestor::{Attested, Attestor, ClientProgram, Peer, Subject};
 pub use evidence::{ConnectIds, Evidence, ExeEvidence, ProcessEvidence};
 pub use facts::{Ancestor, Exe, Facts, Login, Unit};

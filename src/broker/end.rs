@@ -10,7 +10,10 @@ use crate::{
     lease::{Cause, Ending, Postponed},
     model::{EndResult, LeaseId},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -19,8 +22,7 @@ impl Broker {
     /// Ends a lease and says what became of its credential; `None` when it is over already or somebody else is ending it. Runs in a task
     /// of its own, so whoever waits may go.
     pub async fn end(self: &Arc<Self>, id: LeaseId, cause: impl Into<Cause>) -> Option<EndResult> {
-        if self.read_only.is_some() {
-            // The lease may be another machine's, and its credential in use there.
+        if !self.may_end() {
             return None;
         }
         let ending = self.leases.begin_end(id, cause, self.clock.wall())?;
@@ -30,12 +32,18 @@ impl Broker {
 
     /// Takes up an end that did not come through before the daemon stopped, or that an operator asks to be tried again.
     pub(super) async fn resume(self: &Arc<Self>, id: LeaseId, tries: u32) -> Option<EndResult> {
-        if self.read_only.is_some() {
+        if !self.may_end() {
             return None;
         }
         let ending = self.leases.resume_end(id)?;
         let broker = self.clone();
         tokio::spawn(async move { broker.carry_through(ending, tries).await }).await.ok()
+    }
+
+    /// Not in a state that may be another machine's, with its credentials in use there; nor once the books are closed: what comes then is
+    /// found at the next start.
+    fn may_end(&self) -> bool {
+        self.read_only.is_none() && !self.closed.load(Ordering::Acquire)
     }
 
     async fn carry_through(self: Arc<Self>, ending: Ending, tries: u32) -> EndResult {

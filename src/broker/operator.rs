@@ -229,6 +229,7 @@ impl Broker {
 
     /// Closes journal and audit log after everything else has stopped.
     pub fn close(&self) {
+        self.closed.store(true, std::sync::atomic::Ordering::Release);
         self.leases.stop();
         self.audit.stop();
     }

@@ -1,20 +1,33 @@
 //! Ids that sort by the time they were made.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
-use ulid::Ulid;
+use ulid::{ULID_LEN, Ulid};
 
 /// Not an id of this kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("is not an id of this kind")]
 pub struct IdError;
 
+/// The one spelling that we write: lower case.
+fn written(id: Ulid, buffer: &mut [u8; ULID_LEN]) -> &str {
+    let text = id.array_to_str(buffer);
+    text.make_ascii_lowercase();
+    text
+}
+
 macro_rules! ids {
     ($($(#[$doc:meta])* $type:ident, $prefix:literal;)*) => {$(
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+        #[serde(try_from = "String")]
         pub struct $type(Ulid);
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_str(self)
+            }
+        }
 
         impl $type {
             /// Made from the wall clock in milliseconds and 80 random bits: ascending, not guessable.
@@ -25,9 +38,9 @@ macro_rules! ids {
             /// Parses the one canonical spelling.
             pub fn parse(text: &str) -> Result<Self, IdError> {
                 let body = text.strip_prefix($prefix).ok_or(IdError)?;
-                let id = Self(Ulid::from_string(&body.to_ascii_uppercase()).map_err(|_| IdError)?);
+                let id = Ulid::from_string(body).map_err(|_| IdError)?;
                 // The alphabet accepts several spellings of one number; only the one we write is an id.
-                if id.to_string() == text { Ok(id) } else { Err(IdError) }
+                if written(id, &mut [0; ULID_LEN]) == body { Ok(Self(id)) } else { Err(IdError) }
             }
 
             /// When it was made: wall clock, milliseconds since 1970.
@@ -42,13 +55,14 @@ macro_rules! ids {
 
             /// The id without its prefix: 26 characters of `0-9a-z`, fit for an upstream object's name.
             pub fn bare(&self) -> String {
-                self.0.to_string().to_ascii_lowercase()
+                written(self.0, &mut [0; ULID_LEN]).to_owned()
             }
         }
 
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!($prefix, "{}"), self.bare())
+                f.write_str($prefix)?;
+                f.write_str(written(self.0, &mut [0; ULID_LEN]))
             }
         }
 

@@ -2,8 +2,8 @@
 //!
 //! A name that is not canonical is refused, never repaired: policy, cache, audit and limits all see the same bytes.
 
-use serde::{Deserialize, Serialize};
-use std::fmt;
+use serde::{Deserialize, Serialize, Serializer};
+use std::{fmt, sync::Arc};
 
 /// Why a name was refused. The offending text is not repeated: it may hold anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,9 +49,15 @@ fn check(text: &str, max_bytes: usize, max_parts: usize) -> Result<(), NameError
 macro_rules! names {
     ($($(#[$doc:meta])* $type:ident($bytes:expr, $parts:expr);)*) => {$(
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $type(Box<str>);
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+        #[serde(try_from = "String")]
+        pub struct $type(Arc<str>);
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_str(&self.0)
+            }
+        }
 
         impl $type {
             /// Parses the canonical form; anything else is refused.
@@ -70,7 +76,7 @@ macro_rules! names {
             type Error = NameError;
             fn try_from(text: String) -> Result<Self, NameError> {
                 check(&text, $bytes, $parts)?;
-                Ok(Self(text.into_boxed_str()))
+                Ok(Self(text.into()))
             }
         }
 
@@ -83,7 +89,7 @@ macro_rules! names {
 
         impl From<$type> for String {
             fn from(name: $type) -> String {
-                name.0.into_string()
+                name.0.as_ref().to_owned()
             }
         }
 
@@ -120,9 +126,15 @@ impl SecretName {
 }
 
 /// A ticket in some tracker, as `SYSTEM:ID` in the tracker's own spelling.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct TicketId(Box<str>);
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct TicketId(Arc<str>);
+
+impl Serialize for TicketId {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.0)
+    }
+}
 
 impl TicketId {
     /// Parses `system:id`: the system in lower case, the id of letters, digits, `-`, `_`, `.`, `#`, `/`.
@@ -153,7 +165,7 @@ impl TryFrom<String> for TicketId {
 
 impl From<TicketId> for String {
     fn from(ticket: TicketId) -> String {
-        ticket.0.into_string()
+        ticket.0.as_ref().to_owned()
     }
 }
 

@@ -1,7 +1,7 @@
 //! One attested fact as `kind:value`, in SPIRE's spelling.
 
-use serde::{Deserialize, Serialize};
-use std::fmt;
+use serde::{Deserialize, Serialize, Serializer};
+use std::{fmt, sync::Arc};
 
 /// How hard a selector is to arrange for another program of the same user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -25,11 +25,17 @@ pub enum SelectorError {
 }
 
 /// `kind:value`, for instance `unix:uid:1000`, `unix:path:/usr/bin/psql`, `systemd:id:orders.service`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Selector {
-    text: Box<str>,
+    text: Arc<str>,
     value_at: u16,
+}
+
+impl Serialize for Selector {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.text)
+    }
 }
 
 /// A kind, what its value must look like, and how strong it is.
@@ -119,7 +125,7 @@ impl TryFrom<String> for Selector {
 
 impl From<Selector> for String {
     fn from(selector: Selector) -> String {
-        selector.text.into_string()
+        selector.text.as_ref().to_owned()
     }
 }
 

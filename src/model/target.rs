@@ -1,7 +1,7 @@
 //! Where a credential is used: a host, with a port if it matters.
 
-use serde::{Deserialize, Serialize};
-use std::fmt;
+use serde::{Deserialize, Serialize, Serializer};
+use std::{fmt, sync::Arc};
 
 /// Not a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -9,9 +9,15 @@ use std::fmt;
 pub struct TargetError;
 
 /// A host name in lower case, with an optional port: `db.prod.example:5432`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Target(Box<str>);
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Target(Arc<str>);
+
+impl Serialize for Target {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.0)
+    }
+}
 
 impl Target {
     /// Parses the canonical form; anything else is refused.
@@ -59,7 +65,7 @@ impl TryFrom<String> for Target {
 
 impl From<Target> for String {
     fn from(target: Target) -> String {
-        target.0.into_string()
+        target.0.as_ref().to_owned()
     }
 }
 

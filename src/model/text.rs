@@ -1,6 +1,7 @@
 //! Free text that a caller sent: one line, bounded, nothing that could change how a terminal or a log shows it.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use std::sync::Arc;
 
 /// Why a text was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -12,9 +13,15 @@ pub enum LineError {
 }
 
 /// At most 500 characters without control, line-breaking, bidirectional-override or invisible ones.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Line(Box<str>);
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Line(Arc<str>);
+
+impl Serialize for Line {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.0)
+    }
+}
 
 impl Line {
     /// Takes the text as it is, or refuses it.
@@ -52,7 +59,7 @@ impl TryFrom<String> for Line {
 
 impl From<Line> for String {
     fn from(line: Line) -> String {
-        line.0.into_string()
+        line.0.as_ref().to_owned()
     }
 }
 

@@ -51,6 +51,22 @@ impl FileId {
         (self.dev, self.ino, self.size, self.mtime, self.ctime) == (other.dev, other.ino, other.size, other.mtime, other.ctime)
     }
 
+    fn of(raw: &libc::statx) -> Self {
+        let nanos = |t: libc::statx_timestamp| i128::from(t.tv_sec) * 1_000_000_000 + i128::from(t.tv_nsec);
+        Self {
+            dev: libc::makedev(raw.stx_dev_major, raw.stx_dev_minor),
+            ino: raw.stx_ino,
+            nlink: raw.stx_nlink,
+            uid: raw.stx_uid,
+            mode: raw.stx_mode,
+            size: raw.stx_size,
+            mtime: nanos(raw.stx_mtime),
+            ctime: nanos(raw.stx_ctime),
+            mount: raw.stx_mnt_id,
+            unique_mount: raw.stx_mask & STATX_MNT_ID_UNIQUE != 0,
+        }
+    }
+
     /// A folder.
     pub fn is_dir(&self) -> bool {
         u32::from(self.mode) & libc::S_IFMT == libc::S_IFDIR
@@ -84,37 +100,21 @@ pub struct Executable {
 
 /// Device, inode and the rest of an open descriptor (`O_PATH` will do).
 pub fn file_id(fd: &impl AsFd) -> io::Result<FileId> {
-    let raw = statx(fd.as_fd(), libc::STATX_BASIC_STATS | libc::STATX_MNT_ID | STATX_MNT_ID_UNIQUE)?;
-    let nanos = |t: libc::statx_timestamp| i128::from(t.tv_sec) * 1_000_000_000 + i128::from(t.tv_nsec);
-    Ok(FileId {
-        dev: libc::makedev(raw.stx_dev_major, raw.stx_dev_minor),
-        ino: raw.stx_ino,
-        nlink: raw.stx_nlink,
-        uid: raw.stx_uid,
-        mode: raw.stx_mode,
-        size: raw.stx_size,
-        mtime: nanos(raw.stx_mtime),
-        ctime: nanos(raw.stx_ctime),
-        mount: raw.stx_mnt_id,
-        unique_mount: raw.stx_mask & STATX_MNT_ID_UNIQUE != 0,
-    })
+    statx(fd.as_fd(), libc::STATX_BASIC_STATS | libc::STATX_MNT_ID | STATX_MNT_ID_UNIQUE).map(|raw| FileId::of(&raw))
 }
 
 const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
 
 fn statx(fd: BorrowedFd<'_>, mask: u32) -> io::Result<libc::statx> {
+    statx_at(fd, c"", libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW, mask)
+}
+
+fn statx_at(fd: BorrowedFd<'_>, path: &std::ffi::CStr, flags: libc::c_int, mask: u32) -> io::Result<libc::statx> {
     // SAFETY: an all-zero statx is valid; the kernel fills it.
     let mut raw: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: the path is a C string and `raw` is writable.
-    let done = unsafe {
-        libc::statx(
-            fd.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC | libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT,
-            mask,
-            &raw mut raw,
-        )
-    };
+    let done =
+        unsafe { libc::statx(fd.as_raw_fd(), path.as_ptr(), flags | libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT, mask, &raw mut raw) };
     Errno::result(done)?;
     Ok(raw)
 }
@@ -263,8 +263,9 @@ impl Executable {
 
     /// Whether the process still runs this very file, unchanged.
     pub fn is_run_by(&self, proc: &ProcDir) -> bool {
-        let now = openat(proc.fd(), "exe", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
-        now.is_ok_and(|now| file_id(&now).is_ok_and(|now| now.same_file(&self.id)))
+        // The link is the kernel's own and leads to the file itself: nothing is looked up on its file system.
+        let now = statx_at(proc.fd().as_fd(), c"exe", 0, libc::STATX_BASIC_STATS);
+        now.is_ok_and(|now| FileId::of(&now).same_file(&self.id))
     }
 
     /// Whether its file system may be asked for content.
