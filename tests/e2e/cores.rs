@@ -3,7 +3,7 @@
 use super::{host::*, leaks::files};
 use std::{
     fs,
-    os::unix::{fs::MetadataExt, net::UnixStream},
+    os::unix::fs::MetadataExt,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -30,24 +30,24 @@ fn a_daemon_with_its_own_user_is_not_dumpable() {
         let capabilities = "+sys_ptrace,+dac_read_search";
         let mut command = Command::new("setpriv");
         command.args([&format!("--reuid={ATTACKER}"), &format!("--regid={ATTACKER}"), "--clear-groups"]);
-        command.args([&format!("--inh-caps={capabilities}"), &format!("--ambient-caps={capabilities}"), "--", program]);
-        command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        command.args([&format!("--inh-caps={capabilities}"), &format!("--ambient-caps={capabilities}"), "--", program]).args(arguments);
+        command
     };
     let host = Host::prepare(Setup::default());
     std::os::unix::fs::chown(&host.dir, Some(ATTACKER), Some(ATTACKER)).unwrap();
-    let mut daemon = as_user(env!("CARGO_BIN_EXE_clavigerd"), &["--config", &host.path("clavigerd.toml")]);
-    let mut control = as_user("/bin/sleep", &["60"]);
+    let (log, socket) = (host.dir.join("daemon.log"), host.dir.join("workload.sock"));
+    let mut command = as_user(env!("CARGO_BIN_EXE_clavigerd"), &["--config", &host.path("clavigerd.toml")]);
+    let daemon = Served::start(&mut command, &log, &[&socket]);
+    no_core_limit(daemon.pid());
+    let mut control = as_user("/bin/cat", &[]).stdin(Stdio::piped()).spawn().unwrap();
+    // Once it runs as that user at all.
     let until = Instant::now() + Duration::from_secs(20);
-    while UnixStream::connect(host.path("workload.sock")).is_err() {
-        assert!(Instant::now() < until && daemon.try_wait().unwrap().is_none(), "the daemon does not serve");
+    while fs::read_link(format!("/proc/{}/exe", control.id())).is_ok_and(|exe| !exe.ends_with("cat")) && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(10));
     }
-    no_core_limit(daemon.id());
-    let owners = (owner_of_memory(daemon.id()), owner_of_memory(control.id()));
-    for child in [&mut daemon, &mut control] {
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
+    let owners = (owner_of_memory(daemon.pid()), owner_of_memory(control.id()));
+    drop(control.stdin.take());
+    control.wait().unwrap();
     assert_eq!(owners, (0, ATTACKER), "the daemon's memory is root's, an ordinary process's its user's");
 }
 

@@ -15,7 +15,7 @@ use std::{
 #[path = "served.rs"]
 mod served;
 
-use served::Served;
+pub use served::Served;
 
 /// Uids that no account has.
 pub const VICTIM: u32 = 61_001;
