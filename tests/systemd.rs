@@ -228,6 +228,29 @@ fn the_units_do_what_they_promise() {
     say(started, "a start that cannot succeed is not tried again");
 }
 
+/// A booted machine where `orders` runs these lines of a unit; its secret has a value.
+fn with_orders(folder: &Path, unit: &str) -> Machine {
+    package(folder);
+    orders(folder);
+    put(folder, "etc/claviger/key", "6b".repeat(32), 0o400);
+    let unit = format!("[Service]\nUser=orders\nRuntimeDirectory=orders\nType=notify\nNotifyAccess=all\n{unit}");
+    put(folder, "etc/systemd/system/orders.service", unit, 0o644);
+    let machine = Machine::boot(folder);
+    machine.ok("systemd-sysusers && systemd-tmpfiles --create claviger.conf && systemctl daemon-reload");
+    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket");
+    let put = format!("printf %s s3cret-value | {CURL} /run/claviger/operator.sock -T - http://claviger/v1/secrets/local/orders/api-key");
+    assert_eq!(json(&machine, &put)["version"], 1);
+    machine
+}
+
+/// Waits until the live leases are these and no others.
+fn live_are(machine: &Machine, ids: &[&str]) {
+    let mut ids = ids.to_vec();
+    ids.sort_unstable();
+    let listed = format!("{CURL} /run/claviger/operator.sock http://claviger/v1/leases | grep -o 'lease-[0-9a-z]*' | sort | xargs");
+    machine.until(&format!("test \"$({listed})\" = '{}'", ids.join(" ")), Duration::from_secs(20));
+}
+
 /// Secrets fetched before the service starts, as for a program that knows files only: `ExecStartPre=` has gone when `ExecStart=` begins.
 #[test]
 fn what_is_fetched_before_the_start_is_held_by_the_unit() {
@@ -236,24 +259,14 @@ fn what_is_fetched_before_the_start_is_held_by_the_unit() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let files = folder.path();
-    package(files);
-    orders(files);
-    put(files, "etc/claviger/key", "6b".repeat(32), 0o400);
-    let unit = format!(
-        "[Service]\nUser=orders\nRuntimeDirectory=orders\nRuntimeDirectoryMode=0700\nType=notify\nNotifyAccess=all\n\
-         ExecStartPre=/bin/sh -c 'clav get -q orders/api-key --field json >/run/orders/lease'\n\
-         ExecStartPre=/bin/true\n\
-         ExecStart=/bin/sh -c 'id=$$(grep -o \"lease-[0-9a-z]*\" /run/orders/lease | head -n 1); \
-         {CURL} /run/claviger/workload.sock http://claviger/v1/leases/$$id/secret >/run/orders/again; systemd-notify --ready; exec sleep infinity'\n"
+    let machine = with_orders(
+        folder.path(),
+        &format!(
+            "ExecStartPre=/bin/sh -c 'clav get -q orders/api-key --field json >/run/orders/lease'\nExecStartPre=/bin/true\n\
+             ExecStart=/bin/sh -c 'id=$$(grep -o \"lease-[0-9a-z]*\" /run/orders/lease | head -n 1); \
+             {CURL} /run/claviger/workload.sock http://claviger/v1/leases/$$id/secret >/run/orders/again; systemd-notify --ready; exec sleep infinity'\n"
+        ),
     );
-    put(files, "etc/systemd/system/orders.service", unit, 0o644);
-    let machine = Machine::boot(files);
-    machine.ok("systemd-sysusers && systemd-tmpfiles --create claviger.conf && systemctl daemon-reload");
-    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket");
-    let put = format!("printf %s s3cret-value | {CURL} /run/claviger/operator.sock -T - http://claviger/v1/secrets/local/orders/api-key");
-    assert_eq!(json(&machine, &put)["version"], 1);
-    let listed = format!("{CURL} /run/claviger/operator.sock http://claviger/v1/leases");
     for round in 1..=5 {
         machine.ok("systemctl restart orders");
         let fetched = json(&machine, "cat /run/orders/lease");
@@ -262,11 +275,47 @@ fn what_is_fetched_before_the_start_is_held_by_the_unit() {
         let again = json(&machine, "cat /run/orders/again");
         assert_eq!(again["secret"]["value"], "s3cret-value", "round {round}: {again}");
         // What the run before fetched has ended with it, and this one's goes on.
-        let id = fetched["lease"]["id"].as_str().unwrap();
-        machine.until(&format!("test \"$({listed} | grep -o 'lease-[0-9a-z]*')\" = {id}"), Duration::from_secs(20));
+        live_are(&machine, &[fetched["lease"]["id"].as_str().unwrap()]);
     }
     machine.ok("systemctl stop orders");
-    machine.until(&format!("{listed} | grep -q '\"leases\":\\[\\]'"), Duration::from_secs(20));
+    live_are(&machine, &[]);
+}
+
+/// A service that is a shell script: it forks workers, replaces them, and feeds programs through pipes. What it fetches is its unit's.
+#[test]
+fn a_script_in_a_unit_forks_and_pipes_and_its_unit_holds() {
+    if let Err(why) = Machine::possible() {
+        eprintln!("SKIPPED: no systemd was booted: {why}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let script = format!(
+        "#!/bin/sh\nset -e\ncd /run/orders\nclav get -q orders/api-key --field json >shared\n\
+         id=$(grep -o 'lease-[0-9a-z]*' shared | head -n 1)\n\
+         call='{CURL} /run/claviger/workload.sock http://claviger/v1/leases'\n\
+         for generation in 1 2 3; do\n    for worker in 1 2; do\n        \
+         (echo $($call/$id/secret; echo; $call -d '{{\"secret\":\"orders/api-key\"}}') >worker-$generation-$worker) &\n    done\n    wait\ndone\n\
+         clav get -q orders/api-key | cat >piped\nx=$(clav get -q orders/api-key)\nprintf %s \"$x\" >taken\n\
+         systemd-notify --ready\nexec sleep infinity\n"
+    );
+    put(folder.path(), "usr/local/bin/orders", script, 0o755);
+    let machine = with_orders(folder.path(), "ExecStart=/usr/local/bin/orders\n");
+    machine.ok("systemctl start orders");
+    assert_eq!(machine.ok("cat /run/orders/piped /run/orders/taken"), "s3cret-values3cret-value");
+    // Each worker has read what is everybody's, and had a lease of its own that ended with the process that asked for it.
+    assert_eq!(machine.ok("grep -l 's3cret-value.*s3cret-value' /run/orders/worker-* | wc -l").trim(), "6");
+    let listed = json(&machine, &format!("{CURL} /run/claviger/operator.sock http://claviger/v1/leases"));
+    let of_unit: Vec<&str> = listed["leases"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|lease| lease["holder"]["kind"] == "unit")
+        .map(|l| l["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(of_unit.len(), 3, "{listed}");
+    live_are(&machine, &of_unit);
+    machine.ok("systemctl stop orders");
+    live_are(&machine, &[]);
 }
 
 /// The package as it is released, but with the programs of this build: a release build would take ten minutes.
