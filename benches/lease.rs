@@ -37,9 +37,10 @@ fn main() -> Result<(), Failed> {
     for (tasks, each) in [(1, 2_000), (64, 200)] {
         for (what, upstream) in [("reserved and committed, each synced", true), ("one row, nothing upstream", false)] {
             let made = runtime.block_on(run(tasks, each, &leases, move |leases| async move { make(&leases, upstream).await }))?;
-            made.print(&format!("{what}, {tasks} tasks"));
+            let at_once = if tasks == 1 { "1 task".to_owned() } else { format!("{tasks} tasks") };
+            made.print(&format!("{what}, {at_once}"));
             let ended = runtime.block_on(run(tasks, each, &leases, |leases| async move { end_one(&leases).await }))?;
-            ended.print(&format!("ended, {tasks} tasks"));
+            ended.print(&format!("ended, {at_once}"));
         }
     }
     if leases.count() != 0 {
