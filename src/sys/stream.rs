@@ -168,15 +168,32 @@ fn receive(fd: BorrowedFd<'_>, buffer: &mut ReadBuf<'_>) -> io::Result<Chunk> {
     Ok(chunk)
 }
 
+nix::ioctl_read_bad!(unread, libc::FIONREAD, libc::c_int);
+
+/// Whether nothing waits to be read (`SIOCINQ`, unix(7)). An error says no.
+fn is_empty(fd: BorrowedFd<'_>) -> bool {
+    let mut bytes = 0;
+    // SAFETY: one int is writable behind the pointer.
+    unsafe { unread(fd.as_raw_fd(), &raw mut bytes) }.is_ok() && bytes == 0
+}
+
 impl AsyncRead for CheckedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
             ready!(this.inner.poll_read_ready(cx))?;
-            let filled = buffer.filled().len();
-            let chunk = match this.inner.try_io(Interest::READABLE, || receive(this.inner.as_fd(), buffer)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                other => other?,
+            let (filled, room) = (buffer.filled().len(), buffer.remaining());
+            let mut received = None;
+            let done = this.inner.try_io(Interest::READABLE, || {
+                let chunk = received.insert(receive(this.inner.as_fd(), buffer)?);
+                // Whoever knows that nothing is left need not ask in vain. A short read does not tell: another sender's bytes may follow.
+                let drained = chunk.len > 0 && chunk.len < room && is_empty(this.inner.as_fd());
+                if drained { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            let chunk = match (received, done) {
+                (Some(chunk), _) => chunk,
+                (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                (None, _) => continue,
             };
             this.reading.0.chunks.fetch_add(1, Ordering::AcqRel);
             let verdict = match chunk.sender {
