@@ -168,7 +168,7 @@ impl Gatherer {
     fn exe(&self, exe: &Executable) -> ExeEvidence {
         let trusted_fs = exe.on_trusted_fs();
         let host = if trusted_fs { self.host.file(&exe.path) } else { None };
-        let verified = host.as_ref().is_some_and(|file| file.id.same_file(&exe.id));
+        let verified = host.as_ref().is_some_and(|file| file.id.same_file(&exe.id) || crate::mutation!("path-verified"));
         ExeEvidence {
             path: exe.path.clone(),
             dev: exe.id.dev,

@@ -115,7 +115,7 @@ impl Broker {
         let is_holder =
             is(&subject.evidence.process, Some(&subject.pins.pidfd)) || is(&peer.own().evidence.process, Some(&peer.own().pins.pidfd));
         match (holder.kind, &holder.cgroup) {
-            (HolderKind::Process, _) => is_holder,
+            (HolderKind::Process, _) => is_holder || crate::mutation!("not-holder"),
             (HolderKind::Ancestor, _) => is_holder || subject.evidence.ancestors.iter().any(|a| is(a, None)),
             (HolderKind::Unit | HolderKind::Container, Some(group)) => {
                 let within = workload

@@ -59,6 +59,7 @@ impl Holders {
         let (broker, lost, subject, holder) = (broker.clone(), key.clone(), bound.subject.clone(), bound.holder.clone());
         let task = tokio::spawn(async move {
             match (&subject, &holder.cgroup) {
+                _ if crate::mutation!("holder-death") => std::future::pending().await,
                 (Some(subject), _) => subject.pins.pidfd.exited().await,
                 (None, Some(group)) => deserted(group).await,
                 (None, None) => {}
