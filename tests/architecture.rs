@@ -301,6 +301,23 @@ fn unsafe_code_is_in_one_room_and_gives_its_reasons() {
 }
 
 #[test]
+fn what_cannot_fail_says_why() {
+    let mut problems = Vec::new();
+    for source in sources().iter().filter(|source| !source.is_test()) {
+        // Tests stand at the end of a file.
+        let text = source.text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let panics = [".unwrap()", ".expect(\""].iter().any(|call| line.split("//").next().unwrap_or_default().contains(call));
+            if panics && !lines[at.saturating_sub(5)..at].iter().any(|above| above.trim_start().starts_with("// ")) {
+                problems.push(format!("src/{}:{}: the invariant is not beside it", source.name, at + 1));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+#[test]
 fn no_second_crypto_is_linked() {
     let lock = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock")).unwrap();
     let lock: toml::Table = toml::from_str(&lock).unwrap();

@@ -7,39 +7,15 @@
 #[path = "support/machine.rs"]
 mod machine;
 
-use machine::Machine;
+use machine::{Machine, package, put, root};
 use serde_json::Value;
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
     path::Path,
     time::{Duration, Instant},
 };
 
 const CURL: &str = "curl --silent --show-error --max-time 30 --unix-socket";
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn put(files: &Path, path: &str, text: impl AsRef<[u8]>, mode: u32) {
-    let to = files.join(path);
-    fs::create_dir_all(to.parent().unwrap()).unwrap();
-    fs::write(&to, text).unwrap();
-    fs::set_permissions(to, fs::Permissions::from_mode(mode)).unwrap();
-}
-
-fn copy_folder(files: &Path, from: &Path, to: &str) {
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if path.is_dir() {
-            copy_folder(files, &path, &format!("{to}/{name}"));
-        } else {
-            put(files, &format!("{to}/{name}"), fs::read(&path).unwrap(), 0o644);
-        }
-    }
-}
 
 /// What an administrator adds: a service with a user of its own, its identity, its secret and a grant.
 fn orders(files: &Path) {
@@ -70,19 +46,6 @@ fn orders(files: &Path) {
     put(files, "etc/claviger/policy.d/50-orders.cedar", grant, 0o644);
     put(files, "etc/systemd/system/orders.service", unit, 0o644);
     put(files, "etc/sysusers.d/orders.conf", "u orders - \"orders\" / /usr/sbin/nologin\nu agent - \"agent\" / /usr/sbin/nologin\n", 0o644);
-}
-
-/// What the package brings, laid out as it lays it out.
-fn package(files: &Path) {
-    put(files, "usr/bin/clavigerd", fs::read(env!("CARGO_BIN_EXE_clavigerd")).unwrap(), 0o755);
-    put(files, "usr/bin/clav", fs::read(env!("CARGO_BIN_EXE_clav")).unwrap(), 0o755);
-    for unit in ["clavigerd.service", "clavigerd-workload.socket", "clavigerd-operator.socket"] {
-        put(files, &format!("usr/lib/systemd/system/{unit}"), fs::read(root().join("systemd").join(unit)).unwrap(), 0o644);
-    }
-    copy_folder(files, &root().join("systemd/sysusers.d"), "usr/lib/sysusers.d");
-    copy_folder(files, &root().join("systemd/tmpfiles.d"), "usr/lib/tmpfiles.d");
-    put(files, "etc/claviger/clavigerd.toml", fs::read(root().join("config/clavigerd.toml")).unwrap(), 0o644);
-    copy_folder(files, &root().join("config/policy.d"), "etc/claviger/policy.d");
 }
 
 fn shown(machine: &Machine, unit: &str, property: &str) -> String {
@@ -140,8 +103,13 @@ fn the_units_do_what_they_promise() {
         assert_eq!(field(set), "0000000000080004", "{set}");
     }
     assert_eq!((field("Seccomp:").as_str(), field("NoNewPrivs:").as_str()), ("2", "1"));
+    // Not dumpable: its memory is root's, although it runs as another user.
+    assert_eq!(machine.ok(&format!("stat -c %U /proc/{pid}/mem")), "root\n");
     let host = json(&machine, &format!("{CURL} /run/claviger/operator.sock http://claviger/v1/status"));
     assert_eq!(host["frozen"], false, "{host}");
+    // The client believes a listener that root put there, whoever serves it.
+    assert!(machine.ok("clav status && clav leases --all").contains("kernel "));
+    assert!(machine.run("setpriv --reuid daemon --regid daemon --clear-groups clav whoami").status.code() != Some(12));
     say(started, "modes, capabilities and filter are as written");
 
     // A service with its own user is isolated, and gets its secret with nothing but its name.
@@ -230,7 +198,8 @@ fn the_units_do_what_they_promise() {
         "{}",
         machine.journal()
     );
-    say(started, "heads are in the journal, and no warning");
+    assert!(!machine.run("journalctl -o export | grep -aq s3cret-value").status.success(), "a value is in the journal");
+    say(started, "heads are in the journal, and no warning and no value");
 
     // A new key: one start with both, and from then on without the old.
     machine.ok("cd /etc/claviger && mv key key.previous && (umask 377; head -c 32 /dev/urandom >key) && \
@@ -257,6 +226,96 @@ fn the_units_do_what_they_promise() {
     assert_eq!(shown(&machine, "clavigerd", "NRestarts"), "0");
     machine.ok("journalctl -u clavigerd | grep -q 'clavigerd.toml:.*nonsense'");
     say(started, "a start that cannot succeed is not tried again");
+}
+
+/// A booted machine where `orders` runs these lines of a unit; its secret has a value.
+fn with_orders(folder: &Path, unit: &str) -> Machine {
+    package(folder);
+    orders(folder);
+    put(folder, "etc/claviger/key", "6b".repeat(32), 0o400);
+    let unit = format!("[Service]\nUser=orders\nRuntimeDirectory=orders\nType=notify\nNotifyAccess=all\n{unit}");
+    put(folder, "etc/systemd/system/orders.service", unit, 0o644);
+    let machine = Machine::boot(folder);
+    machine.ok("systemd-sysusers && systemd-tmpfiles --create claviger.conf && systemctl daemon-reload");
+    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket");
+    let put = format!("printf %s s3cret-value | {CURL} /run/claviger/operator.sock -T - http://claviger/v1/secrets/local/orders/api-key");
+    assert_eq!(json(&machine, &put)["version"], 1);
+    machine
+}
+
+/// Waits until the live leases are these and no others.
+fn live_are(machine: &Machine, ids: &[&str]) {
+    let mut ids = ids.to_vec();
+    ids.sort_unstable();
+    let listed = format!("{CURL} /run/claviger/operator.sock http://claviger/v1/leases | grep -o 'lease-[0-9a-z]*' | sort | xargs");
+    machine.until(&format!("test \"$({listed})\" = '{}'", ids.join(" ")), Duration::from_secs(20));
+}
+
+/// Secrets fetched before the service starts, as for a program that knows files only: `ExecStartPre=` has gone when `ExecStart=` begins.
+#[test]
+fn what_is_fetched_before_the_start_is_held_by_the_unit() {
+    if let Err(why) = Machine::possible() {
+        eprintln!("SKIPPED: no systemd was booted: {why}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let machine = with_orders(
+        folder.path(),
+        &format!(
+            "ExecStartPre=/bin/sh -c 'clav get -q orders/api-key --field json >/run/orders/lease'\nExecStartPre=/bin/true\n\
+             ExecStart=/bin/sh -c 'id=$$(grep -o \"lease-[0-9a-z]*\" /run/orders/lease | head -n 1); \
+             {CURL} /run/claviger/workload.sock http://claviger/v1/leases/$$id/secret >/run/orders/again; systemd-notify --ready; exec sleep infinity'\n"
+        ),
+    );
+    for round in 1..=5 {
+        machine.ok("systemctl restart orders");
+        let fetched = json(&machine, "cat /run/orders/lease");
+        let holder = &fetched["lease"]["holder"];
+        assert_eq!((&fetched["secret"]["value"], &holder["kind"]), (&"s3cret-value".into(), &"unit".into()), "{fetched}");
+        let again = json(&machine, "cat /run/orders/again");
+        assert_eq!(again["secret"]["value"], "s3cret-value", "round {round}: {again}");
+        // What the run before fetched has ended with it, and this one's goes on.
+        live_are(&machine, &[fetched["lease"]["id"].as_str().unwrap()]);
+    }
+    machine.ok("systemctl stop orders");
+    live_are(&machine, &[]);
+}
+
+/// A service that is a shell script: it forks workers, replaces them, and feeds programs through pipes. What it fetches is its unit's.
+#[test]
+fn a_script_in_a_unit_forks_and_pipes_and_its_unit_holds() {
+    if let Err(why) = Machine::possible() {
+        eprintln!("SKIPPED: no systemd was booted: {why}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let script = format!(
+        "#!/bin/sh\nset -e\ncd /run/orders\nclav get -q orders/api-key --field json >shared\n\
+         id=$(grep -o 'lease-[0-9a-z]*' shared | head -n 1)\n\
+         call='{CURL} /run/claviger/workload.sock http://claviger/v1/leases'\n\
+         for generation in 1 2 3; do\n    for worker in 1 2; do\n        \
+         (echo $($call/$id/secret; echo; $call -d '{{\"secret\":\"orders/api-key\"}}') >worker-$generation-$worker) &\n    done\n    wait\ndone\n\
+         clav get -q orders/api-key | cat >piped\nx=$(clav get -q orders/api-key)\nprintf %s \"$x\" >taken\n\
+         systemd-notify --ready\nexec sleep infinity\n"
+    );
+    put(folder.path(), "usr/local/bin/orders", script, 0o755);
+    let machine = with_orders(folder.path(), "ExecStart=/usr/local/bin/orders\n");
+    machine.ok("systemctl start orders");
+    assert_eq!(machine.ok("cat /run/orders/piped /run/orders/taken"), "s3cret-values3cret-value");
+    // Each worker has read what is everybody's, and had a lease of its own that ended with the process that asked for it.
+    assert_eq!(machine.ok("grep -l 's3cret-value.*s3cret-value' /run/orders/worker-* | wc -l").trim(), "6");
+    let listed = json(&machine, &format!("{CURL} /run/claviger/operator.sock http://claviger/v1/leases"));
+    let of_unit: Vec<&str> = listed["leases"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|lease| lease["holder"]["kind"] == "unit")
+        .map(|l| l["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(of_unit.len(), 3, "{listed}");
+    live_are(&machine, &of_unit);
+    machine.ok("systemctl stop orders");
+    live_are(&machine, &[]);
 }
 
 /// The package as it is released, but with the programs of this build: a release build would take ten minutes.

@@ -229,6 +229,7 @@ impl Audit {
             Admitted::Write(item, key) => (item, key),
         };
         let result = self.log.append(item, sync(&event, need), room(event.kind)).await;
+        crate::failpoint!("recorded");
         self.settle_fold(key, result.as_ref().ok());
         Ok(result?)
     }

@@ -51,6 +51,7 @@ impl Broker {
         crate::failpoint!("before-end");
         match self.tell_source(&ending, tries == 0).await {
             Ok(result) => {
+                crate::failpoint!("after-source-told");
                 let ended = self.clock.wall();
                 self.reaper.release(&lease);
                 let told = Ended {
@@ -67,7 +68,9 @@ impl Broker {
                 };
                 self.metrics.ended(ending.reason().as_str(), result.as_str(), ended.0.saturating_sub(ending.since().0));
                 self.on_record(self.about(Kind::End, &ending).ended(told).outcome(Outcome::Done)).await;
+                crate::failpoint!("end-recorded");
                 let (_, written) = self.leases.end(ending, result, ended).await;
+                crate::failpoint!("ended");
                 if let Err(error) = written {
                     tracing::error!(lease = %lease.id, %error, "an ended lease is not in the journal; it will be ended again after a restart");
                 }

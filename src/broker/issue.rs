@@ -40,6 +40,7 @@ impl Broker {
         self.must_be_fresh(peer)?;
         let governance = self.governance();
         let workload = self.attest(peer, &governance, trail)?; // who is asking
+        crate::failpoint!("attested");
         let intent = Intent::declare(ask, &workload, &governance.catalogue)?; // what they say they want
         trail.intent = Some(intent.clone());
         if let Some(reason) = &self.read_only {
@@ -54,6 +55,7 @@ impl Broker {
         };
         served(intent.channel())?;
         let clearance = Clearance::settle(permit); // whether the evidence is there
+        crate::failpoint!("decided");
         let bound = self.bind(peer, &workload, ask.holder)?;
         let key = ask.idempotency_key.clone().map(|key| (key, digest));
         if let Some(lease) = self.repeated(&key, &bound, &workload.identity().name)? {
@@ -63,6 +65,7 @@ impl Broker {
         let draft = self.draft(clearance.permit(), &bound, key, trail.request)?;
         let engine = self.engine(&draft.engine)?;
         let slot = self.leases.reserve(draft, engine.has_upstream()).await?; // the debt is written down first
+        crate::failpoint!("reserved");
         let id = slot.lease().id;
         let unsettled = Unsettled { broker: self, id };
         match self.deliver(peer, &governance, &clearance, slot, bound, trail).await {
@@ -115,6 +118,7 @@ impl Broker {
         }
         // The same process, the same program, right now: nothing is awaited between this and the answer.
         self.attestor.still_for_issue(peer).map_err(|refusal| (EndReason::HolderChanged, refusal.into()))?;
+        crate::failpoint!("looked-again");
         let clamped = clamped(permit);
         Ok(Delivery::new(trail.request, lease, issued, clamped, recorded))
     }

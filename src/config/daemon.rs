@@ -325,6 +325,13 @@ impl Config {
         let config: Config = parse(file)?;
         let mut names = vec!["local"];
         for engine in &config.engines {
+            if engine.name().as_str() == "audit" {
+                return Err(ConfigError::at(
+                    file,
+                    0,
+                    "no engine can be called \"audit\": that is the name of the audit log's key".to_owned(),
+                ));
+            }
             if names.contains(&engine.name().as_str()) {
                 return Err(ConfigError::at(file, 0, format!("engine {} is configured twice (\"local\" is built in)", engine.name())));
             }

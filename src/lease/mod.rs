@@ -110,6 +110,7 @@ impl Leases {
         if !self.table.reserve(Arc::new(lease.clone())) {
             return Err(ReserveError::KeyTaken);
         }
+        crate::failpoint!("before-reserve");
         if durable && let Err(error) = self.log.append(journal::now(&lease), Sync::Now, Room::Ordinary).await {
             // After a failed sync the row may be there: the fold settles it, and settling what never was does nothing.
             self.table.forget(lease.id);
@@ -128,6 +129,7 @@ impl Leases {
         // A reservation on the disk may use the reserve to become a lease: refusing it would leave something upstream with less known.
         let (sync, room) = if slot.written { (Sync::Now, Room::Ending) } else { (Sync::Soon, Room::Ordinary) };
         self.log.append(journal::now(&lease), sync, room).await?;
+        crate::failpoint!("committed");
         Ok(lease)
     }
 

@@ -97,6 +97,7 @@ pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, cont
         tracing::info!(pid = cred.pid, uid = cred.uid, %error, "a peer could not be attested");
     }
     let (stream, reading) = CheckedStream::new(stream, sender);
+    crate::failpoint!("accepted");
     let progress = Progress::default();
     let settings = context.limits.settings();
     let service = service_fn(|request: Request<Incoming>| {

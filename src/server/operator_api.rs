@@ -96,7 +96,9 @@ pub(super) fn argument<'a>(call: &'a Call, name: &str) -> Option<&'a str> {
 }
 
 fn body<T: DeserializeOwned>(call: &Call) -> Result<T, Refusal> {
-    serde_json::from_slice(&call.body).map_err(|error| Refusal::field("body", format_args!("is not what is expected: {error}")))
+    // Where it is wrong and not what stands there: serde would repeat a value that somebody put into the wrong place.
+    serde_json::from_slice(&call.body)
+        .map_err(|error| Refusal::field("body", format_args!("is not what is expected (line {}, column {})", error.line(), error.column())))
 }
 
 fn secret_name(call: &Call) -> Result<SecretName, Refusal> {

@@ -33,6 +33,7 @@ pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Resu
                 Err(refusal) => return Err(broker.record_malformed(&call.peer, id, &call.body, refusal).await),
             };
             let delivery = broker.issue(call.peer, ask, &call.body, id).await?;
+            crate::failpoint!("before-reply");
             Ok(reply::secret(StatusCode::CREATED, &delivery, &broker.view(delivery.lease())))
         }
         ("GET", "/v1/leases") => {

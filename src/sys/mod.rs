@@ -43,7 +43,7 @@ pub use process::{
 pub use procfs::{MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, printable, printable_path};
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::{Fault, SimulatedVolume};
-pub use socket::{BindError, adopt, arm, listen_at, open_trusted_dir, remove as remove_socket, socket_folder_owner};
+pub use socket::{BindError, adopt, arm, is_roots_socket, listen_at, open_trusted_dir, remove as remove_socket, socket_folder_owner};
 pub use storage::{DiskVolume, Keep, Space, Storage, Volume};
 pub use stream::{CheckedStream, Cut, Reading};
 pub use terminal::{in_foreground, prompt_secret};

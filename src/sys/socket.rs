@@ -83,6 +83,15 @@ pub fn socket_folder_owner(path: &Path) -> Result<u32, BindError> {
     }
 }
 
+/// Whether root put this socket where it is and nobody else could have: then whoever listens there was chosen by root, such as the daemon
+/// that systemd passed it to. (What a listener's uid is follows from who last called `listen`.)
+pub fn is_roots_socket(path: &Path) -> bool {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return false };
+    let Ok(dir) = open_trusted_dir(parent) else { return false };
+    let Ok(held) = openat(&dir, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()) else { return false };
+    file_id(&dir).is_ok_and(|id| id.root_only()) && file_id(&held).is_ok_and(|id| id.is_socket() && id.uid == 0)
+}
+
 /// Binds, arms and listens at `path` with exactly `mode` and, if given, `group`. The umask does not matter, and at no moment is the
 /// socket reachable with another mode. An old socket of ours that nobody serves is replaced; anything else in the way is refused.
 pub fn listen_at(path: &Path, mode: u32, group: Option<u32>) -> Result<UnixListener, BindError> {
@@ -167,6 +176,30 @@ pub fn remove(path: &Path) {
 mod tests {
     use super::*;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    #[test]
+    fn a_socket_is_roots_only_where_nobody_else_could_have_put_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("w.sock");
+        let listener = listen_at(&path, 0o666, None).unwrap();
+        let root = nix::unistd::geteuid().is_root();
+        assert_eq!(is_roots_socket(&path), root);
+        for mode in [0o1777, 0o775, 0o700] {
+            std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_roots_socket(&path), root && mode == 0o700, "{mode:o}");
+        }
+        drop(listener);
+        std::fs::remove_file(&path).unwrap();
+        assert!(!is_roots_socket(&path), "there is none");
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        assert!(!is_roots_socket(&path), "a link");
+        if root {
+            std::fs::remove_file(&path).unwrap();
+            let _listener = listen_at(&path, 0o666, None).unwrap();
+            std::os::unix::fs::chown(&path, Some(1), None).unwrap();
+            assert!(!is_roots_socket(&path), "another user's");
+        }
+    }
 
     #[test]
     fn exact_mode_whatever_stands_there() {

@@ -112,6 +112,7 @@ impl RecordingEngine {
 }
 
 fn constant_key() -> SealKey {
+    // The array is made with that length.
     SealKey::from_bytes(&[42; SealKey::LEN]).expect("as many bytes as a key has")
 }
 

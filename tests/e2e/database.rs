@@ -4,7 +4,7 @@ use super::{host::*, postgres::Postgres};
 use std::time::Duration;
 use tokio_postgres::{Client, Config, NoTls};
 
-fn setup(cluster: &Postgres) -> Setup {
+pub fn setup(cluster: &Postgres) -> Setup {
     let secret = "[[secret]]\nname = \"db/orders\"\nengine = \"pg\"\nowner = \"team-test\"\nsensitivity = \"confidential\"\nenvironment = \"test\"\n\
                   purposes = [\"testing\"]\noperation = \"read\"\nttl = { max = \"1h\" }\ndescription = \"a role per lease\"\n\
                   settings = { grants = [\"GRANT USAGE ON SCHEMA app TO {{role}}\", \"GRANT SELECT ON app.orders TO {{role}}\"] }\n";
@@ -21,7 +21,7 @@ fn setup(cluster: &Postgres) -> Setup {
     }
 }
 
-const ASK: &str = r#"{"secret":"db/orders"}"#;
+pub const ASK: &str = r#"{"secret":"db/orders"}"#;
 
 async fn log_in(cluster: &Postgres, answer: &serde_json::Value) -> Result<Client, tokio_postgres::Error> {
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
@@ -34,7 +34,7 @@ async fn log_in(cluster: &Postgres, answer: &serde_json::Value) -> Result<Client
 }
 
 /// Roles of ours in the database.
-async fn roles(cluster: &Postgres) -> Vec<String> {
+pub async fn roles(cluster: &Postgres) -> Vec<String> {
     let (client, connection) =
         Config::new().host_path(cluster.socket_folder()).port(cluster.port).dbname("app").user("postgres").connect(NoTls).await.unwrap();
     tokio::spawn(connection);
@@ -123,63 +123,4 @@ async fn killed_while_it_issues_it_leaves_no_role_without_a_lease() {
         host.wait_until(Duration::from_secs(20), "all leases end", |host| host.live().is_empty());
     }
     assert!(roles(&cluster).await.is_empty());
-}
-
-/// Needs the build with failpoints: `tests/mutations` runs it, with as many rounds for each point as it says.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_at_every_failpoint_it_owes_nothing() {
-    let Some(rounds) = std::env::var("CLAVIGER_TEST_FAILPOINTS").ok().and_then(|rounds| rounds.parse::<u32>().ok()) else { return };
-    if !is_root() {
-        return;
-    }
-    let Some(cluster) = Postgres::start().await else { return };
-    let mut killed = 0;
-    let mut host = Host::prepare(setup(&cluster));
-    for point in ["before-issue", "after-issue", "after-record", "before-end"] {
-        for round in 1..=rounds {
-            host.environment = vec![("CLAVIGER_FAILPOINT".into(), format!("{point}:{}", 1 + round % 3))];
-            host.launch();
-            let mut holders: Vec<Actor> = Vec::new();
-            let mut answered = Vec::new();
-            for _ in 0..4 {
-                let holder = host.hold(VICTIM, "orders", &["hold", ASK]);
-                if holder.first["status"] == 201 {
-                    answered.push(holder.first["body"]["request"].as_str().unwrap().to_owned());
-                }
-                holders.push(holder);
-                if holders.len() > 1 {
-                    holders.remove(0).kill();
-                }
-                if !host.is_running() {
-                    break;
-                }
-            }
-            drop(holders);
-            host.wait_until(Duration::from_secs(10), &format!("{point} is reached"), |host| !host.is_running());
-            killed += 1;
-            host.stop(true);
-            host.environment.clear();
-            host.launch();
-            let recorded = host.records_of("issue");
-            for request in answered {
-                assert!(
-                    recorded.iter().any(|record| record["request"] == request.as_str()),
-                    "{point} {round}: {request} is not on the record"
-                );
-            }
-            host.wait_until(Duration::from_secs(20), "all leases end", |host| host.live().is_empty());
-            let mut left = roles(&cluster).await;
-            for _ in 0..100 {
-                if left.is_empty() {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                left = roles(&cluster).await;
-            }
-            assert!(left.is_empty(), "{point} {round}: {left:?}\n{}", host.log());
-            host.stop(false);
-        }
-    }
-    assert_eq!(killed, 4 * rounds);
-    super::crash::verify(&host);
 }

@@ -4,14 +4,20 @@
 
 #[path = "../support/host.rs"]
 mod host;
+#[path = "../support/leaks.rs"]
+mod leaks;
 #[path = "../support/postgres.rs"]
 mod postgres;
 
 mod agents;
 mod attacks;
+mod canary;
+mod cores;
 mod crash;
 mod database;
+mod failpoints;
 mod hostile;
 mod leases;
 mod operators;
 mod request;
+mod shapes;

@@ -97,6 +97,29 @@ elif VERB in ("hold", "fd"):  # BODY: take a lease, do as told; or go on with a 
 elif VERB == "wait":
     say({"status": 1})
     wait()
+elif VERB == "script":  # SCRIPT FILE: a shell script, and then nothing until that file is there
+    import subprocess
+    subprocess.run(["/bin/sh", ARGS[0]], check=True)
+    until = time.monotonic() + 150
+    while not os.path.exists(ARGS[1]) and time.monotonic() < until:
+        time.sleep(0.05)
+elif VERB == "prefork":  # HELD OWN: a server that holds one lease for all its workers, each of which takes one of its own as well
+    os.setsid()
+    held = ask(connect(), "POST", "/v1/leases", ARGS[0])
+    say(held)
+    for line in sys.stdin:
+        words = line.split()
+        if words[0] == "fork":
+            if os.fork() == 0:
+                s = connect()
+                read = ask(s, "GET", f"/v1/leases/{held['body']['lease']['id']}/secret")
+                say({"read": read, **ask(s, "POST", "/v1/leases", ARGS[1])})
+                time.sleep(60)
+                os._exit(0)
+        elif words[0] == "recycle":
+            os.kill(int(words[1]), 9)
+            os.waitpid(int(words[1]), 0)
+            say({"status": 1})
 elif VERB == "child":  # PROGRAM VERB ARGS: what a descendant gets; double fork and setsid if asked
     mode, program, rest = ARGS[0], ARGS[1], ARGS[2:]
     r, w = os.pipe()

@@ -7,13 +7,17 @@
 #![allow(dead_code, reason = "no suite uses all of it")]
 
 use std::{
-    fs::{self, OpenOptions, Permissions},
+    fs::{self, Permissions},
     io::Write,
-    os::unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
+    process::{Command, Output, Stdio},
 };
+
+#[path = "served.rs"]
+mod served;
+
+use served::Served;
 
 /// What is different from the sample installation.
 #[derive(Default)]
@@ -36,7 +40,7 @@ pub struct Daemon {
     pub user: u32,
     /// Workloads and the daemon have different users: only when root runs the tests.
     pub apart: bool,
-    child: Option<Child>,
+    child: Option<Served>,
     _folder: tempfile::TempDir,
 }
 
@@ -92,35 +96,26 @@ impl Daemon {
 
     /// Starts the daemon and waits until it serves.
     pub fn run(&mut self) {
-        let log = OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_clavigerd"));
-        command.arg("--config").arg(self.dir.join("etc/clavigerd.toml")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.arg("--config").arg(self.dir.join("etc/clavigerd.toml"));
         command.env_remove("NOTIFY_SOCKET").env_remove("JOURNAL_STREAM").env("CLAVIGER_LOG", "debug");
-        self.child = Some(command.spawn().unwrap());
-        let until = Instant::now() + Duration::from_secs(20);
-        while UnixStream::connect(&self.workload).is_err() || UnixStream::connect(&self.operator).is_err() {
-            let ended = self.child.as_mut().and_then(|child| child.try_wait().unwrap());
-            assert!(ended.is_none() && Instant::now() < until, "the daemon does not serve ({ended:?}):\n{}", self.logged());
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.child = Some(Served::start(&mut command, &self.log(), &[&self.workload, &self.operator]));
     }
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.child.as_ref().unwrap().id()
+        self.child.as_ref().unwrap().pid()
     }
 
     /// Tells it to stop and waits.
     pub fn stop(&mut self) {
-        signal(self.pid(), "TERM");
-        self.child.take().unwrap().wait().unwrap();
+        self.child.take().unwrap().end("TERM");
     }
 
     /// Ends it as a crash would.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
+        if let Some(child) = self.child.take() {
+            child.end("KILL");
         }
     }
 
@@ -221,12 +216,6 @@ impl Daemon {
 
     fn log(&self) -> PathBuf {
         self.dir.join("daemon.log")
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 

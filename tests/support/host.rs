@@ -12,6 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[path = "served.rs"]
+mod served;
+
+pub use served::Served;
+
 /// Uids that no account has.
 pub const VICTIM: u32 = 61_001;
 pub const ATTACKER: u32 = 61_002;
@@ -31,7 +36,7 @@ pub fn is_root() -> bool {
 
 pub struct Host {
     pub dir: PathBuf,
-    daemon: Option<Child>,
+    daemon: Option<Served>,
     config: String,
     pub environment: Vec<(String, String)>,
 }
@@ -73,7 +78,11 @@ impl Host {
              [local]\nkey_file = \"{name}/key\"\n{}",
             setup.config
         );
+        let config = config.replace("$DIR", &name);
         let host = Host { dir, daemon: None, config, environment: setup.environment };
+        if host.config.contains("/bin/clav\"") {
+            host.clav_is_there();
+        }
         host.write("policy.d/00-baseline.cedar", claviger::policy::BASELINE);
         host.write("policy.d/50-test.cedar", &setup.policy);
         host.write("identities.d/test.toml", &setup.identities.replace("$DIR", &name));
@@ -92,38 +101,27 @@ impl Host {
 
     /// Starts the daemon again after it was ended.
     pub fn launch(&mut self) {
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.join("daemon.log")).unwrap();
         // A build with a defence taken out stands in when the tests themselves are tested.
         let daemon = std::env::var("CLAVIGER_TEST_DAEMON").unwrap_or_else(|_| env!("CARGO_BIN_EXE_clavigerd").to_owned());
         let mut command = Command::new(daemon);
-        command.arg("--config").arg(self.dir.join("clavigerd.toml")).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        command.envs(self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-        self.daemon = Some(command.spawn().unwrap());
-        self.wait_until(Duration::from_secs(20), "the daemon answers", |host| {
-            let up =
-                UnixStream::connect(host.dir.join("operator.sock")).is_ok() && UnixStream::connect(host.dir.join("workload.sock")).is_ok();
-            assert!(up || host.is_running(), "the daemon ended at start:\n{}", host.log());
-            up
-        });
+        command.arg("--config").arg(self.dir.join("clavigerd.toml"));
+        command.envs(self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str()))).current_dir(&self.dir);
+        let sockets = ["operator.sock", "workload.sock"].map(|name| self.dir.join(name));
+        self.daemon = Some(Served::start(&mut command, &self.dir.join("daemon.log"), &sockets.each_ref().map(|path| path.as_path())));
     }
 
     pub fn is_running(&mut self) -> bool {
-        self.daemon.as_mut().is_some_and(|daemon| daemon.try_wait().unwrap().is_none())
+        self.daemon.as_mut().is_some_and(Served::is_running)
     }
 
     pub fn pid(&self) -> u32 {
-        self.daemon.as_ref().unwrap().id()
+        self.daemon.as_ref().unwrap().pid()
     }
 
     /// `kill -9`, or an orderly stop.
     pub fn stop(&mut self, hard: bool) {
-        if let Some(mut daemon) = self.daemon.take() {
-            let signal = if hard { "-KILL" } else { "-TERM" };
-            // One that has ended already is only waited for.
-            if daemon.try_wait().unwrap().is_none() {
-                assert!(Command::new("kill").args([signal, &daemon.id().to_string()]).status().unwrap().success());
-            }
-            daemon.wait().unwrap();
+        if let Some(daemon) = self.daemon.take() {
+            daemon.end(if hard { "KILL" } else { "TERM" });
         }
     }
 
@@ -178,6 +176,24 @@ impl Host {
         command
     }
 
+    /// Puts `clav` where scripts find it.
+    pub fn clav_is_there(&self) {
+        fs::copy(env!("CARGO_BIN_EXE_clav"), self.dir.join("bin/clav")).unwrap();
+    }
+
+    /// A shell script of a user's, with `clav` in its path: configured as the client (`clients = ["$DIR/bin/clav"]`), it speaks for the shell.
+    pub fn shell(&self, uid: u32, script: &str) -> Command {
+        let mut command = Command::new("setpriv");
+        // The last command of a script would otherwise take the shell's place.
+        let script = format!("{script}\nexit $?");
+        command.args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups", "--", "/bin/sh", "-c", &script]);
+        command.env_clear().env("PATH", format!("{}:/usr/bin:/bin", self.path("bin"))).env("LC_ALL", "C.UTF-8").current_dir("/");
+        command.env("CLAVIGER_SOCKET", self.path("workload.sock")).env("CLAVIGER_OPERATOR_SOCKET", self.path("operator.sock"));
+        command.env("CLAVIGER_CONFIG", self.path("clavigerd.toml"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
     /// Runs an actor to its end and returns what it printed, one JSON value a line.
     pub fn act(&self, uid: u32, program: &str, arguments: &[&str]) -> Vec<serde_json::Value> {
         let output = self.actor(uid, program, arguments).output().unwrap();
@@ -219,10 +235,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        if let Some(mut daemon) = self.daemon.take() {
-            let _ = daemon.kill();
-            let _ = daemon.wait();
-        }
+        drop(self.daemon.take());
         if std::thread::panicking() {
             eprintln!("--- daemon log ---\n{}", self.log());
         }

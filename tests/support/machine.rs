@@ -5,12 +5,55 @@
 
 use std::{
     fs,
-    os::unix::process::CommandExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
+
+/// Where this repository is.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A file among those that are laid over the machine's root.
+pub fn put(files: &Path, path: &str, text: impl AsRef<[u8]>, mode: u32) {
+    let to = files.join(path);
+    fs::create_dir_all(to.parent().unwrap()).unwrap();
+    fs::write(&to, text).unwrap();
+    fs::set_permissions(to, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn copy_folder(files: &Path, from: &Path, to: &str) {
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            copy_folder(files, &path, &format!("{to}/{name}"));
+        } else {
+            put(files, &format!("{to}/{name}"), fs::read(&path).unwrap(), 0o644);
+        }
+    }
+}
+
+/// What the package brings, laid out as it lays it out. A build with a defence taken out stands in when the tests themselves are tested.
+pub fn package(files: &Path) {
+    let daemon = std::env::var("CLAVIGER_TEST_DAEMON").unwrap_or_else(|_| env!("CARGO_BIN_EXE_clavigerd").to_owned());
+    put(files, "usr/bin/clavigerd", fs::read(daemon).unwrap(), 0o755);
+    put(files, "usr/bin/clav", fs::read(env!("CARGO_BIN_EXE_clav")).unwrap(), 0o755);
+    for unit in ["clavigerd.service", "clavigerd-workload.socket", "clavigerd-operator.socket"] {
+        put(files, &format!("usr/lib/systemd/system/{unit}"), fs::read(root().join("systemd").join(unit)).unwrap(), 0o644);
+    }
+    if let Ok(removed) = std::env::var("CLAVIGER_MUTATION") {
+        let text = format!("[Service]\nEnvironment=CLAVIGER_MUTATION={removed}\n");
+        put(files, "etc/systemd/system/clavigerd.service.d/mutation.conf", text, 0o644);
+    }
+    copy_folder(files, &root().join("systemd/sysusers.d"), "usr/lib/sysusers.d");
+    copy_folder(files, &root().join("systemd/tmpfiles.d"), "usr/lib/tmpfiles.d");
+    put(files, "etc/claviger/clavigerd.toml", fs::read(root().join("config/clavigerd.toml")).unwrap(), 0o644);
+    copy_folder(files, &root().join("config/policy.d"), "etc/claviger/policy.d");
+}
 
 /// $1: a scratch folder, $2: files to lay over the root, $3: a control group (may be empty).
 const BOOT: &str = r#"
