@@ -120,7 +120,7 @@ fn isolated_needs_a_unit_or_an_assertion_and_a_uid_that_nobody_else_has() {
     let own_mounts = Facts { foreign: vec!["mnt".into()], ..here() };
     assert_eq!(assurance(vec![asserted], own_mounts), Assurance::Isolated, "services have mounts of their own");
     let hash = "ab".repeat(32);
-    let measured = workload("orders", &[&*unit[0], &format!("unix:sha256:{hash}")]);
+    let measured = workload("orders", &[unit[0], &format!("unix:sha256:{hash}")]);
     let mut exact = here();
     exact.exe.as_mut().unwrap().sha256 = Some(hash);
     assert_eq!(assurance(vec![measured.clone()], exact.clone()), Assurance::Measured);

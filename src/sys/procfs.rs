@@ -79,9 +79,13 @@ impl ProcDir {
     /// A whole small file below it, at most `max` bytes; longer is an error, never a shorter truth.
     pub fn read(&self, name: &str, max: usize) -> io::Result<Vec<u8>> {
         let file = openat(&self.dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-        let mut bytes = vec![0; max + 1];
+        // Most are far smaller than they may be.
+        let mut bytes = vec![0; (max + 1).min(2048)];
         let mut len = 0;
         loop {
+            if len == bytes.len() {
+                bytes.resize((2 * len).min(max + 1), 0);
+            }
             match nix::unistd::read(&file, &mut bytes[len..]) {
                 Ok(0) => break,
                 Ok(n) => len += n,
@@ -231,6 +235,16 @@ mod tests {
         assert!(dir.pin().unwrap().holds());
         assert!(dir.namespace("user").is_ok());
         assert!(dir.cgroup().is_ok());
+    }
+
+    #[test]
+    fn long_files_are_read_whole_or_not_at_all() {
+        let dir = ProcDir::open(std::process::id()).unwrap();
+        let maps = dir.read("maps", 4 << 20).unwrap();
+        assert!(maps.len() > 2048 && maps.ends_with(b"\n"), "{}", maps.len());
+        assert_eq!(dir.read("cmdline", 4 << 20).unwrap(), std::fs::read("/proc/self/cmdline").unwrap());
+        let short = dir.read("maps", 3000).unwrap_err();
+        assert_eq!(short.raw_os_error(), Some(Errno::EFBIG as i32));
     }
 
     #[test]
