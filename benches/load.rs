@@ -53,10 +53,13 @@ fn main() {
     for connections in CONNECTIONS {
         // The floor answers as many bytes as a re-read does.
         let plain = format!("GET /{body} HTTP/1.1\r\nhost: x\r\n\r\n");
-        rows.push(measure("floor, unix", &floor_at, &plain, connections, seconds, floor.0.id()));
-        rows.push(measure("floor, tcp", &format!("tcp:{tcp}"), &plain, connections, seconds, floor.0.id()));
-        rows.push(measure("re-read", &daemon_at, &read, connections, seconds, daemon.0.id()));
-        rows.push(measure("issue (local)", &daemon_at, &issue, connections, seconds, daemon.0.id()));
+        let targets = [
+            Target { name: "floor, unix", at: floor_at.clone(), request: plain.clone(), server: floor.0.id() },
+            Target { name: "floor, tcp", at: format!("tcp:{tcp}"), request: plain, server: floor.0.id() },
+            Target { name: "re-read", at: daemon_at.clone(), request: read.clone(), server: daemon.0.id() },
+            Target { name: "issue (local)", at: daemon_at.clone(), request: issue.clone(), server: daemon.0.id() },
+        ];
+        rows.extend(measure(&targets, connections, seconds));
     }
     let deaths = deaths(&arguments[0], dir.path(), if quick { 20 } else { 100 });
     let rate = |name: &str, connections| rows.iter().find(|r| r.name == name && r.connections == connections).map_or(0.0, |r| r.rate);
@@ -232,6 +235,34 @@ fn reply(stream: &mut impl Read) -> (u16, Vec<u8>) {
     (code, body)
 }
 
+/// What is asked where.
+struct Target {
+    name: &'static str,
+    at: String,
+    request: String,
+    server: u32,
+}
+
+/// Takes turns, so that what else the machine does meanwhile falls on all of them.
+fn measure(targets: &[Target], connections: usize, seconds: f64) -> Vec<Row> {
+    const TURNS: usize = 5;
+    let mut samples: Vec<(Vec<u32>, f64)> = targets.iter().map(|_| Default::default()).collect();
+    for _ in 0..TURNS {
+        for (target, (latencies, used)) in targets.iter().zip(&mut samples) {
+            let (more, cpu) = turn(target, connections, seconds / TURNS as f64);
+            latencies.extend(more);
+            *used += cpu;
+        }
+    }
+    let rows = targets.iter().zip(samples).map(|(target, (mut latencies, used))| {
+        latencies.sort_unstable();
+        let at = |q: f64| f64::from(latencies[((latencies.len() - 1) as f64 * q) as usize]) / 1000.0;
+        let count = latencies.len() as f64;
+        Row { name: target.name, connections, rate: count / seconds, p50: at(0.5), p99: at(0.99), cpu: used * 1e6 / count }
+    });
+    rows.collect()
+}
+
 struct Row {
     name: &'static str,
     connections: usize,
@@ -256,12 +287,13 @@ fn connect(to: &str) -> Box<dyn Stream> {
     }
 }
 
-fn measure(name: &'static str, to: &str, request: &str, connections: usize, seconds: f64, server: u32) -> Row {
-    let begin = Instant::now() + Duration::from_millis(200);
+/// The latencies of one turn in nanoseconds, and the seconds of CPU that the server used.
+fn turn(target: &Target, connections: usize, seconds: f64) -> (Vec<u32>, f64) {
+    let begin = Instant::now() + Duration::from_millis(100);
     let end = begin + Duration::from_secs_f64(seconds);
     let clients: Vec<_> = (0..connections)
         .map(|_| {
-            let (mut stream, request) = (connect(to), request.as_bytes().to_vec());
+            let (mut stream, request) = (connect(&target.at), target.request.as_bytes().to_vec());
             std::thread::spawn(move || {
                 let mut latencies = Vec::with_capacity(1 << 16);
                 let mut buffer = vec![0; 16 << 10];
@@ -280,13 +312,9 @@ fn measure(name: &'static str, to: &str, request: &str, connections: usize, seco
         })
         .collect();
     std::thread::sleep(begin.saturating_duration_since(Instant::now()));
-    let before = cpu(server);
-    let mut latencies: Vec<u32> = clients.into_iter().flat_map(|client| client.join().expect("a client")).collect();
-    let used = cpu(server) - before;
-    latencies.sort_unstable();
-    let at = |q: f64| f64::from(latencies[((latencies.len() - 1) as f64 * q) as usize]) / 1000.0;
-    let count = latencies.len() as f64;
-    Row { name, connections, rate: count / seconds, p50: at(0.5), p99: at(0.99), cpu: used * 1e6 / count }
+    let before = cpu(target.server);
+    let latencies: Vec<u32> = clients.into_iter().flat_map(|client| client.join().expect("a client")).collect();
+    (latencies, cpu(target.server) - before)
 }
 
 /// Reads one answer with as little work as will do: the head, then as many bytes as it says.

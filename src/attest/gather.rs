@@ -266,7 +266,8 @@ impl Gatherer {
         if now != before {
             return Err(Changed::Credentials);
         }
-        if pins.pidfd.is_alive() { Ok(()) } else { Err(Changed::Gone) }
+        // A process that has exited has no executable any more, so the comparison above told that it lives.
+        if pins.exe.is_some() || pins.pidfd.is_alive() { Ok(()) } else { Err(Changed::Gone) }
     }
 
     /// The warm check and, for issuing: the executable is the same file still and nobody has begun to trace the process.
