@@ -67,7 +67,8 @@ impl Broker {
     }
 
     /// The process at or above the subject that leads its session; where that is another user's (`su`, `runuser`, a daemon that changed its
-    /// uid), the outermost one of the subject's own user: another user's shell must not keep its lease alive.
+    /// uid) or has gone (a job in the background of a shell that was left), the outermost one of the subject's own user in that session:
+    /// another user's shell must not keep its lease alive, nor a subshell that is gone in a moment end it.
     fn session_leader(&self, subject: &Arc<Subject>) -> Result<Bound, Stop> {
         let gone = || Stop::from(Refusal::new(Code::PEER_GONE));
         let session = subject.pins.proc.stat().map_err(|_| gone())?.session;
@@ -76,9 +77,9 @@ impl Broker {
         }
         // Only a process that was attested as an ancestor will do: a leader that is none has gone, and its number may be another's.
         let uid = subject.evidence.process.uids[1];
-        let own: Vec<&ProcessEvidence> = subject.evidence.ancestors.iter().take_while(|a| a.uids[1] == uid).collect();
-        let is_above = subject.evidence.ancestors.iter().any(|a| a.pid == session);
-        let Some(known) = own.iter().find(|a| a.pid == session).or(own.last()).filter(|_| is_above) else {
+        let is_own = |a: &&ProcessEvidence| a.uids[1] == uid && session_of(a) == Some(session);
+        let own: Vec<&ProcessEvidence> = subject.evidence.ancestors.iter().take_while(is_own).collect();
+        let Some(known) = own.iter().find(|a| a.pid == session).or(own.last()) else {
             return Ok(self.process(HolderKind::Ancestor, subject.clone()));
         };
         let pidfd = Pidfd::open(known.pid).map_err(|_| gone())?;
@@ -129,6 +130,12 @@ impl Broker {
             (HolderKind::Unit | HolderKind::Container, None) => false,
         }
     }
+}
+
+/// The session of the very process that was attested as an ancestor.
+fn session_of(ancestor: &ProcessEvidence) -> Option<u32> {
+    let stat = ProcDir::open(ancestor.pid).and_then(|dir| dir.stat()).ok()?;
+    (stat.start == ancestor.start).then_some(stat.session)
 }
 
 fn in_system_service(facts: &Facts) -> bool {

@@ -178,6 +178,10 @@ fn a_server_that_forks_ahead_replaces_its_workers() {
     all_end(&mut host, 1 + 4 * 3);
 }
 
+/// Makes a session and leaves it to a process that does not lead it, as a job in the background of a shell that was left.
+const ORPHANED: &str = "/usr/bin/python3 -c \"import os, sys; os.setsid(); leader = os.getpid(); os.fork() and os._exit(0); \
+                        any(iter(lambda: os.getppid() == leader, False)); os.execv(sys.argv[1], sys.argv[1:])\" ";
+
 /// Pipes, substitutions and subshells: `clav` is gone in a moment, and who asks is a shell that may be gone as soon.
 #[test]
 fn a_script_holds_what_its_pipes_fetched() {
@@ -191,14 +195,19 @@ fn a_script_holds_what_its_pipes_fetched() {
     let shells: Vec<&str> = ["/bin/dash", "/bin/bash"].into_iter().filter(|shell| exists(shell)).collect();
     let mut ended = 0;
     for shell in &shells {
-        for lead in ["", "setsid "] {
+        // In the session of whoever runs this, in one of its own, and in one whose leader has gone.
+        for lead in ["", "setsid ", ORPHANED] {
             let mut script = Script::run(&host, &format!("exec {lead}{shell} -c '{forms}'"));
             for expected in ["value-one", "value-one", "VALUE-ONE", "value-one", "value-one", "value-one", "done"] {
                 script.says(expected);
             }
             // The leader of the session; where that is somebody else's, the outermost process of the user.
-            let pid = u64::from(script.child.id());
-            assert_eq!(holders(&host), vec![("ancestor".to_owned(), pid); 7], "{lead}{shell}");
+            let pid = if lead == ORPHANED { holders(&host)[0].1 } else { u64::from(script.child.id()) };
+            assert_eq!(holders(&host), vec![("ancestor".to_owned(), pid); 7], "{lead}{shell}: {:?}", host.records_of("end"));
+            // Decided again, without the processes that asked: they are gone.
+            host.operator("POST", "/v1/reload", "");
+            host.wait_until(Duration::from_secs(10), "the reload is on the record", |host| !host.records_of("reload").is_empty());
+            assert_eq!(holders(&host), vec![("ancestor".to_owned(), pid); 7], "{lead}{shell}: {:?}", host.records_of("end"));
             script.say("go");
             script.child.wait().unwrap();
             ended += 7;
