@@ -67,7 +67,9 @@ impl Roll {
 
     /// Whether a row that pins content could match if the content did: only then is it worth hashing.
     pub fn wants_hash_of(&self, candidate: &Candidate) -> bool {
+        // Content is no fact about a file that is not the host's own, and a strange file system may never give it.
         self.hashes
+            && candidate.facts.exe.as_ref().is_some_and(|exe| exe.verified)
             && self.registry.iter().any(|row| {
                 let (hash, rest): (Vec<&Selector>, Vec<&Selector>) = row.selectors.iter().partition(|s| s.kind() == "unix:sha256");
                 !hash.is_empty() && rest.iter().all(|s| candidate.selectors.contains(s))

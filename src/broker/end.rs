@@ -88,7 +88,6 @@ impl Broker {
             .ok_or_else(|| EngineError::Setup(format!("engine {} is no longer configured", lease.engine)))?;
         // A reservation is settled after a crash whatever its line says. An ending that cannot be written down goes on all the same.
         if first
-            && engine.has_upstream()
             && !ending.was_reserved()
             && let Err(error) = self.leases.note_ending(ending).await
         {

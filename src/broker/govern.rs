@@ -69,14 +69,15 @@ impl Broker {
             }
             Err(problems) => Err(problems),
         };
-        let event = Event::new(Kind::Reload).outcome(outcome).policy(record::bundle(self.governance().bundle.hash()));
-        if let Err(error) = self.audit.append(event, Need::Soon).await {
-            tracing::error!(%error, "a reload is not on the record");
-        }
+        // Before anything is waited for: whoever asked may go.
         if let Ok(governance) = &governance {
             let broker = self.clone();
             let governance = governance.clone();
             tokio::spawn(async move { broker.decide_again(&governance).await });
+        }
+        let event = Event::new(Kind::Reload).outcome(outcome).policy(record::bundle(self.governance().bundle.hash()));
+        if let Err(error) = self.audit.append(event, Need::Soon).await {
+            tracing::error!(%error, "a reload is not on the record");
         }
         governance
     }
@@ -119,7 +120,8 @@ impl Broker {
         if lease.holder.kind != HolderKind::Process || self.attestor.is_client(&subject) {
             return None;
         }
-        if self.attestor.saw_enough(&subject) {
+        // One that became another program meanwhile is the sweep's to look at; judged as it was, it may be refused.
+        if self.attestor.saw_enough(&subject) || self.attestor.gatherer().still(&subject.pins).is_err() {
             return Some(subject);
         }
         // Bound while no agent was registered: its ancestors were only glanced at.

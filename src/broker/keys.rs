@@ -214,17 +214,18 @@ impl Broker {
         let name = &self.keys.credential;
         let previous = self.keys.previous_file.clone().unwrap_or_else(|| "/etc/claviger/key.previous".into());
         let (previous, sealed, config) = (previous.display(), format!("/etc/credstore.encrypted/{name}"), "/etc/claviger/clavigerd.toml");
-        // The new one is written beside the old one: nothing is lost if a command fails.
+        // The new one is written beside the old one, and each step waits for the one before: nothing is lost if one fails.
         let say = match self.keys.previous_file {
             Some(_) => String::new(),
-            None => format!("sed -i 's|^\\[local\\]|&\\nprevious_key_file = \"{previous}\"|' {config}\n"),
+            None => format!("sed -i 's|^\\[local\\]|&\\nprevious_key_file = \"{previous}\"|' {config} && \\\n"),
         };
         format!(
             "The key is the credential {name} of the unit, which only a start reads. As root:\n\
-             systemd-creds decrypt --name={name} {sealed} - | install -o claviger -m 0400 /dev/stdin {previous}\n\
-             head -c 32 /dev/urandom | systemd-creds encrypt --name={name} - {sealed}.new && mv {sealed}.new {sealed}\n\
-             {say}systemctl restart clavigerd && clav status\n\
-             sed -i '/^previous_key_file/d' {config} && rm {previous}"
+             (umask 377; systemd-creds decrypt --name={name} {sealed} {previous}) && test -s {previous} && chown claviger {previous} && \\\n\
+             {say}grep -q '^previous_key_file' {config} && \\\n\
+             head -c 32 /dev/urandom | systemd-creds encrypt --name={name} - {sealed}.new && mv {sealed}.new {sealed} && \\\n\
+             systemctl restart clavigerd && clav key ls\n\
+             Only when that shows another id for the local key, and nothing before failed: take the line previous_key_file out of {config}, restart, destroy {previous}."
         )
     }
 }
@@ -233,10 +234,8 @@ fn how_by_file(file: &Path) -> String {
     let file = file.display();
     format!(
         "The key in {file} is the one in use. Put the new one in its place, as root, then repeat this; keep the old one until it is done:\n\
-         cp -p {file} {file}.previous\n\
-         (umask 377; head -c 32 /dev/urandom > {file}.new) && chown --reference={file} {file}.new && mv {file}.new {file}\n\
-         clav key rotate local\n\
-         rm {file}.previous"
+         cp -p {file} {file}.previous && (umask 377; head -c 32 /dev/urandom > {file}.new) && chown --reference={file} {file}.new && \
+         mv {file}.new {file} && clav key rotate local && rm {file}.previous"
     )
 }
 

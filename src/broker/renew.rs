@@ -1,6 +1,11 @@
 //! A live lease's value again, and more time for it.
 
-use super::{Broker, Caller, Delivery, Governance, Stop, issue::order, record, record::Trail};
+use super::{
+    Broker, Caller, Delivery, Governance, Stop,
+    issue::{order, served},
+    record,
+    record::Trail,
+};
 use crate::{
     attest::Workload,
     audit::{Kind, Need, Outcome},
@@ -18,7 +23,9 @@ impl Broker {
         let done = async {
             let (workload, lease) = self.own_lease(&peer, id, &mut trail)?;
             let governance = self.governance();
-            if !self.leases.is_decided(id, governance.generation) && !crate::mutation!("stale-policy") {
+            if (!self.leases.is_decided(id, governance.generation) || workload.assurance() < lease.assurance)
+                && !crate::mutation!("stale-policy")
+            {
                 // Policy is another than when this was decided, and the pass over all leases has not come to this one.
                 let _permit = self.decide_lease(&governance, &workload, &lease, false, &mut trail)?;
                 self.leases.note_decided(id, governance.generation);
@@ -129,6 +136,7 @@ impl Broker {
         }
         let governance = self.governance();
         let secret = governance.catalogue.find(&lease.secret).ok_or_else(|| Refusal::new(Code::NO_GRANT))?;
+        served(lease.channel)?;
         let issued = self.engine(&lease.engine)?.read(&order(lease, secret), &lease.reference).await?;
         let each = lease.sensitivity.max(secret.sensitivity) >= Sensitivity::Restricted;
         let recorded = match if each { None } else { self.audit.count_read(lease.id) } {
@@ -140,6 +148,10 @@ impl Broker {
             }
         };
         self.attestor.still(peer)?;
+        // It may have been ended while the record was written.
+        if !self.leases.find(lease.id).is_some_and(|now| now.state == State::Live) {
+            return Err(Refusal::new(Code::LEASE_ENDED).into());
+        }
         self.metrics.read();
         Ok(Delivery::new(trail.request, lease.clone(), issued, Vec::new(), recorded))
     }

@@ -37,6 +37,7 @@ use std::{
 use tokio::{net::UnixStream, sync::watch};
 
 /// What a connection needs from its server.
+#[derive(Clone)]
 pub(super) struct Context {
     pub(super) broker: Arc<Broker>,
     pub(super) limits: Arc<Limits>,
@@ -203,7 +204,13 @@ async fn answer(request: Request<Incoming>, peer: &Arc<Caller>, id: RequestId, c
     let call = Call { id, peer: peer.clone(), parameter, query, body };
     match context.door {
         Door::Workload => workload_api::answer(route, call, context).await,
-        Door::Operator => operator_api::answer(route, call, context).await,
+        Door::Operator if route.method == "GET" => operator_api::answer(route, call, context).await,
+        // In a task of its own: an act and its records come to their end whoever hangs up.
+        Door::Operator => {
+            let context = context.clone();
+            let act = tokio::spawn(async move { operator_api::answer(route, call, &context).await });
+            act.await.unwrap_or_else(|_| Err(Refusal::new(Code::INTERNAL)))
+        }
     }
 }
 
