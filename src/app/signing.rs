@@ -64,6 +64,14 @@ mod tests {
         let audit = Audit::open(options, Box::new(DiskVolume::new(&log, 0)), first, Arc::new(SystemClock), Vec::new()).unwrap();
         let _ = audit.rotate_key(next_key).await.unwrap();
         tokio::task::spawn_blocking(move || audit.stop()).await.unwrap();
+        // Had the power gone while it was written of, its line would lack the end and be cut at the next start: that says nothing.
+        let torn = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(&log).unwrap().map(Result::unwrap) {
+            let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+            let end = text.find("\"kind\":\"key\"").and_then(|at| Some(at + text[at..].find('\n')?)).unwrap_or(text.len());
+            std::fs::write(torn.path().join(entry.file_name()), &text[..end]).unwrap();
+        }
+        assert_eq!(audit::last_introduced(torn.path()).unwrap(), None);
         assert_eq!(audit_key(&store, &log).unwrap().public(), new);
         assert_eq!(audit_key(&store, &log).unwrap().public(), new, "and stays");
         let public = std::fs::read_to_string(log.join("audit.pub")).unwrap();

@@ -63,7 +63,7 @@ struct Ancestry {
 impl Gatherer {
     /// Gathers through what this kernel offers.
     pub fn new(kernel: Kernel, host: Host) -> Self {
-        Self { kernel, host, ancestors_in_full: AtomicBool::new(true), privileged: crate::sys::euid() == 0 }
+        Self { kernel, host, ancestors_in_full: AtomicBool::new(true), privileged: crate::sys::may_look_at_all() }
     }
 
     /// Whether ancestors are read as closely as the process itself, as matching agents needs.

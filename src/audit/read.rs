@@ -142,8 +142,10 @@ pub fn find_request(folder: &Path, request: RequestId, limit: usize) -> io::Resu
 pub fn last_introduced(folder: &Path) -> io::Result<Option<[u8; 32]>> {
     let mut found = None;
     for (_, path) in segments(folder)?.into_iter().rev() {
-        for line in BufReader::with_capacity(1 << 18, File::open(path)?).split(b'\n') {
-            let line = line?;
+        let (mut reader, mut line) = (BufReader::with_capacity(1 << 18, File::open(path)?), Vec::new());
+        // A line without its end is torn: recovery cuts it, so it introduced nothing.
+        while reader.read_until(b'\n', &mut line)? > 0 && line.pop() == Some(b'\n') {
+            let line = std::mem::take(&mut line);
             if super::chain::scan(&line).is_some_and(|scan| scan.kind == Kind::Key.as_str())
                 && let Some(Says::Key(key)) = std::str::from_utf8(&line).ok().and_then(Note::find).map(|note| note.says)
             {

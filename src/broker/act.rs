@@ -10,22 +10,16 @@ use serde::Serialize;
 
 /// One act.
 pub struct Act<'a> {
-    /// What is done: a word of ours.
-    pub action: &'static str,
-    /// The request that asks for it.
-    pub request: RequestId,
-    /// The secret it is about.
-    pub secret: Option<&'a SecretName>,
-    /// What the person said about it.
-    pub why: Option<&'a Line>,
-    /// The leases it is about.
-    pub selection: Option<&'a Selection>,
-    /// Endings that were given up are tried once more.
-    pub force: bool,
+    action: &'static str,
+    request: RequestId,
+    secret: Option<&'a SecretName>,
+    why: Option<&'a Line>,
+    selection: Option<&'a Selection>,
+    force: bool,
 }
 
 impl<'a> Act<'a> {
-    /// An act about nothing in particular.
+    /// An act about nothing in particular. `action` is a word of ours, as it stands in records.
     pub fn new(action: &'static str, request: RequestId) -> Self {
         Act { action, request, secret: None, why: None, selection: None, force: false }
     }
@@ -40,7 +34,7 @@ impl<'a> Act<'a> {
         Act { why, ..self }
     }
 
-    /// About these leases.
+    /// About these leases. With `force`, endings that were given up are tried once more.
     pub fn selecting(self, selection: &'a Selection, force: bool) -> Self {
         Act { selection: Some(selection), force, ..self }
     }

@@ -49,7 +49,15 @@ impl Broker {
     async fn carry_through(self: Arc<Self>, ending: Ending, tries: u32) -> EndResult {
         let lease = ending.lease().clone();
         crate::failpoint!("before-end");
-        match self.tell_source(&ending, tries == 0).await {
+        // A reservation is settled after a crash whatever its line says. An ending that cannot be written down goes on all the same.
+        if tries == 0
+            && !ending.was_reserved()
+            && let Err(error) = self.leases.note_ending(&ending).await
+        {
+            tracing::error!(lease = %lease.id, %error, "an ending is not in the journal");
+        }
+        crate::failpoint!("ending-noted");
+        match self.tell_source(&ending).await {
             Ok(result) => {
                 crate::failpoint!("after-source-told");
                 let ended = self.clock.wall();
@@ -80,20 +88,12 @@ impl Broker {
         }
     }
 
-    async fn tell_source(&self, ending: &Ending, first: bool) -> Result<EndResult, EngineError> {
+    async fn tell_source(&self, ending: &Ending) -> Result<EndResult, EngineError> {
         let lease = ending.lease();
         let engine = self
             .engines
             .find(&lease.engine)
             .ok_or_else(|| EngineError::Setup(format!("engine {} is no longer configured", lease.engine)))?;
-        // A reservation is settled after a crash whatever its line says. An ending that cannot be written down goes on all the same.
-        if first
-            && !ending.was_reserved()
-            && let Err(error) = self.leases.note_ending(ending).await
-        {
-            tracing::error!(lease = %lease.id, %error, "an ending is not in the journal");
-        }
-        crate::failpoint!("ending-noted");
         match ending.was_reserved() {
             true => engine.settle(lease.id, self.governance().catalogue.find(&lease.secret).map(|secret| &**secret)).await,
             false => engine.end(lease.id, &lease.reference).await,

@@ -1,8 +1,8 @@
 //! Policy, secrets and identities as one bundle with one generation; replaced as a whole or not at all.
 
-use super::{Broker, Fault, Stop, record};
+use super::{Broker, Fault, Stop, issue::served, record};
 use crate::{
-    attest::{Roll, Subject},
+    attest::{Roll, Subject, Workload},
     audit::{Event, Kind, Need, Outcome},
     intent::Intent,
     lease::Lease,
@@ -34,6 +34,24 @@ pub struct LoadProblems(pub Vec<String>);
 
 /// Reads the files and makes a bundle of them with this generation at this time.
 pub type Loader = Box<dyn Fn(u64, WallTime) -> Result<Governance, LoadProblems> + Send + Sync>;
+
+impl Governance {
+    /// What would be decided about a live lease if this workload asked for it now, with the intent that stands for it.
+    pub(super) fn decide_lease(
+        &self,
+        workload: &Workload,
+        lease: &Lease,
+        now: WallTime,
+        frozen: bool,
+    ) -> Result<(Intent, Decision), Refusal> {
+        // The journal may hold leases of channels that nothing serves.
+        served(lease.channel)?;
+        let secret = self.catalogue.find(&lease.secret).ok_or_else(|| Refusal::new(Code::NO_GRANT))?;
+        let intent = Intent::of_lease(secret.clone(), &lease.purpose, lease.channel, &lease.hosts, lease.ttl, lease.source);
+        let decision = self.bundle.decide(workload, &intent, &Evidence::none(), now, frozen);
+        Ok((intent, decision))
+    }
+}
 
 impl Broker {
     /// What decides now.
@@ -104,9 +122,7 @@ impl Broker {
             None => governance.roll.remembered(&lease.identity, lease.assurance)?,
         };
         (workload.identity().name == lease.identity).then_some(())?;
-        let secret = governance.catalogue.find(&lease.secret)?;
-        let intent = Intent::of_lease(secret.clone(), &lease.purpose, lease.channel, &lease.hosts, lease.ttl, lease.source);
-        match governance.bundle.decide(&workload, &intent, &Evidence::none(), self.clock.wall(), false) {
+        match governance.decide_lease(&workload, lease, self.clock.wall(), false).ok()?.1 {
             Decision::Permit(_) => Some(()),
             Decision::Needs(_) | Decision::Forbid(_) => None,
         }

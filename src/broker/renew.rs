@@ -9,10 +9,9 @@ use super::{
 use crate::{
     attest::Workload,
     audit::{Kind, Need, Outcome},
-    intent::Intent,
     lease::{Lease, State},
     model::{Code, EndReason, LeaseId, Refusal, RequestId, Sensitivity},
-    policy::{Decision, Evidence, Permit},
+    policy::{Decision, Permit},
 };
 use std::sync::Arc;
 
@@ -114,10 +113,8 @@ impl Broker {
         frozen: bool,
         trail: &mut Trail,
     ) -> Result<Permit, Stop> {
-        let secret = governance.catalogue.find(&lease.secret).ok_or_else(|| Refusal::new(Code::NO_GRANT))?;
-        let intent = Intent::of_lease(secret.clone(), &lease.purpose, lease.channel, &lease.hosts, lease.ttl, lease.source);
-        trail.intent = Some(intent.clone());
-        let decision = governance.bundle.decide(workload, &intent, &Evidence::none(), self.clock.wall(), frozen);
+        let (intent, decision) = governance.decide_lease(workload, lease, self.clock.wall(), frozen)?;
+        trail.intent = Some(intent);
         trail.decided = Some(record::decided(decision.because()));
         match decision {
             Decision::Permit(permit) => Ok(permit),

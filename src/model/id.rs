@@ -80,11 +80,6 @@ macro_rules! ids {
             }
         }
 
-        impl From<$type> for String {
-            fn from(id: $type) -> String {
-                id.to_string()
-            }
-        }
     )*};
 }
 

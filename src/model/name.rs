@@ -2,7 +2,7 @@
 //!
 //! A name that is not canonical is refused, never repaired: policy, cache, audit and limits all see the same bytes.
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::Deserialize;
 use std::{fmt, sync::Arc};
 
 /// Why a name was refused. The offending text is not repeated: it may hold anything.
@@ -52,12 +52,7 @@ macro_rules! names {
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
         #[serde(try_from = "String")]
         pub struct $type(Arc<str>);
-
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                to.serialize_str(&self.0)
-            }
-        }
+        super::text::as_text!($type);
 
         impl $type {
             /// Parses the canonical form; anything else is refused.
@@ -84,12 +79,6 @@ macro_rules! names {
             type Err = NameError;
             fn from_str(text: &str) -> Result<Self, NameError> {
                 Self::parse(text)
-            }
-        }
-
-        impl From<$type> for String {
-            fn from(name: $type) -> String {
-                name.0.as_ref().to_owned()
             }
         }
 
@@ -129,12 +118,7 @@ impl SecretName {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub struct TicketId(Arc<str>);
-
-impl Serialize for TicketId {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&self.0)
-    }
-}
+super::text::as_text!(TicketId);
 
 impl TicketId {
     /// Parses `system:id`: the system in lower case, the id of letters, digits, `-`, `_`, `.`, `#`, `/`.
@@ -160,12 +144,6 @@ impl TryFrom<String> for TicketId {
     type Error = NameError;
     fn try_from(text: String) -> Result<Self, NameError> {
         Self::parse(&text)
-    }
-}
-
-impl From<TicketId> for String {
-    fn from(ticket: TicketId) -> String {
-        ticket.0.as_ref().to_owned()
     }
 }
 

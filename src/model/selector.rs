@@ -1,6 +1,6 @@
 //! One attested fact as `kind:value`, in SPIRE's spelling.
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use std::{fmt, sync::Arc};
 
 /// How hard a selector is to arrange for another program of the same user.
@@ -31,12 +31,7 @@ pub struct Selector {
     text: Arc<str>,
     value_at: u16,
 }
-
-impl Serialize for Selector {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&self.text)
-    }
-}
+super::text::as_text!(Selector);
 
 /// A kind, what its value must look like, and how strong it is.
 type Kind = (&'static str, fn(&str) -> bool, Strength);
@@ -120,12 +115,6 @@ impl TryFrom<String> for Selector {
     type Error = SelectorError;
     fn try_from(text: String) -> Result<Self, SelectorError> {
         Self::parse(&text)
-    }
-}
-
-impl From<Selector> for String {
-    fn from(selector: Selector) -> String {
-        selector.text.as_ref().to_owned()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where a credential is used: a host, with a port if it matters.
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::Deserialize;
 use std::{fmt, sync::Arc};
 
 /// Not a target.
@@ -12,12 +12,7 @@ pub struct TargetError;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Target(Arc<str>);
-
-impl Serialize for Target {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&self.0)
-    }
-}
+super::text::as_text!(Target);
 
 impl Target {
     /// Parses the canonical form; anything else is refused.
@@ -60,12 +55,6 @@ impl TryFrom<String> for Target {
     type Error = TargetError;
     fn try_from(text: String) -> Result<Self, TargetError> {
         Self::parse(&text)
-    }
-}
-
-impl From<Target> for String {
-    fn from(target: Target) -> String {
-        target.0.as_ref().to_owned()
     }
 }
 

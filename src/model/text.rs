@@ -1,6 +1,6 @@
 //! Free text that a caller sent: one line, bounded, nothing that could change how a terminal or a log shows it.
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::Deserialize;
 use std::sync::Arc;
 
 /// Why a text was refused.
@@ -12,16 +12,23 @@ pub enum LineError {
     Character,
 }
 
+/// For types whose `as_str` is what they look like everywhere: written down without a copy.
+macro_rules! as_text {
+    ($type:ident) => {
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_str(self.as_str())
+            }
+        }
+    };
+}
+pub(super) use as_text;
+
 /// At most 500 characters without control, line-breaking, bidirectional-override or invisible ones.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Line(Arc<str>);
-
-impl Serialize for Line {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&self.0)
-    }
-}
+as_text!(Line);
 
 impl Line {
     /// Takes the text as it is, or refuses it.
@@ -54,12 +61,6 @@ impl TryFrom<String> for Line {
     type Error = LineError;
     fn try_from(text: String) -> Result<Self, LineError> {
         Self::parse(&text)
-    }
-}
-
-impl From<Line> for String {
-    fn from(line: Line) -> String {
-        line.0.as_ref().to_owned()
     }
 }
 

@@ -27,6 +27,13 @@ pub fn euid() -> u32 {
     geteuid().as_raw()
 }
 
+/// Whether this process may look at every other one (`CAP_SYS_PTRACE`, bit 19 of the effective set, capabilities(7)).
+pub fn may_look_at_all() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:")).and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    set.is_some_and(|set| set >> 19 & 1 == 1)
+}
+
 /// The uid of a user name, by the host's name service. May block: for start and load only.
 pub fn uid_of(user: &str) -> Option<u32> {
     User::from_name(user).ok().flatten().map(|user| user.uid.as_raw())

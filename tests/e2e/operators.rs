@@ -107,3 +107,58 @@ fn a_freeze_that_cannot_be_seen_holds() {
     host.launch();
     assert_eq!(host.operator("GET", "/v1/status", "")["frozen"], true);
 }
+
+#[test]
+fn an_act_and_its_records_come_to_their_end_whoever_hangs_up() {
+    if !is_root() {
+        return;
+    }
+    use std::io::Write;
+    let mut host = Host::start(setup());
+    host.put("app/one", "v");
+    let holder = host.hold(VICTIM, "orders", &["hold", ONE]);
+    let said = |request: &str| {
+        let mut stream = std::os::unix::net::UnixStream::connect(host.dir.join("operator.sock")).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+    };
+    for frozen in ["true", "false"].into_iter().cycle().take(20) {
+        let body = format!(r#"{{"frozen":{frozen}}}"#);
+        said(&format!("POST /v1/freeze HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len()));
+    }
+    said("DELETE /v1/secrets/local/app/one HTTP/1.1\r\nhost: x\r\n\r\n");
+    let lease = holder.lease();
+    assert_eq!(host.end_of(&lease)["ended"]["reason"], "operator");
+    host.wait_until(std::time::Duration::from_secs(10), "every act that was begun is on the record to its end", |host| {
+        let of = |action: &str, outcome: &str| {
+            host.records().iter().filter(|record| record["by"]["action"] == action && record["outcome"] == outcome).count()
+        };
+        of("secret-remove", "done") == 1 && of("unfreeze", "asked") == of("unfreeze", "done") && of("freeze", "done") == 10
+    });
+}
+
+#[test]
+fn who_is_attested_less_than_the_lease_is_decided_again() {
+    if !is_root() {
+        return;
+    }
+    // Any program of that user in that unit: what differs is what its attestation is worth.
+    let row = identity("orders", VICTIM, &declared("app/one")).replace(", \"unix:path:$DIR/bin/orders\"", "");
+    let host = Host::start(Setup {
+        identities: row,
+        secrets: secret("app/one", "confidential", ""),
+        policy: grant("orders", "app/one"),
+        ..Setup::default()
+    });
+    host.put("app/one", "v");
+    let mut holder = host.hold(VICTIM, "orders", &["hold", r#"{"secret":"app/one","holder":"ancestor"}"#]);
+    assert_eq!(holder.first["status"], 201, "{}", holder.first);
+    let lease = holder.lease();
+    let path = format!("/v1/leases/{lease}/secret");
+    // A child in a user namespace of its own is the same identity, below the holder, at `uid`.
+    holder.say(&format!("contained-call GET {path}"));
+    let answer = holder.line();
+    assert_eq!(answer["assurance"], "uid", "{answer}");
+    assert!(answer["body"]["secret"].is_null() && answer["status"] != 200, "{answer}");
+    holder.say(&format!("fork-call GET {path}"));
+    assert_eq!(holder.line()["status"], 200, "an ordinary child may read what an ancestor holds");
+}

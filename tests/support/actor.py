@@ -1,5 +1,5 @@
 """What test processes do: one verb each, answers as one JSON object a line on standard output."""
-import json, os, socket, sys, time
+import ctypes, json, os, socket, sys, time
 
 SOCK, VERB, ARGS = sys.argv[1], sys.argv[2], sys.argv[3:]
 
@@ -89,6 +89,13 @@ elif VERB in ("hold", "fd"):  # BODY: take a lease, do as told; or go on with a 
                 say(ask(connect(), *words[1:]))
                 os._exit(0)
             os.wait()
+        elif words[0] == "contained-call":  # the same from a child in a user namespace of its own, and what that child is worth
+            if os.fork() == 0:
+                ctypes.CDLL(None).unshare(0x10000000)
+                worth = ask(connect(), "GET", "/v1/whoami")["body"]["assurance"]
+                say({"assurance": worth, **ask(connect(), *words[1:])})
+                os._exit(0)
+            os.wait()
         elif words[0] == "setuid":
             drop(int(words[1]))
             say(ask(s, *words[2:]))
@@ -114,7 +121,7 @@ elif VERB == "prefork":  # HELD OWN: a server that holds one lease for all its w
                 s = connect()
                 read = ask(s, "GET", f"/v1/leases/{held['body']['lease']['id']}/secret")
                 say({"read": read, **ask(s, "POST", "/v1/leases", ARGS[1])})
-                time.sleep(60)
+                time.sleep(600)  # until it is recycled; not for ever, should the test die
                 os._exit(0)
         elif words[0] == "recycle":
             os.kill(int(words[1]), 9)
