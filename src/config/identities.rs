@@ -161,7 +161,8 @@ fn check(row: &Row, source: &str) -> Result<Identity, Vec<String>> {
     }
 }
 
-fn is_interpreter(path: &str) -> bool {
+/// Whether a program runs whatever it is told to, so that its path says nothing about who asks.
+pub fn is_interpreter(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or_default();
     // python3.11, ruby3.1, lua5.4 ...
     let base = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');

@@ -11,7 +11,7 @@ pub use daemon::{
     AnchorKind, AttestConfig, AuditConfig, Config, EngineConfig, JwtConfig, LeaseConfig, LimitConfig, LocalConfig, MetricsConfig,
     PathConfig, PostgresConfig, ShutdownRule, SocketConfig,
 };
-pub use identities::identities;
+pub use identities::{identities, is_interpreter};
 pub use places::{KeyPlace, RowPlace, rows};
 pub use secrets::{RowDraft, secrets};
 

@@ -193,6 +193,22 @@ mod tests {
     }
 
     #[test]
+    fn a_row_is_printed_only_for_a_process_that_it_could_match() {
+        let host = Host::read(std::path::Path::new("/nowhere/clavigerd.toml"));
+        let advice = |uid: u32, exe: &str, verified: bool| {
+            let mut of = record("no_identity");
+            of.rest.insert("attested".into(), serde_json::json!({"uid": uid, "pid": 7, "exe": {"path": exe, "verified": verified}}));
+            advice::advise(&host, &of).lines().join("\n")
+        };
+        assert!(advice(0, "/usr/bin/orders", true).contains("\"unix:uid:0\", \"unix:path:/usr/bin/orders\""));
+        assert!(!advice(1000, "/usr/bin/orders", false).contains("unix:path:"), "another mount namespace's file");
+        let shell = advice(1000, "/usr/bin/bash", true);
+        assert!(shell.contains("\"unix:uid:1000\"") && !shell.contains("unix:path:"));
+        let root = advice(0, "/usr/bin/python3.13", true);
+        assert!(root.contains("nobody's identity") && !root.contains("[[identity]]"), "it would not load: {root}");
+    }
+
+    #[test]
     fn every_code_has_advice_also_where_no_file_can_be_read() {
         let host = Host::read(std::path::Path::new("/nowhere/clavigerd.toml"));
         for (code, _) in Code::ALL.iter().filter(|(code, _)| *code != Code::NEEDS) {

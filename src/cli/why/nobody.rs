@@ -7,7 +7,11 @@ use super::{
     needs,
     plan::{Edit, Plan, quoted},
 };
-use crate::{config::RowPlace, policy::Misfit, sys};
+use crate::{
+    config::{RowPlace, is_interpreter},
+    policy::Misfit,
+    sys,
+};
 use serde_json::Value;
 
 pub(super) fn code(case: &mut Case<'_>, code: &str) {
@@ -62,14 +66,10 @@ fn selectors(case: &Case<'_>) -> Vec<String> {
     let system = matches!(at(case.record, "/attested/unit/system"), Some(Value::Bool(true)));
     let uid = get("/attested/uid").or_else(|| get("/uid")).map(|uid| format!("unix:uid:{uid}"));
     let unit = get("/attested/unit/name").filter(|name| system && name.ends_with(".service")).map(|name| format!("systemd:id:{name}"));
-    let path = get("/attested/exe/path").filter(|path| !is_shell(path)).map(|path| format!("unix:path:{path}"));
+    // What is not the host's own file at that path matches no row that names it.
+    let verified = matches!(at(case.record, "/attested/exe/verified"), Some(Value::Bool(true)));
+    let path = get("/attested/exe/path").filter(|path| verified && !is_interpreter(path)).map(|path| format!("unix:path:{path}"));
     [uid, unit, path].into_iter().flatten().collect()
-}
-
-/// Programs that run whatever they are told to say nothing about who asks.
-fn is_shell(path: &str) -> bool {
-    let name = path.rsplit('/').next().unwrap_or_default().trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-    ["sh", "bash", "dash", "zsh", "python", "perl", "ruby", "node", "java", "php", "env", "clav"].contains(&name)
 }
 
 fn nobody(case: &mut Case<'_>) {
@@ -87,7 +87,7 @@ fn nobody(case: &mut Case<'_>) {
         if let (Some((user, by)), Some(ask)) = (user, case.ask.command()) {
             case.plan.say(format!("It ran as uid {uid}. If it is {}, root has to start it as {user}.", row.name));
             case.plan.ask(format!("{by} {ask}"));
-        } else if single.starts_with("unix:path:") && !is_shell(&case.get("/attested/exe/path")) {
+        } else if single.starts_with("unix:path:") && !is_interpreter(&case.get("/attested/exe/path")) {
             let path = case.get("/attested/exe/path");
             case.plan.say(format!(
                 "If {path} is where {} is installed now, change the row; any other program of that user is refused just so, and rightly.",
@@ -150,6 +150,10 @@ fn new_identity(case: &mut Case<'_>) -> Plan {
         text.push_str(&format!("[[identity.use]]\nsecret = {:?}\npurpose = {purpose:?}\n", case.secret()));
     }
     let mut plan = Plan::default();
+    if uid == "0" && found.len() == 1 {
+        plan.say("Root in a shell or in an interpreter is nobody's identity: let it run as a unit, or as a user of its own.");
+        return plan;
+    }
     let file = case.host.config.paths.identities.join(format!("{name}.toml"));
     plan.edit(Edit::Append { path: file.display().to_string(), text });
     if secret.is_some() {
