@@ -2,27 +2,20 @@
 
 use super::exe::file_id;
 use nix::{
+    errno::Errno,
     fcntl::{OFlag, openat},
-    sys::{
-        inotify::{AddWatchFlags, InitFlags, Inotify},
-        stat::Mode,
-    },
+    sys::stat::Mode,
 };
-use std::{
-    io::{self, Read},
-    os::fd::{AsFd, AsRawFd, OwnedFd},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd, path::PathBuf, time::Duration};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// How often an empty group is looked at while it may be filled again.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// One control group of the unified hierarchy, watched.
+/// One control group of the unified hierarchy, watched through its own `cgroup.events` (kernel: admin-guide/cgroup-v2, "Un-populated
+/// Notification"): one descriptor, and nothing of which a user has few.
 pub struct GroupWatch {
-    dir: OwnedFd,
-    inotify: Inotify,
+    events: OwnedFd,
 }
 
 /// Where the unified hierarchy is mounted.
@@ -51,10 +44,7 @@ impl GroupWatch {
         if id != 0 && file_id(&dir)?.ino != id {
             return Err(io::Error::from(io::ErrorKind::NotFound));
         }
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        let events = PathBuf::from(format!("/proc/self/fd/{}/cgroup.events", dir.as_raw_fd()));
-        inotify.add_watch(&events, AddWatchFlags::IN_MODIFY)?;
-        Ok(Self { dir, inotify })
+        Ok(Self { events: openat(&dir, "cgroup.events", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())? })
     }
 
     /// The inode of a group's directory.
@@ -62,11 +52,11 @@ impl GroupWatch {
         Ok(file_id(&open(path)?)?.ino)
     }
 
-    /// Whether any process is in it or below it. Any error counts as no.
+    /// Whether any process is in it or below it. One that was removed has none.
     pub fn is_populated(&self) -> bool {
-        let Ok(file) = openat(&self.dir, "cgroup.events", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) else { return false };
-        let mut text = String::new();
-        std::fs::File::from(file).take(4096).read_to_string(&mut text).is_ok() && text.lines().any(|line| line == "populated 1")
+        let mut text = [0u8; 256];
+        // A held descriptor of a removed group gives ENODEV, and needs no other that might be lacking.
+        nix::sys::uio::pread(&self.events, &mut text, 0).is_ok_and(|n| text[..n].split(|b| *b == b'\n').any(|line| line == b"populated 1"))
     }
 
     /// Whether an empty group is filled again within that time. One that was removed never is.
@@ -83,18 +73,17 @@ impl GroupWatch {
     }
 
     fn is_removed(&self) -> bool {
-        openat(&self.dir, "cgroup.events", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).is_err()
+        nix::sys::uio::pread(&self.events, &mut [0u8; 1], 0) == Err(Errno::ENODEV)
     }
 
     /// Waits until nobody is left in it.
     pub async fn emptied(&self) {
-        let Ok(copy) = self.inotify.as_fd().try_clone_to_owned() else { return };
+        let Ok(copy) = self.events.try_clone() else { return };
         // SAFETY: an OwnedFd names the same open descriptor for as long as it lives.
-        let Ok(ready) = (unsafe { AsyncFd::register_with_interest(copy, Interest::READABLE) }) else { return };
+        let Ok(changed) = (unsafe { AsyncFd::register_with_interest(copy, Interest::PRIORITY) }) else { return };
+        // Reading it is what the next change is compared with, so nothing is missed in between.
         while self.is_populated() {
-            let Ok(mut guard) = ready.readable().await else { return };
-            // What changed does not matter; it is asked again.
-            let _ = self.inotify.read_events();
+            let Ok(mut guard) = changed.ready(Interest::PRIORITY).await else { return };
             guard.clear_ready();
         }
     }
