@@ -200,11 +200,12 @@ impl Attestor {
         Ok(())
     }
 
-    /// The warm check, right before bytes leave: peer and subject are the same processes with the same ids and programs.
+    /// The warm check, right before bytes leave: peer and subject are the same processes with the same ids and memory maps. The
+    /// executable is compared when a lease is issued and by the sweep.
     pub fn still(&self, peer: &Peer) -> Result<(), Refusal> {
-        self.gatherer.still(&peer.own.pins).map_err(refusal_for)?;
+        self.gatherer.still_pinned(&peer.own.pins).map_err(refusal_for)?;
         match &peer.parent {
-            Some(parent) => self.gatherer.still(&parent.pins).map_err(refusal_for),
+            Some(parent) => self.gatherer.still_pinned(&parent.pins).map_err(refusal_for),
             None => Ok(()),
         }
     }

@@ -1,9 +1,10 @@
 //! The other end of one connection with what was found out about it, so that it is found out once.
 
-use super::{Governance, record};
+use super::{Broker, Governance, record};
 use crate::{
     attest::{Attestor, Facts as ProcessFacts, Peer, Workload},
     audit::Facts,
+    lease::Lease,
     model::Refusal,
 };
 use arc_swap::ArcSwapOption;
@@ -13,6 +14,14 @@ use std::{ops::Deref, sync::Arc};
 pub struct Caller {
     peer: Peer,
     known: ArcSwapOption<Known>,
+    shown: ArcSwapOption<Shown>,
+}
+
+/// The lease that was shown last, in JSON: it changes once a second.
+struct Shown {
+    lease: Arc<Lease>,
+    remaining: u64,
+    text: Vec<u8>,
 }
 
 /// Who the peer is under one generation, and the same as it stands in records.
@@ -30,12 +39,33 @@ pub(super) type Nobody = (Refusal, ProcessFacts);
 impl Caller {
     /// A peer of which nothing is known yet.
     pub fn new(peer: Peer) -> Self {
-        Self { peer, known: ArcSwapOption::empty() }
+        Self { peer, known: ArcSwapOption::empty(), shown: ArcSwapOption::empty() }
+    }
+
+    /// A lease in JSON as it stands in answers. `with` is handed the text.
+    pub fn show<T>(&self, broker: &Broker, lease: &Arc<Lease>, with: impl FnOnce(&[u8]) -> T) -> T {
+        let remaining = broker.remaining(lease);
+        if let Some(shown) = &*self.shown.load()
+            && Arc::ptr_eq(&shown.lease, lease)
+            && shown.remaining == remaining
+        {
+            return with(&shown.text);
+        }
+        // Texts and numbers always have a JSON form.
+        let text = serde_json::to_vec(&broker.view(lease)).unwrap_or_default();
+        let shown = Arc::new(Shown { lease: lease.clone(), remaining, text });
+        self.shown.store(Some(shown.clone()));
+        with(&shown.text)
+    }
+
+    /// Who it is, if that was found out under this generation.
+    pub(super) fn known(&self, governance: &Governance) -> Option<Arc<Known>> {
+        self.known.load_full().filter(|known| known.generation == governance.generation)
     }
 
     /// Who it is under this generation, or why it is nobody, with what was attested all the same; a refusal is never remembered.
     pub(super) fn attest(&self, attestor: &Attestor, governance: &Governance) -> Result<Result<Arc<Known>, Nobody>, Refusal> {
-        if let Some(known) = self.known.load_full().filter(|known| known.generation == governance.generation) {
+        if let Some(known) = self.known(governance) {
             return Ok(Ok(known));
         }
         let attested = attestor.examine(&self.peer, &governance.roll)?;

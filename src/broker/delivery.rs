@@ -2,7 +2,7 @@
 
 use crate::{
     audit::Recorded,
-    engine::Issued,
+    engine::Again,
     lease::Lease,
     model::{RequestId, SecretBytes},
 };
@@ -13,14 +13,20 @@ use std::sync::Arc;
 pub struct Delivery {
     request: RequestId,
     lease: Arc<Lease>,
-    issued: Issued,
+    credential: Again,
     clamped: Vec<String>,
     recorded: Recorded,
 }
 
 impl Delivery {
-    pub(super) fn new(request: RequestId, lease: Arc<Lease>, issued: Issued, clamped: Vec<String>, recorded: Recorded) -> Self {
-        Self { request, lease, issued, clamped, recorded }
+    pub(super) fn new(
+        request: RequestId,
+        lease: Arc<Lease>,
+        credential: impl Into<Again>,
+        clamped: Vec<String>,
+        recorded: Recorded,
+    ) -> Self {
+        Self { request, lease, credential: credential.into(), clamped, recorded }
     }
 
     /// The request it answers.
@@ -33,11 +39,11 @@ impl Delivery {
     }
     /// The value.
     pub fn value(&self) -> &SecretBytes {
-        &self.issued.value
+        &self.credential.value
     }
     /// Names beside the value.
     pub fn attributes(&self) -> &[(&'static str, String)] {
-        &self.issued.attributes
+        &self.credential.attributes
     }
     /// What policy shortened, in words.
     pub fn clamped(&self) -> &[String] {

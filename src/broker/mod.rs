@@ -6,6 +6,7 @@
 
 mod act;
 mod admit;
+mod again;
 mod caller;
 mod delivery;
 mod end;

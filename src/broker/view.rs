@@ -8,6 +8,11 @@ use crate::{
 };
 
 impl Broker {
+    /// Whole seconds that a lease has left.
+    pub(super) fn remaining(&self, lease: &Lease) -> u64 {
+        lease.deadline.since(self.clock.boot()) / 1_000_000
+    }
+
     /// One lease, now.
     pub fn view(&self, lease: &Lease) -> LeaseView {
         let (state, reason) = match lease.state {
@@ -34,7 +39,7 @@ impl Broker {
             },
             issued: lease.issued.rfc3339(),
             expires: lease.expires.rfc3339(),
-            remaining: lease.deadline.since(self.clock.boot()) / 1_000_000,
+            remaining: self.remaining(lease),
             ttl: lease.ttl.as_secs(),
             uses: (lease.uses != UNLIMITED).then_some(lease.uses),
             renewable: lease.renewable,

@@ -92,6 +92,20 @@ pub struct Issued {
     pub reference: UpstreamRef,
 }
 
+/// The value of a credential that was issued before.
+pub struct Again {
+    /// The value.
+    pub value: SecretBytes,
+    /// Names beside the value that the holder needs.
+    pub attributes: Vec<(&'static str, String)>,
+}
+
+impl From<Issued> for Again {
+    fn from(Issued { value, attributes, reference: _ }: Issued) -> Self {
+        Self { value, attributes }
+    }
+}
+
 /// Why an engine could not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -129,6 +143,11 @@ pub trait Engine: Send + Sync {
 
     /// Makes the value of a live lease again.
     async fn read(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<Issued, EngineError>;
+
+    /// The same as [`Engine::read`] where nothing has to be waited for; `None` says that `read` has to be asked.
+    fn read_now(&self, _order: &Order<'_>, _reference: &UpstreamRef) -> Option<Result<Again, EngineError>> {
+        None
+    }
 
     /// Makes the credential last until `order.expires`.
     async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError>;

@@ -162,6 +162,17 @@ impl Leases {
         self.table.count_read(id)
     }
 
+    /// Counts one more read of a lease that is live until after `now`, has reads left, and that policy of this generation allows;
+    /// `None` when any of that is not so.
+    pub fn read(&self, id: LeaseId, generation: u64, now: BootTime) -> Option<Arc<Lease>> {
+        self.table.read(id, generation, now)
+    }
+
+    /// A read that was counted did not come about.
+    pub fn uncount_read(&self, id: LeaseId) {
+        self.table.uncount_read(id);
+    }
+
     /// Notes that policy of this generation allows a lease.
     pub fn note_decided(&self, id: LeaseId, generation: u64) {
         self.table.note_decided(id, generation);

@@ -135,6 +135,26 @@ impl Table {
         })
     }
 
+    /// Counts one more read of a lease that is live until after `now`, has reads left, and that policy of this generation allows;
+    /// `None` when any of that is not so, or one use is all it has.
+    pub(super) fn read(&self, id: LeaseId, generation: u64, now: BootTime) -> Option<Arc<Lease>> {
+        let mut inner = self.lock();
+        let entry = inner.leases.get_mut(&id)?;
+        let lease = &entry.lease;
+        let live = lease.state == State::Live && lease.deadline > now && lease.uses != 1;
+        (live && entry.decided == Some(generation) && entry.reads < lease.reads_max).then(|| {
+            entry.reads += 1;
+            entry.lease.clone()
+        })
+    }
+
+    /// A read that was counted did not come about.
+    pub(super) fn uncount_read(&self, id: LeaseId) {
+        if let Some(entry) = self.lock().leases.get_mut(&id) {
+            entry.reads = entry.reads.saturating_sub(1);
+        }
+    }
+
     /// Notes that policy of this generation allows a lease.
     pub(super) fn note_decided(&self, id: LeaseId, generation: u64) {
         if let Some(entry) = self.lock().leases.get_mut(&id) {

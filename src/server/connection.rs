@@ -11,10 +11,11 @@ use super::{
 use crate::{
     broker::{Broker, Caller},
     model::{Code, Refusal, RequestId},
-    sys::{CheckedStream, Cut, PeerCred, Reading},
+    sys::{CheckedStream, Cut, Leave, PeerCred, Reading},
     wire::NONCE_HEADER,
 };
 use bytes::Bytes;
+use futures_util::future::{Either, ready};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{
     Request, Response,
@@ -25,9 +26,8 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use std::{
     convert::Infallible,
-    io,
     path::PathBuf,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -97,21 +97,36 @@ pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, cont
     if let Err(error) = &peer {
         tracing::info!(pid = cred.pid, uid = cred.uid, %error, "a peer could not be attested");
     }
-    let (stream, reading) = CheckedStream::new(stream, sender);
+    let (stream, reading) = CheckedStream::new(stream, sender, if context.door == Door::Workload { Leave::Some } else { Leave::Nothing });
     crate::failpoint!("accepted");
     let progress = Progress::default();
     let settings = context.limits.settings();
+    // A body without an end is a log that is followed: silence is no idleness there.
+    let answered = |response: Response<Body>| {
+        progress.follows.fetch_or(response.body().size_hint().exact().is_none(), Ordering::AcqRel);
+        progress.heard.store(reading.chunks(), Ordering::Release);
+        progress.answered.fetch_add(1, Ordering::AcqRel);
+        Ok::<_, Infallible>(response)
+    };
     let service = service_fn(|request: Request<Incoming>| {
-        let (peer, place, progress, reading) = (&peer, &place, &progress, &reading);
-        async move {
-            progress.asked.fetch_add(1, Ordering::AcqRel);
-            let response = handle(request, peer.as_ref(), cred.uid, place, context).await;
-            // A body without an end is a log that is followed: silence is no idleness there.
-            progress.follows.fetch_or(response.body().size_hint().exact().is_none(), Ordering::AcqRel);
-            progress.heard.store(reading.chunks(), Ordering::Release);
-            progress.answered.fetch_add(1, Ordering::AcqRel);
-            Ok::<_, Infallible>(response)
+        progress.asked.fetch_add(1, Ordering::AcqRel);
+        let id = context.broker.request_id();
+        let peer = match &peer {
+            Ok(peer) if place.request() => peer,
+            Ok(_) => return Either::Left(ready(answered(reply::refusal(id, &Refusal::new(Code::LIMIT), None)))),
+            Err(error) => {
+                let refusal = Refusal::new(Code::ATTESTATION_FAILED).detail(error.to_string());
+                return Either::Right(Box::pin(async move {
+                    answered(reply::refusal(id, &context.broker.record_cut(id, cred.uid, None, refusal).await, None))
+                }) as Pin<Box<dyn Future<Output = _> + Send>>);
+            }
+        };
+        if context.door == Door::Workload
+            && let Some(response) = workload_api::answer_now(request.method(), request.uri().path(), peer, &context.broker, id)
+        {
+            return Either::Left(ready(answered(response)));
         }
+        Either::Right(Box::pin(async move { answered(handle(request, peer, id, context).await) }))
     });
     let mut connection = pin!(
         http1::Builder::new()
@@ -161,24 +176,7 @@ pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, cont
     }
 }
 
-async fn handle(
-    request: Request<Incoming>,
-    peer: Result<&Arc<Caller>, &io::Error>,
-    uid: u32,
-    place: &Place,
-    context: &Context,
-) -> Response<Body> {
-    let id = context.broker.request_id();
-    let peer = match peer {
-        Ok(peer) => peer,
-        Err(error) => {
-            let refusal = Refusal::new(Code::ATTESTATION_FAILED).detail(error.to_string());
-            return reply::refusal(id, &context.broker.record_cut(id, uid, None, refusal).await, None);
-        }
-    };
-    if !place.request() {
-        return reply::refusal(id, &Refusal::new(Code::LIMIT), None);
-    }
+async fn handle(request: Request<Incoming>, peer: &Arc<Caller>, id: RequestId, context: &Context) -> Response<Body> {
     match answer(request, peer, id, context).await {
         Ok(response) => response,
         Err(refusal) => {

@@ -3,23 +3,36 @@
 use crate::{
     broker::Delivery,
     model::{Class, Code, Refusal, RequestId},
-    wire::{ErrorBody, ErrorView, LeaseView, REQUEST_HEADER},
+    wire::{ErrorBody, ErrorView, REQUEST_HEADER},
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{Response, StatusCode, header};
 use serde::Serialize;
-use std::{convert::Infallible, io::Write};
-use zeroize::Zeroizing;
+use std::{
+    convert::Infallible,
+    io::{self, Write},
+};
+use zeroize::{Zeroize, Zeroizing};
 
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// A body that is wiped when hyper is done with it.
-struct Wiped(Zeroizing<Vec<u8>>);
+/// A body whose secret part is wiped when hyper is done with it.
+struct Wiped {
+    bytes: Vec<u8>,
+    /// The secret lies before this.
+    secret: usize,
+}
 
 impl AsRef<[u8]> for Wiped {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        &self.bytes
+    }
+}
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        self.bytes[..self.secret].zeroize();
     }
 }
 
@@ -73,42 +86,53 @@ fn status(code: &Code) -> StatusCode {
     }
 }
 
-/// A secret with its lease: written once into a buffer of the right size, which is wiped after it was sent.
-pub(super) fn secret(status: StatusCode, delivery: &Delivery, lease: &LeaseView) -> Response<Body> {
-    #[derive(Serialize)]
-    struct Beside<'a> {
-        request: RequestId,
-        lease: &'a LeaseView,
-        attributes: std::collections::BTreeMap<&'a str, &'a str>,
-        #[serde(skip_serializing_if = "<[String]>::is_empty")]
-        clamped: &'a [String],
+/// A secret with its lease: written once into a buffer of the right size, which is wiped after it was sent. `lease` is the lease in JSON.
+pub(super) fn secret(status: StatusCode, delivery: &Delivery, lease: &[u8]) -> Response<Body> {
+    match secret_body(delivery, lease) {
+        Ok(body) => bytes(status, delivery.request(), "application/json", Bytes::from_owner(body)),
+        Err(_) => refusal(delivery.request(), &Refusal::new(Code::INTERNAL), None),
     }
-    let attributes = delivery.attributes().iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let beside = Beside { request: delivery.request(), lease, attributes, clamped: delivery.clamped() };
-    let Ok(mut head) = serde_json::to_vec(&beside) else { return refusal(delivery.request(), &Refusal::new(Code::INTERNAL), None) };
-    // The object goes on behind the secret.
-    head[0] = b',';
+}
+
+fn secret_body(delivery: &Delivery, lease: &[u8]) -> io::Result<Wiped> {
     let value = delivery.value().expose();
-    // Six bytes for each byte that must be escaped is the most that JSON makes of one.
-    let mut out = Zeroizing::new(Vec::with_capacity(value.len() * 6 + head.len() + 64));
-    let written = match std::str::from_utf8(value) {
-        Ok(text) => {
+    let text = std::str::from_utf8(value).ok();
+    let escaped = |b: &u8| match b {
+        b'"' | b'\\' => 2,
+        0..=31 => 6,
+        _ => 1,
+    };
+    let length = if text.is_some() { value.iter().map(escaped).sum() } else { value.len().div_ceil(3) * 4 };
+    let mut out = Zeroizing::new(Vec::with_capacity(length + lease.len() + 512));
+    match text {
+        Some(text) => {
             out.extend_from_slice(br#"{"secret":{"encoding":"utf-8","value":"#);
-            serde_json::to_writer(&mut *out, text).map_err(std::io::Error::from)
+            serde_json::to_writer(&mut *out, text)?;
         }
-        Err(_) => {
+        None => {
             out.extend_from_slice(br#"{"secret":{"encoding":"base64","value":""#);
             let mut encoder = base64::write::EncoderWriter::new(&mut *out, &base64::engine::general_purpose::STANDARD);
-            let done = encoder.write_all(value).and_then(|()| encoder.finish().map(drop));
+            encoder.write_all(value)?;
+            encoder.finish()?;
             drop(encoder);
             out.push(b'"');
-            done
         }
-    };
-    if written.is_err() {
-        return refusal(delivery.request(), &Refusal::new(Code::INTERNAL), None);
+    }
+    let secret = out.len();
+    write!(out, r#"}},"request":"{}","lease":"#, delivery.request())?;
+    out.extend_from_slice(lease);
+    out.extend_from_slice(br#","attributes":{"#);
+    for (n, (name, value)) in delivery.attributes().iter().enumerate() {
+        out.extend_from_slice(if n == 0 { b"" } else { b"," });
+        serde_json::to_writer(&mut *out, name)?;
+        out.push(b':');
+        serde_json::to_writer(&mut *out, value)?;
     }
     out.push(b'}');
-    out.extend_from_slice(&head);
-    bytes(status, delivery.request(), "application/json", Bytes::from_owner(Wiped(out)))
+    if !delivery.clamped().is_empty() {
+        out.extend_from_slice(br#","clamped":"#);
+        serde_json::to_writer(&mut *out, delivery.clamped())?;
+    }
+    out.push(b'}');
+    Ok(Wiped { bytes: std::mem::take(&mut *out), secret })
 }

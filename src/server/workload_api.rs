@@ -7,11 +7,12 @@ use super::{
     routes::Route,
 };
 use crate::{
+    broker::{Broker, Caller, Delivery},
     intent::Ask,
-    model::{Code, LeaseId, Refusal},
+    model::{Code, LeaseId, Refusal, RequestId},
     wire::{Health, LeaseAnswer, LeaseList, SecretList},
 };
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 use serde_json::json;
 
 pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Result<Response<Body>, Refusal> {
@@ -32,9 +33,10 @@ pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Resu
                 Ok(ask) => ask,
                 Err(refusal) => return Err(broker.record_malformed(&call.peer, id, &call.body, refusal).await),
             };
+            let peer = call.peer.clone();
             let delivery = broker.issue(call.peer, ask, &call.body, id).await?;
             crate::failpoint!("before-reply");
-            Ok(reply::secret(StatusCode::CREATED, &delivery, &broker.view(delivery.lease())))
+            Ok(secret(StatusCode::CREATED, &peer, broker, &delivery))
         }
         ("GET", "/v1/leases") => {
             let leases = broker.leases_of(&call.peer, id).await?;
@@ -50,9 +52,9 @@ pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Resu
             Ok(reply::json(StatusCode::OK, id, &LeaseAnswer { request: id, lease: broker.view_now(&lease) }))
         }
         ("GET", "/v1/leases/{id}/secret") => {
-            let lease = lease_id(&call)?;
+            let (lease, peer) = (lease_id(&call)?, call.peer.clone());
             let delivery = broker.read(call.peer, lease, id).await?;
-            Ok(reply::secret(StatusCode::OK, &delivery, &broker.view(delivery.lease())))
+            Ok(secret(StatusCode::OK, &peer, broker, &delivery))
         }
         ("POST", "/v1/leases/{id}/renew") => {
             let lease = lease_id(&call)?;
@@ -65,6 +67,17 @@ pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Resu
         }
         _ => Err(Refusal::new(Code::NO_ROUTE)),
     }
+}
+
+/// A value that is read again, where the broker can give it on the spot; everything else goes the long way through [`answer`].
+pub(super) fn answer_now(method: &Method, path: &str, peer: &Caller, broker: &Broker, id: RequestId) -> Option<Response<Body>> {
+    let lease = path.strip_prefix("/v1/leases/")?.strip_suffix("/secret").filter(|_| method == Method::GET)?;
+    let delivery = broker.read_now(peer, LeaseId::parse(lease).ok()?, id)?;
+    Some(secret(StatusCode::OK, peer, broker, &delivery))
+}
+
+fn secret(status: StatusCode, peer: &Caller, broker: &Broker, delivery: &Delivery) -> Response<Body> {
+    peer.show(broker, delivery.lease(), |lease| reply::secret(status, delivery, lease))
 }
 
 fn lease_id(call: &Call) -> Result<LeaseId, Refusal> {

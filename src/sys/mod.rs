@@ -45,6 +45,6 @@ pub use procfs::{MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, p
 pub use simulated::{Fault, SimulatedVolume};
 pub use socket::{BindError, adopt, arm, is_roots_socket, listen_at, open_trusted_dir, remove as remove_socket, socket_folder_owner};
 pub use storage::{DiskVolume, Keep, Space, Storage, Volume};
-pub use stream::{CheckedStream, Cut, Reading};
+pub use stream::{CheckedStream, Cut, Leave, Reading};
 pub use terminal::{in_foreground, prompt_secret};
 pub use trusted::{TrustError, read_trusted, read_trusted_folder};

@@ -65,13 +65,58 @@ pub struct CheckedStream {
     inner: UnixStream,
     sender: PeerCred,
     reading: Reading,
+    leave: Leave,
+    seen: Seen,
 }
+
+/// What becomes of bytes in the socket once they were handed on.
+///
+/// Taking them out tells the peer that there is room to write (`unix_write_space` in the kernel's `net/unix/af_unix.c`), and a peer that
+/// waits for its answer in `recv(2)` is woken by that for nothing, on the very processor that is about to make the answer: two switches
+/// of context for each request. So they may be left for a while and taken out many at once. What is left counts against the *peer's*
+/// send buffer, and as long as that has room the peer notices nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// Taken out at once: they may hold a secret, and looking past what was left copies it.
+    Nothing,
+    /// Some chunks are left.
+    Some,
+}
+
+/// What was handed on and lies in the socket still: all of it from the expected sender.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    bytes: usize,
+    chunks: usize,
+}
+
+/// At most so much is left: a quarter of the default send buffer when each small chunk is charged with a kibibyte and more.
+const SEEN_BYTES: usize = 2048;
+const SEEN_CHUNKS: usize = 16;
 
 impl CheckedStream {
     /// `sender` holds the pid at connect and the *real* uid and gid, which is what the kernel attaches.
-    pub fn new(inner: UnixStream, sender: PeerCred) -> (Self, Reading) {
+    pub fn new(inner: UnixStream, sender: PeerCred, leave: Leave) -> (Self, Reading) {
         let reading = Reading::default();
-        (Self { inner, sender, reading: reading.clone() }, reading)
+        (Self { inner, sender, reading: reading.clone(), leave, seen: Seen::default() }, reading)
+    }
+
+    /// Takes out what was handed on.
+    fn take(&mut self) -> io::Result<()> {
+        let mut gone = [std::mem::MaybeUninit::<u8>::uninit(); SEEN_BYTES];
+        while self.seen.bytes > 0 {
+            let len = self.seen.bytes.min(gone.len());
+            // SAFETY: `len` bytes are writable behind the pointer. They were looked at before and nobody else reads here, so they are there.
+            let taken = unsafe { libc::recv(self.inner.as_raw_fd(), gone.as_mut_ptr().cast(), len, libc::MSG_DONTWAIT) };
+            match Errno::result(taken) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(taken) => self.seen.bytes -= taken as usize,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        self.seen = Seen::default();
+        Ok(())
     }
 
     fn cut(&self, cut: Cut) -> io::Error {
@@ -117,27 +162,38 @@ mod janitor {
 }
 
 struct Chunk {
+    /// Bytes that were not seen before.
     len: usize,
     sender: Option<PeerCred>,
     extra: bool,
 }
 
-fn receive(fd: BorrowedFd<'_>, buffer: &mut ReadBuf<'_>) -> io::Result<Chunk> {
+/// The next chunk behind the `seen` bytes. With `seen` or `flags` of a look it stays in the socket.
+///
+/// Of different senders' chunks the kernel hands out only the first one's, with that one's ids: when there is nothing behind what was
+/// seen, there is nothing at all, or something of another sender.
+fn receive(fd: BorrowedFd<'_>, seen: usize, flags: libc::c_int, buffer: &mut ReadBuf<'_>) -> io::Result<Chunk> {
     #[repr(align(8))]
     struct Control([u8; CONTROL]);
     let mut control = Control([0; CONTROL]);
+    let mut old = [std::mem::MaybeUninit::<u8>::uninit(); SEEN_BYTES];
     // SAFETY: only the kernel writes into the unfilled part, and exactly `len` bytes of it are marked initialised below.
     let room = unsafe { buffer.unfilled_mut() };
-    let mut piece = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
+    let mut pieces = [
+        libc::iovec { iov_base: old.as_mut_ptr().cast(), iov_len: seen.min(old.len()) },
+        libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() },
+    ];
     // SAFETY: an all-zero msghdr is a valid empty one.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &raw mut piece;
-    message.msg_iovlen = 1;
+    let begin = usize::from(seen == 0);
+    message.msg_iov = (&raw mut pieces[begin]).cast();
+    message.msg_iovlen = (pieces.len() - begin) as _;
     message.msg_control = control.0.as_mut_ptr().cast();
     message.msg_controllen = CONTROL as _;
+    let flags = flags | libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
     // SAFETY: all pointers in `message` are valid for the lengths beside them during the call.
-    let len = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) };
-    let len = Errno::result(len)? as usize;
+    let len = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) };
+    let len = (Errno::result(len)? as usize).saturating_sub(seen);
     // SAFETY: the kernel filled `len` bytes.
     unsafe { buffer.assume_init(len) };
     buffer.advance(len);
@@ -170,11 +226,11 @@ fn receive(fd: BorrowedFd<'_>, buffer: &mut ReadBuf<'_>) -> io::Result<Chunk> {
 
 nix::ioctl_read_bad!(unread, libc::FIONREAD, libc::c_int);
 
-/// Whether nothing waits to be read (`SIOCINQ`, unix(7)). An error says no.
-fn is_empty(fd: BorrowedFd<'_>) -> bool {
+/// Bytes that lie in the socket (`SIOCINQ`, unix(7)); an error says more than there can be.
+fn waiting(fd: BorrowedFd<'_>) -> usize {
     let mut bytes = 0;
     // SAFETY: one int is writable behind the pointer.
-    unsafe { unread(fd.as_raw_fd(), &raw mut bytes) }.is_ok() && bytes == 0
+    if unsafe { unread(fd.as_raw_fd(), &raw mut bytes) }.is_ok() { bytes as usize } else { usize::MAX }
 }
 
 impl AsyncRead for CheckedStream {
@@ -182,12 +238,17 @@ impl AsyncRead for CheckedStream {
         let this = self.get_mut();
         loop {
             ready!(this.inner.poll_read_ready(cx))?;
-            let (filled, room) = (buffer.filled().len(), buffer.remaining());
+            if this.seen.bytes > SEEN_BYTES || this.seen.chunks >= SEEN_CHUNKS || (this.leave == Leave::Nothing && this.seen.chunks > 0) {
+                this.take()?;
+            }
+            let (filled, seen) = (buffer.filled().len(), this.seen.bytes);
             let mut received = None;
             let done = this.inner.try_io(Interest::READABLE, || {
-                let chunk = received.insert(receive(this.inner.as_fd(), buffer)?);
+                let flags = if this.leave == Leave::Some { libc::MSG_PEEK } else { 0 };
+                let chunk = received.insert(receive(this.inner.as_fd(), seen, flags, buffer)?);
                 // Whoever knows that nothing is left need not ask in vain. A short read does not tell: another sender's bytes may follow.
-                let drained = chunk.len > 0 && chunk.len < room && is_empty(this.inner.as_fd());
+                let left = if this.leave == Leave::Some { seen + chunk.len } else { 0 };
+                let drained = left + chunk.len > 0 && waiting(this.inner.as_fd()) == left;
                 if drained { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
             let chunk = match (received, done) {
@@ -195,6 +256,13 @@ impl AsyncRead for CheckedStream {
                 (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
                 (None, _) => continue,
             };
+            if this.leave == Leave::Some && chunk.len > 0 {
+                this.seen = Seen { bytes: seen + chunk.len, chunks: this.seen.chunks + 1 };
+            } else if seen > 0 && chunk.len == 0 && !chunk.extra {
+                // Nothing behind what was seen: the end, or another sender's bytes, or nothing yet.
+                this.take()?;
+                continue;
+            }
             this.reading.0.chunks.fetch_add(1, Ordering::AcqRel);
             let verdict = match chunk.sender {
                 _ if chunk.extra => Some(Cut::Descriptors),
@@ -213,6 +281,13 @@ impl AsyncRead for CheckedStream {
                 }
             });
         }
+    }
+}
+
+impl Drop for CheckedStream {
+    /// A peer whose bytes were never taken out would be told that the connection was reset.
+    fn drop(&mut self) {
+        let _ = self.take();
     }
 }
 

@@ -12,7 +12,7 @@ mod tests;
 pub use keys::Algorithm;
 
 use super::{
-    Engine, EngineError, Issued, Order, UpstreamRef,
+    Again, Engine, EngineError, Issued, Order, UpstreamRef,
     local::{LocalStore, StoreError},
 };
 use crate::{
@@ -224,6 +224,10 @@ impl Engine for JwtEngine {
 
     async fn read(&self, order: &Order<'_>, _reference: &UpstreamRef) -> Result<Issued, EngineError> {
         self.make(order)
+    }
+
+    fn read_now(&self, order: &Order<'_>, _reference: &UpstreamRef) -> Option<Result<Again, EngineError>> {
+        Some(self.make(order).map(Again::from))
     }
 
     async fn renew(&self, order: &Order<'_>, _reference: &UpstreamRef) -> Result<(), EngineError> {

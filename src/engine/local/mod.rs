@@ -11,9 +11,9 @@ mod tests;
 pub use record::VERSIONS_KEPT;
 pub use store::{LocalStore, StoredSecret, StoredVersion, VALUE_MAX};
 
-use super::{Engine, EngineError, Issued, Order, UpstreamRef};
+use super::{Again, Engine, EngineError, Issued, Order, UpstreamRef};
 use crate::{
-    model::{EndResult, EndsBy, LeaseId, SecretDefinition, SecretName},
+    model::{EndResult, EndsBy, LeaseId, SecretDefinition},
     sys::FileError,
 };
 use async_trait::async_trait;
@@ -70,6 +70,12 @@ impl LocalEngine {
     pub fn new(store: Arc<LocalStore>) -> Self {
         Self { store }
     }
+
+    fn again(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<Again, EngineError> {
+        let version = version_of(order, reference)?;
+        let value = self.store.version(&order.secret.name, version).map_err(refuse)?;
+        Ok(Again { value, attributes: vec![("version", version.to_string())] })
+    }
 }
 
 #[async_trait]
@@ -102,15 +108,17 @@ impl Engine for LocalEngine {
     }
 
     async fn read(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<Issued, EngineError> {
-        let (name, version) = parse(order, reference)?;
-        let value = self.store.version(&name, version).map_err(refuse)?;
-        Ok(Issued { value, attributes: vec![("version", version.to_string())], reference: reference.clone() })
+        let Again { value, attributes } = self.again(order, reference)?;
+        Ok(Issued { value, attributes, reference: reference.clone() })
+    }
+
+    fn read_now(&self, order: &Order<'_>, reference: &UpstreamRef) -> Option<Result<Again, EngineError>> {
+        Some(self.again(order, reference))
     }
 
     async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError> {
         // Nothing upstream knows of the lease; a value that is gone is worth saying now and not at the next read.
-        let (name, version) = parse(order, reference)?;
-        self.store.version(&name, version).map(drop).map_err(refuse)
+        self.again(order, reference).map(drop)
     }
 
     async fn end(&self, _lease: LeaseId, _reference: &UpstreamRef) -> Result<EndResult, EngineError> {
@@ -122,12 +130,12 @@ impl Engine for LocalEngine {
     }
 }
 
-/// The name and version a lease was issued with: of the secret that the lease is about, and of no other.
-fn parse(order: &Order<'_>, reference: &UpstreamRef) -> Result<(SecretName, u64), EngineError> {
-    let name = reference.0.get("name").and_then(|name| SecretName::parse(name.as_str()?).ok());
+/// The version a lease was issued with: of the secret that the lease is about, and of no other.
+fn version_of(order: &Order<'_>, reference: &UpstreamRef) -> Result<u64, EngineError> {
+    let name = reference.0.get("name").and_then(serde_json::Value::as_str);
     let version = reference.0.get("version").and_then(serde_json::Value::as_u64);
-    match (name, version) {
-        (Some(name), Some(version)) if name == order.secret.name => Ok((name, version)),
+    match version {
+        Some(version) if name == Some(order.secret.name.as_str()) => Ok(version),
         _ => Err(EngineError::Setup(format!("{} does not say which version of {} it has", order.lease, order.secret.name))),
     }
 }

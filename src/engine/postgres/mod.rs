@@ -11,7 +11,7 @@ mod tls;
 
 pub use config::{PostgresConfig, Server};
 
-use super::{Engine, EngineError, Issued, Mark, Order, UpstreamRef};
+use super::{Again, Engine, EngineError, Issued, Mark, Order, UpstreamRef};
 use crate::{
     digest::SealKey,
     model::{EndResult, EndsBy, LeaseId, SecretBytes, SecretDefinition},
@@ -51,6 +51,13 @@ impl PostgresEngine {
             ("dbname", database.into()),
         ];
         Issued { value: password, attributes, reference }
+    }
+
+    /// A live role's credential: the password follows from the key and the lease.
+    fn again(&self, order: &Order<'_>, reference: &UpstreamRef) -> Issued {
+        let role = Role::of(&self.mark, order.lease);
+        let database = reference.0.get("database").and_then(|value| value.as_str()).unwrap_or(&self.config.database);
+        self.issued(&role, role.password(&self.key), reference.clone(), database)
     }
 
     async fn make(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
@@ -131,9 +138,11 @@ impl Engine for PostgresEngine {
     }
 
     async fn read(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<Issued, EngineError> {
-        let role = Role::of(&self.mark, order.lease);
-        let database = reference.0.get("database").and_then(|value| value.as_str()).unwrap_or(&self.config.database);
-        Ok(self.issued(&role, role.password(&self.key), reference.clone(), database))
+        Ok(self.again(order, reference))
+    }
+
+    fn read_now(&self, order: &Order<'_>, reference: &UpstreamRef) -> Option<Result<Again, EngineError>> {
+        Some(Ok(self.again(order, reference).into()))
     }
 
     async fn renew(&self, order: &Order<'_>, _reference: &UpstreamRef) -> Result<(), EngineError> {

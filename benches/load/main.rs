@@ -9,6 +9,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures time")]
 
+mod traffic;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Response, server::conn::http1, service::service_fn};
@@ -17,12 +19,12 @@ use std::{
     convert::Infallible,
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
     os::unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant, SystemTime},
 };
+use traffic::{Clients, Target, measure};
 
 const CONNECTIONS: [usize; 3] = [1, 16, 64];
 
@@ -50,15 +52,23 @@ fn main() {
     let daemon_at = format!("unix:{}", socket.display());
     let idle = memory(daemon.0.id());
     let mut rows = Vec::new();
-    for connections in CONNECTIONS {
+    let only: Option<String> = option(&arguments, "--only");
+    let connections = option(&arguments, "--connections").map_or(CONNECTIONS.to_vec(), |n: usize| vec![n]);
+    let seconds = option(&arguments, "--seconds").unwrap_or(seconds);
+    for connections in connections {
         // The floor answers as many bytes as a re-read does.
         let plain = format!("GET /{body} HTTP/1.1\r\nhost: x\r\n\r\n");
         let targets = [
-            Target { name: "floor, unix", at: floor_at.clone(), request: plain.clone(), server: floor.0.id() },
-            Target { name: "floor, tcp", at: format!("tcp:{tcp}"), request: plain, server: floor.0.id() },
-            Target { name: "re-read", at: daemon_at.clone(), request: read.clone(), server: daemon.0.id() },
-            Target { name: "issue (local)", at: daemon_at.clone(), request: issue.clone(), server: daemon.0.id() },
+            target("floor, unix", &floor_at, &plain, floor.0.id()),
+            target("floor, tcp", &format!("tcp:{tcp}"), &plain, floor.0.id()),
+            target("re-read", &daemon_at, &read, daemon.0.id()),
+            target("issue (local)", &daemon_at, &issue, daemon.0.id()),
+            Target { clients: Clients::Blocking, ..target("floor, blocking", &floor_at, &plain, floor.0.id()) },
+            Target { clients: Clients::Blocking, ..target("re-read, blocking", &daemon_at, &read, daemon.0.id()) },
         ];
+        let wanted =
+            |target: &Target| only.as_ref().is_none_or(|only| target.name.contains(only.as_str()) || target.name.starts_with("floor"));
+        let targets: Vec<Target> = targets.into_iter().filter(wanted).collect();
         rows.extend(measure(&targets, connections, seconds));
     }
     let deaths = deaths(&arguments[0], dir.path(), if quick { 20 } else { 100 });
@@ -98,6 +108,15 @@ fn main() {
         deaths.len()
     );
     println!("memory idle: {:.1} MiB, after the run: {:.1} MiB", idle as f64 / 1024.0, memory(daemon.0.id()) as f64 / 1024.0);
+}
+
+fn target(name: &str, at: &str, request: &str, server: u32) -> Target {
+    Target { name: name.to_owned(), at: at.to_owned(), requests: vec![request.to_owned()], server, fresh: false, clients: Clients::Events }
+}
+
+/// What stands behind an option.
+fn option<T: std::str::FromStr>(arguments: &[String], name: &str) -> Option<T> {
+    arguments.iter().position(|a| a == name).and_then(|at| arguments.get(at + 1)?.parse().ok())
 }
 
 /// A child that ends with this program.
@@ -233,117 +252,6 @@ fn reply(stream: &mut impl Read) -> (u16, Vec<u8>) {
     let mut body = vec![0; length];
     reader.read_exact(&mut body).expect("a body");
     (code, body)
-}
-
-/// What is asked where.
-struct Target {
-    name: &'static str,
-    at: String,
-    request: String,
-    server: u32,
-}
-
-/// Takes turns, so that what else the machine does meanwhile falls on all of them.
-fn measure(targets: &[Target], connections: usize, seconds: f64) -> Vec<Row> {
-    const TURNS: usize = 5;
-    let mut samples: Vec<(Vec<u32>, f64)> = targets.iter().map(|_| Default::default()).collect();
-    for _ in 0..TURNS {
-        for (target, (latencies, used)) in targets.iter().zip(&mut samples) {
-            let (more, cpu) = turn(target, connections, seconds / TURNS as f64);
-            latencies.extend(more);
-            *used += cpu;
-        }
-    }
-    let rows = targets.iter().zip(samples).map(|(target, (mut latencies, used))| {
-        latencies.sort_unstable();
-        let at = |q: f64| f64::from(latencies[((latencies.len() - 1) as f64 * q) as usize]) / 1000.0;
-        let count = latencies.len() as f64;
-        Row { name: target.name, connections, rate: count / seconds, p50: at(0.5), p99: at(0.99), cpu: used * 1e6 / count }
-    });
-    rows.collect()
-}
-
-struct Row {
-    name: &'static str,
-    connections: usize,
-    rate: f64,
-    p50: f64,
-    p99: f64,
-    cpu: f64,
-}
-
-trait Stream: Read + Write + Send {}
-impl<T: Read + Write + Send> Stream for T {}
-
-fn connect(to: &str) -> Box<dyn Stream> {
-    match to.split_once(':') {
-        Some(("unix", path)) => Box::new(UnixStream::connect(path).expect("a Unix socket")),
-        Some((_, address)) => {
-            let stream = TcpStream::connect(address).expect("a loopback port");
-            stream.set_nodelay(true).expect("TCP");
-            Box::new(stream)
-        }
-        None => unreachable!("every address here has a kind"),
-    }
-}
-
-/// The latencies of one turn in nanoseconds, and the seconds of CPU that the server used.
-fn turn(target: &Target, connections: usize, seconds: f64) -> (Vec<u32>, f64) {
-    let begin = Instant::now() + Duration::from_millis(100);
-    let end = begin + Duration::from_secs_f64(seconds);
-    let clients: Vec<_> = (0..connections)
-        .map(|_| {
-            let (mut stream, request) = (connect(&target.at), target.request.as_bytes().to_vec());
-            std::thread::spawn(move || {
-                let mut latencies = Vec::with_capacity(1 << 16);
-                let mut buffer = vec![0; 16 << 10];
-                loop {
-                    let sent = Instant::now();
-                    if sent >= end {
-                        return latencies;
-                    }
-                    stream.write_all(&request).expect("the server reads");
-                    exchange(&mut stream, &mut buffer);
-                    if sent >= begin {
-                        latencies.push(sent.elapsed().as_nanos() as u32);
-                    }
-                }
-            })
-        })
-        .collect();
-    std::thread::sleep(begin.saturating_duration_since(Instant::now()));
-    let before = cpu(target.server);
-    let latencies: Vec<u32> = clients.into_iter().flat_map(|client| client.join().expect("a client")).collect();
-    (latencies, cpu(target.server) - before)
-}
-
-/// Reads one answer with as little work as will do: the head, then as many bytes as it says.
-fn exchange(stream: &mut Box<dyn Stream>, buffer: &mut [u8]) {
-    let mut have = 0;
-    let (head, length) = loop {
-        let n = stream.read(&mut buffer[have..]).expect("an answer");
-        assert!(n > 0, "the server closed: {}", String::from_utf8_lossy(&buffer[..have]));
-        have += n;
-        if let Some(end) = buffer[..have].windows(4).position(|w| w == b"\r\n\r\n") {
-            let head = std::str::from_utf8(&buffer[..end]).expect("text");
-            assert!(head.starts_with("HTTP/1.1 20"), "{}", String::from_utf8_lossy(&buffer[..have]));
-            let length =
-                head.lines().find_map(|l| l.strip_prefix("content-length: ")).and_then(|v| v.parse::<usize>().ok()).expect("a length");
-            break (end + 4, length);
-        }
-    };
-    while have < head + length {
-        have += stream.read(&mut buffer[have..]).expect("an answer");
-    }
-}
-
-/// Seconds of CPU that a process has used.
-fn cpu(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields: Vec<f64> =
-        stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().filter_map(|f| f.parse().ok()).collect()).unwrap_or_default();
-    // After the name and the state letter: user and system time are fields 14 and 15 of stat, in hundredths.
-    fields.get(10).zip(fields.get(11)).map_or(0.0, |(user, system)| (user + system) / 100.0)
 }
 
 /// Resident KiB.
