@@ -64,6 +64,29 @@ pub fn peer_pidfd(socket: &impl AsFd) -> io::Result<Pidfd> {
     Ok(Pidfd::from_fd(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
+/// Linux 6.17: every read tells how many bytes lie in the socket.
+pub(super) const SO_INQ: libc::c_int = 84;
+
+/// Asks for that; says whether this kernel knows it.
+pub(super) fn tell_waiting(socket: &impl AsFd) -> bool {
+    set(socket, SO_INQ, 1)
+}
+
+/// Sets an option that is one int; says whether the kernel took it.
+fn set(socket: &impl AsFd, option: libc::c_int, value: libc::c_int) -> bool {
+    // SAFETY: one int is readable behind the pointer.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    done == 0
+}
+
 /// Asks for the sender's ids with every read. Set on a listener it holds for all its connections, from their first byte.
 pub fn pass_credentials(socket: &impl AsFd) -> io::Result<()> {
     socket::setsockopt(&socket.as_fd(), socket::sockopt::PassCred, &true).map_err(io::Error::from)
@@ -71,16 +94,5 @@ pub fn pass_credentials(socket: &impl AsFd) -> io::Result<()> {
 
 /// Refuses descriptors sent by peers where the kernel can (Linux 6.16); elsewhere the stream drops a connection that sends one.
 pub fn refuse_descriptors(socket: &impl AsFd) -> bool {
-    let off: libc::c_int = 0;
-    // SAFETY: one int is readable behind the pointer.
-    let done = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_PASSRIGHTS,
-            (&raw const off).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    done == 0
+    set(socket, SO_PASSRIGHTS, 0)
 }

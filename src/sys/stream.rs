@@ -67,6 +67,8 @@ pub struct CheckedStream {
     reading: Reading,
     leave: Leave,
     seen: Seen,
+    /// Every read says how much lies in the socket (`SO_INQ`); before Linux 6.17 it has to be asked.
+    told: bool,
 }
 
 /// What becomes of bytes in the socket once they were handed on.
@@ -90,15 +92,17 @@ struct Seen {
     chunks: usize,
 }
 
-/// At most so much is left: a quarter of the default send buffer when each small chunk is charged with a kibibyte and more.
+/// At most so much is left: a small part of the default send buffer (each small chunk is charged with a kibibyte and more), and little
+/// to look past.
 const SEEN_BYTES: usize = 2048;
-const SEEN_CHUNKS: usize = 16;
+const SEEN_CHUNKS: usize = 6;
 
 impl CheckedStream {
     /// `sender` holds the pid at connect and the *real* uid and gid, which is what the kernel attaches.
     pub fn new(inner: UnixStream, sender: PeerCred, leave: Leave) -> (Self, Reading) {
         let reading = Reading::default();
-        (Self { inner, sender, reading: reading.clone(), leave, seen: Seen::default() }, reading)
+        let told = super::peer::tell_waiting(&inner);
+        (Self { inner, sender, reading: reading.clone(), leave, seen: Seen::default(), told }, reading)
     }
 
     /// Takes out what was handed on.
@@ -165,6 +169,8 @@ struct Chunk {
     /// Bytes that were not seen before.
     len: usize,
     sender: Option<PeerCred>,
+    /// What lies in the socket now, if the kernel was asked to tell.
+    waiting: Option<usize>,
     extra: bool,
 }
 
@@ -197,7 +203,7 @@ fn receive(fd: BorrowedFd<'_>, seen: usize, flags: libc::c_int, buffer: &mut Rea
     // SAFETY: the kernel filled `len` bytes.
     unsafe { buffer.assume_init(len) };
     buffer.advance(len);
-    let mut chunk = Chunk { len, sender: None, extra: message.msg_flags & libc::MSG_CTRUNC != 0 };
+    let mut chunk = Chunk { len, sender: None, waiting: None, extra: message.msg_flags & libc::MSG_CTRUNC != 0 };
     // SAFETY: the control buffer holds what the kernel wrote; the CMSG macros stay within msg_controllen.
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
@@ -215,6 +221,9 @@ fn receive(fd: BorrowedFd<'_>, seen: usize, flags: libc::c_int, buffer: &mut Rea
                         let fd = std::ptr::read_unaligned(data.cast::<libc::c_int>().add(n));
                         janitor::close(OwnedFd::from_raw_fd(fd));
                     }
+                }
+                (libc::SOL_SOCKET, super::peer::SO_INQ) => {
+                    chunk.waiting = usize::try_from(std::ptr::read_unaligned(data.cast::<libc::c_int>())).ok();
                 }
                 _ => chunk.extra = true,
             }
@@ -248,7 +257,8 @@ impl AsyncRead for CheckedStream {
                 let chunk = received.insert(receive(this.inner.as_fd(), seen, flags, buffer)?);
                 // Whoever knows that nothing is left need not ask in vain. A short read does not tell: another sender's bytes may follow.
                 let left = if this.leave == Leave::Some { seen + chunk.len } else { 0 };
-                let drained = left + chunk.len > 0 && waiting(this.inner.as_fd()) == left;
+                let waiting = || chunk.waiting.filter(|_| this.told).unwrap_or_else(|| waiting(this.inner.as_fd()));
+                let drained = left + chunk.len > 0 && waiting() == left;
                 if drained { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
             let chunk = match (received, done) {
