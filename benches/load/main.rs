@@ -1,313 +1,372 @@
 //! The load benchmark: a bare hyper server and the daemon in one run, so that every figure has its floor beside it.
 //!
-//!     cargo bench --bench load               about three minutes
-//!     cargo bench --bench load -- --quick    under a minute
-//!     cargo bench --bench load -- --json     one JSON object instead of the table
+//!     cargo bench --bench load                 about four minutes
+//!     cargo bench --bench load -- --quick      a minute
+//!     cargo bench --bench load -- --json       one JSON object instead of the table
+//!     ... -- --only re-read --connections 16 --seconds 10        one thing, with its floor
+//!     ... -- --at unix:/run/x.sock --get /path [--pid N]         any HTTP server on a Unix or TCP socket
 //!
-//! Needs no other program. Both servers run in processes of their own; the clients are threads of this one, and the daemon attests
-//! this program by uid and path as any workload, under the policy that is shipped.
+//! The servers run in processes of their own, and the daemon attests this program by uid and path as any workload, under the policy that
+//! is shipped. As root it also plays 300 identities that ask at once.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures time")]
 
+mod decisions;
+mod holders;
+mod stage;
 mod traffic;
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{Response, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use stage::{Stage, post};
 use std::{
-    convert::Infallible,
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    os::unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant, SystemTime},
+    os::unix::net::UnixStream,
+    process::{Command, Stdio},
+    time::Instant,
 };
-use traffic::{Clients, Target, measure};
+use traffic::{Clients, Row, Target, measure};
 
 const CONNECTIONS: [usize; 3] = [1, 16, 64];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    if let Some(at) = arguments.iter().position(|a| a == "--floor") {
-        return floor(Path::new(&arguments[at + 1]));
+    let me = arguments[0].clone();
+    match arguments.get(1).map(String::as_str) {
+        Some("--floor") => return stage::serve_floor(arguments[2].as_ref()),
+        Some("--holders") => return holders::hold(&arguments[2..]),
+        Some("--storm") => return holders::storm(&arguments[2]),
+        Some("--stamp") => return println!("{}", stage::now_micros()),
+        _ => {}
     }
-    if let Some(at) = arguments.iter().position(|a| a == "--hold") {
-        return hold(Path::new(&arguments[at + 1]));
+    let run = Run { me, quick: flag(&arguments, "--quick"), json: flag(&arguments, "--json"), arguments };
+    match option::<String>(&run.arguments, "--at") {
+        Some(at) => run.elsewhere(&at),
+        None if option::<String>(&run.arguments, "--only").is_some() => {
+            let (stage, _) = Stage::start();
+            print_rows(&run.traffic(&stage));
+        }
+        None => run.everything(),
     }
-    let quick = arguments.iter().any(|a| a == "--quick");
-    let json = arguments.iter().any(|a| a == "--json");
-    let seconds = if quick { 1.5 } else { 5.0 };
-    let dir = tempfile::Builder::new().prefix("claviger-bench").tempdir().expect("a temporary folder");
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("own folder");
-    let floor = start(Command::new(&arguments[0]).arg("--floor").arg(dir.path()), &dir.path().join("floor.sock"));
-    let daemon = daemon(dir.path());
-    let tcp = fs::read_to_string(dir.path().join("floor.port")).expect("the floor server wrote its port");
-    let socket = dir.path().join("workload.sock");
-    let (lease, body) = lease(&socket);
-    let read = format!("GET /v1/leases/{lease}/secret HTTP/1.1\r\nhost: x\r\n\r\n");
-    let issue = post("/v1/leases", r#"{"secret":"bench/confidential"}"#);
-    let floor_at = format!("unix:{}", dir.path().join("floor.sock").display());
-    let daemon_at = format!("unix:{}", socket.display());
-    let idle = memory(daemon.0.id());
-    let mut rows = Vec::new();
-    let only: Option<String> = option(&arguments, "--only");
-    let connections = option(&arguments, "--connections").map_or(CONNECTIONS.to_vec(), |n: usize| vec![n]);
-    let seconds = option(&arguments, "--seconds").unwrap_or(seconds);
-    for connections in connections {
-        // The floor answers as many bytes as a re-read does.
-        let plain = format!("GET /{body} HTTP/1.1\r\nhost: x\r\n\r\n");
-        let targets = [
-            target("floor, unix", &floor_at, &plain, floor.0.id()),
-            target("floor, tcp", &format!("tcp:{tcp}"), &plain, floor.0.id()),
-            target("re-read", &daemon_at, &read, daemon.0.id()),
-            target("issue (local)", &daemon_at, &issue, daemon.0.id()),
-            Target { clients: Clients::Blocking, ..target("floor, blocking", &floor_at, &plain, floor.0.id()) },
-            Target { clients: Clients::Blocking, ..target("re-read, blocking", &daemon_at, &read, daemon.0.id()) },
-        ];
-        let wanted =
-            |target: &Target| only.as_ref().is_none_or(|only| target.name.contains(only.as_str()) || target.name.starts_with("floor"));
-        let targets: Vec<Target> = targets.into_iter().filter(wanted).collect();
-        rows.extend(measure(&targets, connections, seconds));
-    }
-    let deaths = deaths(&arguments[0], dir.path(), if quick { 20 } else { 100 });
-    let rate = |name: &str, connections| rows.iter().find(|r| r.name == name && r.connections == connections).map_or(0.0, |r| r.rate);
-    let bundle = status(dir.path());
-    if json {
-        let p50 = |name: &str| rows.iter().find(|r| r.name == name && r.connections == 1).map_or(0.0, |r| r.p50);
-        println!(
-            "{}",
-            serde_json::json!({
-                "reread_ratio_16": rate("re-read", 16) / rate("floor, unix", 16),
-                "reread_p50_over_floor_us": p50("re-read") - p50("floor, unix"),
-                "issue_per_s_64": rate("issue (local)", 64),
-                "exit_to_end_p50_ms": percentile(&deaths, 0.5), "exit_to_end_p99_ms": percentile(&deaths, 0.99),
-                "rss_idle_mib": idle as f64 / 1024.0, "bundle": bundle,
-            })
-        );
-        return;
-    }
-    println!("secret: bench/confidential (confidential, local)   bundle {bundle}");
-    println!("limits of this run: 1000 connections and 1000000 requests a second for one uid, audit budget 64 GiB an hour\n");
-    println!(
-        "{:<16}{:>12}{:>12}{:>10}{:>10}{:>14}{:>10}",
-        "what", "connections", "requests/s", "p50 us", "p99 us", "CPU us/req", "of floor"
-    );
-    for row in &rows {
-        let ratio = row.rate / rate("floor, unix", row.connections);
-        println!(
-            "{:<16}{:>12}{:>12.0}{:>10.0}{:>10.0}{:>14.1}{:>10.2}",
-            row.name, row.connections, row.rate, row.p50, row.p99, row.cpu, ratio
-        );
-    }
-    println!(
-        "\nholder killed to lease ended: p50 {:.2} ms, p99 {:.2} ms of {}",
-        percentile(&deaths, 0.5),
-        percentile(&deaths, 0.99),
-        deaths.len()
-    );
-    println!("memory idle: {:.1} MiB, after the run: {:.1} MiB", idle as f64 / 1024.0, memory(daemon.0.id()) as f64 / 1024.0);
 }
 
-fn target(name: &str, at: &str, request: &str, server: u32) -> Target {
-    Target { name: name.to_owned(), at: at.to_owned(), requests: vec![request.to_owned()], server, fresh: false, clients: Clients::Events }
+struct Run {
+    me: String,
+    quick: bool,
+    json: bool,
+    arguments: Vec<String>,
+}
+
+impl Run {
+    fn say(&self, what: &str) {
+        eprintln!("... {what}");
+    }
+
+    fn seconds(&self) -> f64 {
+        option(&self.arguments, "--seconds").unwrap_or(if self.quick { 1.0 } else { 5.0 })
+    }
+
+    fn connections(&self) -> Vec<usize> {
+        option(&self.arguments, "--connections").map_or(CONNECTIONS.to_vec(), |n| vec![n])
+    }
+
+    /// Any server.
+    fn elsewhere(&self, at: &str) {
+        let path = option(&self.arguments, "--get").unwrap_or_else(|| "/".to_owned());
+        let server = option(&self.arguments, "--pid").unwrap_or(0);
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        let rows = self.connections().into_iter().flat_map(|n| measure(&[target(at, at, &[request.clone()], server)], n, self.seconds()));
+        print_rows(&rows.collect::<Vec<_>>());
+    }
+
+    /// Requests of every sort at 1, 16 and 64 connections, taking turns with the floor.
+    fn traffic(&self, stage: &Stage) -> Vec<Row> {
+        let dir = stage::folder();
+        let floor = stage::floor(&self.me, dir.path());
+        let tcp = format!("tcp:{}", fs::read_to_string(dir.path().join("floor.port")).expect("the floor server wrote its port"));
+        let mut stream = UnixStream::connect(stage.workload()).expect("the workload socket");
+        let (lease, body) = stage::lease(&mut stream);
+        let read = [format!("GET /v1/leases/{lease}/secret HTTP/1.1\r\nhost: x\r\n\r\n")];
+        // The floor answers as many bytes as a re-read does.
+        let plain = [format!("GET /{body} HTTP/1.1\r\nhost: x\r\n\r\n")];
+        let same = [post("/v1/leases", r#"{"secret":"bench/confidential"}"#)];
+        let each: Vec<String> = (0..3000)
+            .map(|n| {
+                post("/v1/leases", &format!(r#"{{"secret":"bench/confidential","purpose":"bench","ttl":{},"reason":"run {n}"}}"#, 600 + n))
+            })
+            .collect();
+        let unix = format!("unix:{}", dir.path().join("floor.sock").display());
+        let daemon = format!("unix:{}", stage.workload().display());
+        let (f, d) = (floor.0.id(), stage.pid());
+        let all = [
+            Target { clients: Clients::Blocking, ..target("floor", &unix, &plain, f) },
+            Target { clients: Clients::Blocking, ..target("re-read", &daemon, &read, d) },
+            target("floor, one client thread", &unix, &plain, f),
+            target("floor, tcp, one client thread", &tcp, &plain, f),
+            target("re-read, one client thread", &daemon, &read, d),
+            target("issue, each another", &daemon, &each, d),
+            target("issue, repeated", &daemon, &same, d),
+            Target { fresh: true, ..target("connect and issue", &daemon, &same, d) },
+        ];
+        let only: Option<String> = option(&self.arguments, "--only");
+        let mut rows = Vec::new();
+        for connections in self.connections() {
+            self.say(&format!("traffic on {connections} connections"));
+            let wanted = |t: &&Target| match &only {
+                Some(only) => t.name.contains(only.as_str()) || t.name.starts_with("floor"),
+                // Quick: what the figures need.
+                None if self.quick => match connections {
+                    1 | 16 => matches!(t.name.as_str(), "floor" | "re-read") || (connections == 16 && t.fresh),
+                    _ => t.name.starts_with("issue"),
+                },
+                None => true,
+            };
+            let targets: Vec<Target> = all.iter().filter(wanted).cloned().collect();
+            rows.extend(measure(&targets, connections, self.seconds()));
+        }
+        rows
+    }
+
+    fn everything(&self) {
+        self.say("decisions");
+        let decided: Vec<_> = [36, 1_000].map(decisions::measure).into();
+        let (mut stage, ready) = Stage::start();
+        let idle = stage.memory();
+        let rows = self.traffic(&stage);
+        self.say("identities that ask all at once");
+        let storm = holders::storm_times(&self.me, &stage.workload());
+        self.say("clav exec");
+        let exec = self.exec(&stage);
+        self.say("clav audit verify");
+        let (records, verify) = verify(&stage);
+        // A state of its own: what the rows above left would blur the next figures.
+        drop(stage);
+        (stage, _) = Stage::start();
+        let count = if self.quick { 1_000 } else { 4_000 };
+        self.say(&format!("{count} holders"));
+        let holders = holders::Holders::start(&self.me, &stage.workload(), count, 1);
+        let before = stage.live();
+        self.say("deaths");
+        let died = if self.quick { 50 } else { 300 };
+        let deaths = holders::deaths(&stage, &holders, died);
+        self.say("restart");
+        let gap = Gap::begin(&stage);
+        stage.restart();
+        let gap = gap.end();
+        let lost = before - died as u64 - stage.live();
+        self.say("all die at once");
+        let mass = holders::mass_death(&stage, &holders, 0);
+        drop((holders, stage));
+        let (many, each) = if self.quick { (20, 1_000) } else { (100, 1_000) };
+        self.say(&format!("{} leases", many * each));
+        let (mut stage, _) = Stage::start();
+        let begin = stage.memory();
+        let holders = holders::Holders::start(&self.me, &stage.workload(), many, each);
+        let per_lease = (stage.memory() - begin) * 1024.0 / (many * each) as f64;
+        let ready_many = stage.restart();
+        assert_eq!(stage.live(), (many * each) as u64, "leases outlive a restart");
+        drop(holders);
+        let figures = Figures {
+            ready,
+            idle,
+            storm,
+            exec,
+            records,
+            verify,
+            count,
+            deaths,
+            gap,
+            lost,
+            mass,
+            leases: many * each,
+            per_lease,
+            ready_many,
+        };
+        if self.json {
+            println!("{}", figures.json(&rows, &decided));
+        } else {
+            print_rows(&rows);
+            figures.print(&decided);
+        }
+    }
+
+    /// Milliseconds from starting `clav exec` to the first instruction of its child, at the median.
+    fn exec(&self, stage: &Stage) -> f64 {
+        let mut times: Vec<f64> = (0..if self.quick { 15 } else { 50 })
+            .map(|_| {
+                let begin = stage::now_micros();
+                let out = Command::new(env!("CARGO_BIN_EXE_clav"))
+                    .args(["exec", "--quiet", "--secret", "bench/confidential:value", "--", &self.me, "--stamp"])
+                    .env("CLAVIGER_SOCKET", stage.workload())
+                    .stdin(Stdio::null())
+                    .output()
+                    .expect("clav starts");
+                let text = String::from_utf8_lossy(&out.stdout);
+                let at: u64 = text.trim().parse().unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&out.stderr)));
+                (at - begin) as f64 / 1000.0
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        percentile(&times, 0.5)
+    }
+}
+
+/// Records in the log, and how many `clav audit verify` reads a second.
+fn verify(stage: &Stage) -> (u64, f64) {
+    let begin = Instant::now();
+    let out = Command::new(env!("CARGO_BIN_EXE_clav"))
+        .args(["--json", "--config"])
+        .arg(stage.dir().join("clavigerd.toml"))
+        .args(["audit", "verify"])
+        .output()
+        .expect("clav starts");
+    let seconds = begin.elapsed().as_secs_f64();
+    let report: Value = serde_json::from_slice(&out.stdout)
+        .unwrap_or_else(|_| panic!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)));
+    let records = report["records"].as_u64().expect("a count");
+    (records, records as f64 / seconds)
+}
+
+/// Asks on connections of its own, one after the other, while the daemon is restarted: the longest wait is the gap.
+struct Gap {
+    stop: std::sync::mpsc::Sender<()>,
+    longest: std::thread::JoinHandle<f64>,
+}
+
+impl Gap {
+    fn begin(stage: &Stage) -> Self {
+        let (stop, stopped) = std::sync::mpsc::channel();
+        let path = stage.workload();
+        let longest = std::thread::spawn(move || {
+            let mut longest = 0.0f64;
+            while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                let begin = Instant::now();
+                // A connection that the old daemon was about to close is made again.
+                while !health(&path) {}
+                longest = longest.max(begin.elapsed().as_secs_f64() * 1000.0);
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            longest
+        });
+        Self { stop, longest }
+    }
+
+    fn end(self) -> f64 {
+        let _ = self.stop.send(());
+        self.longest.join().expect("the asking thread")
+    }
+}
+
+fn health(path: &std::path::Path) -> bool {
+    use std::io::{Read, Write};
+    let Ok(mut stream) = UnixStream::connect(path) else { return false };
+    let _ = stream.write_all(b"GET /v1/health HTTP/1.1\r\nhost: x\r\n\r\n");
+    let mut buffer = [0; 512];
+    stream.read(&mut buffer).is_ok_and(|n| buffer[..n].starts_with(b"HTTP/1.1 200"))
+}
+
+struct Figures {
+    ready: f64,
+    idle: f64,
+    storm: Option<Vec<f64>>,
+    exec: f64,
+    records: u64,
+    verify: f64,
+    count: usize,
+    deaths: Vec<f64>,
+    gap: f64,
+    lost: u64,
+    mass: f64,
+    leases: usize,
+    per_lease: f64,
+    ready_many: f64,
+}
+
+impl Figures {
+    fn json(&self, rows: &[Row], decided: &[decisions::Decided]) -> Value {
+        let find = |name: &str, connections| rows.iter().find(|r| r.name == name && r.connections == connections);
+        let rate = |name: &str, connections| find(name, connections).map_or(f64::NAN, |row| row.rate);
+        let p50 = |name: &str| find(name, 1).map_or(f64::NAN, |row| row.p50);
+        let by_grants = |of: fn(&decisions::Decided) -> f64| decided.iter().map(|d| (d.grants.to_string(), json!(of(d)))).collect();
+        json!({
+            "reread_ratio_16": rate("re-read", 16) / rate("floor", 16),
+            "reread_p50_over_floor_us": p50("re-read") - p50("floor"),
+            "issue_per_s_64": rate("issue, each another", 64),
+            "issue_repeated_per_s_64": rate("issue, repeated", 64),
+            "cold_issue_per_s": rate("connect and issue", 16),
+            "boot_storm_p99_ms": self.storm.as_ref().map(|times| percentile(times, 0.99)),
+            "restart_lost": self.lost,
+            "restart_gap_ms": self.gap,
+            "exit_to_end_p50_ms": percentile(&self.deaths, 0.5),
+            "exit_to_end_p99_ms": percentile(&self.deaths, 0.99),
+            "mass_exit_ms": self.mass,
+            "holders": self.count,
+            "decide_p50_us": Value::Object(by_grants(|d| d.new)),
+            "decide_repeated_p50_us": Value::Object(by_grants(|d| d.repeated)),
+            "rss_idle_mib": self.idle / 1024.0,
+            "bytes_per_lease": self.per_lease,
+            "leases": self.leases,
+            "ready_ms": self.ready,
+            "ready_100k_ms": self.ready_many,
+            "verify_per_s": self.verify,
+            "exec_ms": self.exec,
+        })
+    }
+
+    fn print(&self, decided: &[decisions::Decided]) {
+        println!();
+        for d in decided {
+            println!("decision under the baseline and {:>5} grants: p50 {:.1} us new, {:.2} us repeated", d.grants, d.new, d.repeated);
+        }
+        if let Some(times) = &self.storm {
+            let (p50, p99) = (percentile(times, 0.5), percentile(times, 0.99));
+            println!("{} identities ask for their first secret at once: p50 {p50:.0} ms, p99 {p99:.0} ms", times.len());
+        }
+        let (p50, p99) = (percentile(&self.deaths, 0.5), percentile(&self.deaths, 0.99));
+        println!("holder killed to lease ended, {} watched: p50 {p50:.2} ms, p99 {p99:.2} ms of {}", self.count, self.deaths.len());
+        println!("restart with {} holders: {} leases lost, longest wait {:.0} ms", self.count - self.deaths.len(), self.lost, self.gap);
+        println!("all of them killed at once: every lease ended after {:.0} ms", self.mass);
+        println!("memory idle {:.1} MiB; {:.0} bytes for each of {} leases", self.idle / 1024.0, self.per_lease, self.leases);
+        println!("ready after {:.0} ms, with {} leases after {:.0} ms", self.ready, self.leases, self.ready_many);
+        println!("clav audit verify: {:.0} records a second of {}", self.verify, self.records);
+        println!("clav exec to its child's first instruction: {:.1} ms", self.exec);
+    }
+}
+
+fn target(name: &str, at: &str, requests: &[String], server: u32) -> Target {
+    Target { name: name.to_owned(), at: at.to_owned(), requests: requests.to_vec(), server, fresh: false, clients: Clients::Events }
+}
+
+fn print_rows(rows: &[Row]) {
+    println!(
+        "{:<32}{:>12}{:>12}{:>10}{:>10}{:>12}{:>10}",
+        "what", "connections", "answers/s", "p50 us", "p99 us", "CPU us each", "of floor"
+    );
+    for row in rows {
+        let floor = if row.name.ends_with("one client thread") { "floor, one client thread" } else { "floor" };
+        let floor = rows.iter().find(|r| r.name == floor && r.connections == row.connections).map_or(f64::NAN, |r| r.rate);
+        println!(
+            "{:<32}{:>12}{:>12.0}{:>10.0}{:>10.0}{:>12.1}{:>10.2}",
+            row.name,
+            row.connections,
+            row.rate,
+            row.p50,
+            row.p99,
+            row.cpu,
+            row.rate / floor
+        );
+    }
+}
+
+/// The value at that share of a sorted list.
+fn percentile(sorted: &[f64], q: f64) -> f64 {
+    sorted.get(((sorted.len().max(1) - 1) as f64 * q) as usize).copied().unwrap_or(f64::NAN)
+}
+
+fn flag(arguments: &[String], name: &str) -> bool {
+    arguments.iter().any(|a| a == name)
 }
 
 /// What stands behind an option.
 fn option<T: std::str::FromStr>(arguments: &[String], name: &str) -> Option<T> {
     arguments.iter().position(|a| a == name).and_then(|at| arguments.get(at + 1)?.parse().ok())
-}
-
-/// A child that ends with this program.
-struct Guard(Child);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start(command: &mut Command, socket: &Path) -> Guard {
-    let child = Guard(command.spawn().expect("a server starts"));
-    let until = Instant::now() + Duration::from_secs(20);
-    while UnixStream::connect(socket).is_err() {
-        assert!(Instant::now() < until, "{} does not answer", socket.display());
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    child
-}
-
-/// A bare hyper server on a Unix socket and on loopback TCP; `GET /N` answers N bytes.
-fn floor(dir: &Path) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
-        fs::write(dir.join("floor.port"), tcp.local_addr().expect("its address").to_string()).expect("own folder");
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = tcp.accept().await {
-                let _ = stream.set_nodelay(true);
-                tokio::spawn(answer(TokioIo::new(stream)));
-            }
-        });
-        let unix = tokio::net::UnixListener::bind(dir.join("floor.sock")).expect("own folder");
-        while let Ok((stream, _)) = unix.accept().await {
-            tokio::spawn(answer(TokioIo::new(stream)));
-        }
-    });
-}
-
-async fn answer<S: hyper::rt::Read + hyper::rt::Write + Unpin + 'static>(stream: S) {
-    let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| async move {
-        let bytes = request.uri().path()[1..].parse().unwrap_or(0);
-        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(vec![b'x'; bytes]))))
-    });
-    let _ = http1::Builder::new().serve_connection(stream, service).await;
-}
-
-fn daemon(dir: &Path) -> Guard {
-    for folder in ["policy.d", "secrets.d", "identities.d", "audit"] {
-        fs::create_dir(dir.join(folder)).expect("own folder");
-    }
-    let me = std::env::current_exe().expect("own path").canonicalize().expect("own path");
-    let uid = std::os::unix::fs::MetadataExt::uid(&fs::metadata(dir).expect("own folder"));
-    let d = dir.display();
-    let config = format!(
-        "[sockets]\nworkload = \"{d}/workload.sock\"\noperator = \"{d}/operator.sock\"\n[paths]\nstate = \"{d}/state\"\naudit = \"{d}/audit\"\n\
-         policy = \"{d}/policy.d\"\nsecrets = \"{d}/secrets.d\"\nidentities = \"{d}/identities.d\"\n[local]\nkey_file = \"{d}/key\"\n\
-         [limits]\nconnections = 1000\nconnections_per_second = 1000\nrequests_per_second = 1000000\n\
-         [leases]\nper_identity = 100000000\n[audit]\nanchors = []\nhourly_bytes_per_identity = 68719476736\n"
-    );
-    fs::write(dir.join("clavigerd.toml"), config).expect("own folder");
-    fs::write(dir.join("key"), [7u8; 32]).expect("own folder");
-    fs::set_permissions(dir.join("key"), fs::Permissions::from_mode(0o400)).expect("own file");
-    fs::write(dir.join("policy.d/00-baseline.cedar"), claviger::policy::BASELINE).expect("own folder");
-    let expires = claviger::model::WallTime(now_micros() + 30 * 86_400_000_000).rfc3339();
-    let expires = &expires[..10];
-    let grant = format!(
-        "@id(\"grant.bench\") @owner(\"bench\") @purpose(\"bench\") @expires(\"{expires}\") @ticket(\"bench:1\") @lasting(\"yes\")\n\
-         permit (principal == Claviger::Workload::\"bench\", action == Claviger::Action::\"deliver\", resource in Claviger::Folder::\"bench\");\n"
-    );
-    fs::write(dir.join("policy.d/10-bench.cedar"), grant).expect("own folder");
-    let secret = "[[secret]]\nname = \"bench/confidential\"\nengine = \"local\"\nowner = \"bench\"\nsensitivity = \"confidential\"\n\
-                  environment = \"bench\"\npurposes = [\"bench\"]\noperation = \"read\"\nttl = { max = \"1h\" }\nreads_max = 1000000000\ndescription = \"for measuring\"\n";
-    fs::write(dir.join("secrets.d/bench.toml"), secret).expect("own folder");
-    let identity = format!(
-        "[[identity]]\nname = \"bench\"\nkind = \"workload\"\nowner = \"bench\"\nenvironment = \"bench\"\npurposes = [\"bench\"]\n\
-         max_sensitivity = \"confidential\"\nexpires = \"{expires}\"\nselectors = [\"unix:uid:{uid}\", \"unix:path:{}\"]\n\
-         [[identity.use]]\nsecret = \"bench/confidential\"\npurpose = \"bench\"\n",
-        me.display()
-    );
-    fs::write(dir.join("identities.d/bench.toml"), identity).expect("own folder");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_clavigerd"));
-    command.arg("--config").arg(dir.join("clavigerd.toml")).env("CLAVIGER_LOG", "warn").stdin(Stdio::null());
-    let daemon = start(&mut command, &dir.join("operator.sock"));
-    let value = "p".repeat(40);
-    let mut put = UnixStream::connect(dir.join("operator.sock")).expect("the operator socket");
-    let request = format!("PUT /v1/secrets/local/bench/confidential HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{value}", value.len());
-    put.write_all(request.as_bytes()).expect("the operator socket");
-    let (code, _) = reply(&mut put);
-    assert_eq!(code, 201, "putting the value");
-    daemon
-}
-
-fn now_micros() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_micros() as u64
-}
-
-fn post(path: &str, body: &str) -> String {
-    format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len())
-}
-
-/// A lease to read again, and the bytes of such an answer.
-fn lease(socket: &Path) -> (String, usize) {
-    let mut stream = UnixStream::connect(socket).expect("the workload socket");
-    stream.write_all(post("/v1/leases", r#"{"secret":"bench/confidential"}"#).as_bytes()).expect("the workload socket");
-    let (code, body) = reply(&mut stream);
-    let text = String::from_utf8_lossy(&body);
-    assert_eq!(code, 201, "{text}");
-    let answer: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
-    (answer["lease"]["id"].as_str().expect("an id").to_owned(), body.len())
-}
-
-fn reply(stream: &mut impl Read) -> (u16, Vec<u8>) {
-    let mut reader = BufReader::with_capacity(16 << 10, stream);
-    let (mut code, mut length, mut line) = (0, 0, String::new());
-    loop {
-        line.clear();
-        reader.read_line(&mut line).expect("an answer");
-        if let Some(rest) = line.strip_prefix("HTTP/1.1 ") {
-            code = rest[..3].parse().expect("a status");
-        }
-        if let Some((name, value)) = line.split_once(':')
-            && name.eq_ignore_ascii_case("content-length")
-        {
-            length = value.trim().parse().expect("a length");
-        }
-        if line == "\r\n" {
-            break;
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).expect("a body");
-    (code, body)
-}
-
-/// Resident KiB.
-fn memory(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    status.lines().find_map(|l| l.strip_prefix("VmRSS:")).and_then(|v| v.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
-}
-
-/// Takes a lease, says so, and waits to be killed.
-fn hold(socket: &Path) {
-    let mut stream = UnixStream::connect(socket).expect("the workload socket");
-    stream.write_all(post("/v1/leases", r#"{"secret":"bench/confidential"}"#).as_bytes()).expect("the workload socket");
-    let (_, body) = reply(&mut stream);
-    let answer: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
-    println!("{}", answer["lease"]["id"].as_str().expect("an id"));
-    std::thread::sleep(Duration::from_secs(600));
-}
-
-/// Milliseconds from the kill of a holder to the end of its lease in the daemon's books, as the record says it.
-fn deaths(me: &str, dir: &Path, rounds: usize) -> Vec<f64> {
-    let mut out = Vec::new();
-    for _ in 0..rounds {
-        let mut command = Command::new(me);
-        command.arg("--hold").arg(dir.join("workload.sock")).stdout(Stdio::piped()).process_group(0);
-        let mut child = Guard(command.spawn().expect("a holder starts"));
-        let mut lease = String::new();
-        BufReader::new(child.0.stdout.take().expect("its output")).read_line(&mut lease).expect("its lease");
-        let killed = now_micros();
-        child.0.kill().expect("own child");
-        out.push((ended(dir, lease.trim()) - killed as f64) / 1000.0);
-    }
-    out.sort_by(f64::total_cmp);
-    out
-}
-
-fn ended(dir: &Path, lease: &str) -> f64 {
-    loop {
-        for entry in fs::read_dir(dir.join("audit")).expect("own folder").flatten() {
-            let text = fs::read_to_string(entry.path()).unwrap_or_default();
-            let found = text.lines().rev().take(200).find(|line| line.contains(lease) && line.contains("\"kind\":\"end\""));
-            if let Some(record) = found.and_then(|line| serde_json::from_str::<serde_json::Value>(line).ok()) {
-                let time = record["ended"]["ended"].as_str().and_then(claviger::model::WallTime::parse).expect("a time");
-                return time.0 as f64;
-            }
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-fn percentile(sorted: &[f64], q: f64) -> f64 {
-    sorted.get(((sorted.len().max(1) - 1) as f64 * q) as usize).copied().unwrap_or(f64::NAN)
-}
-
-fn status(dir: &Path) -> String {
-    let mut stream = UnixStream::connect(dir.join("operator.sock")).expect("the operator socket");
-    stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n").expect("the operator socket");
-    let answer: serde_json::Value = serde_json::from_slice(&reply(&mut stream).1).expect("JSON");
-    answer["bundle"].as_str().unwrap_or_default().to_owned()
 }
