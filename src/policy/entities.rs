@@ -3,7 +3,10 @@
 use super::words::{Kind, PARSED, entity, principal, stakes, uid};
 use crate::model::{Assurance, EndsBy, Identity, Operation, SecretDefinition, Sensitivity, WallTime};
 use cedar_policy::{Entities, Entity, EntityAttrEvaluationError, EntityUid, RestrictedExpression, entities_errors::EntitiesError};
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, PoisonError},
+};
 
 /// Why entities could not be made: a row that the schema does not admit.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +88,19 @@ pub(super) fn texts<'a>(texts: impl Iterator<Item = &'a str>) -> RestrictedExpre
 }
 
 /// An instant, to the second. One that Cedar cannot write fails where it is used, and that denies.
+///
+/// The last one is kept: Cedar parses the name of its own function each time, which takes a tenth of a whole decision, and most decisions
+/// of one second ask for the same instant.
 pub(super) fn datetime(at: WallTime) -> RestrictedExpression {
+    static LAST: Mutex<Option<(u64, RestrictedExpression)>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*last {
+        Some((second, expression)) if *second == at.unix_secs() => expression.clone(),
+        _ => last.insert((at.unix_secs(), written(at))).1.clone(),
+    }
+}
+
+fn written(at: WallTime) -> RestrictedExpression {
     let text = at.rfc3339();
     RestrictedExpression::new_datetime(format!("{}Z", text.get(.."YYYY-MM-DDThh:mm:ss".len()).unwrap_or(&text)))
 }
