@@ -165,7 +165,7 @@ impl Shared {
         let greeting = async {
             let (answer, _) = link.ask(Request::Hello { version: VERSION }, &[]).await.map_err(|error| error.to_string())?;
             match answer {
-                Answer::Hello { version: VERSION, sight } if sight.looks_at_all && sight.of_pid_1 => {
+                Answer::Hello { version: VERSION, sight } if sight.looks_at_all => {
                     *lock(&link.sight) = Some(sight);
                     self.link.send_replace(Some(link.clone()));
                     *pause = AGAIN.0;
@@ -174,7 +174,7 @@ impl Shared {
                     std::future::pending().await
                 }
                 Answer::Hello { version: VERSION, .. } => {
-                    Err("cannot see what it must: it lacks CAP_SYS_PTRACE, or is confined".to_owned())
+                    Err("lacks CAP_SYS_PTRACE: it cannot look at the processes of other users".to_owned())
                 }
                 Answer::Hello { version, .. } => Err(format!("speaks version {version} of the protocol, this daemon {VERSION}")),
                 _ => Err("did not greet".to_owned()),

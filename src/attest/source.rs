@@ -95,11 +95,11 @@ impl Source {
         matches!(self, Source::Here(_))
     }
 
-    /// Whether the host's PID 1 is what namespaces and paths are compared with. An attestor that cannot look at it is not used.
+    /// Whether the host's PID 1 is what namespaces and paths are compared with.
     pub fn sees_pid_1(&self) -> bool {
         match self {
             Source::Here(gatherer) => gatherer.sight().of_pid_1,
-            Source::Attestor(_) => true,
+            Source::Attestor(attestor) => attestor.sight().is_none_or(|sight| sight.of_pid_1),
         }
     }
 
