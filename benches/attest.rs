@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures time")]
 
 use claviger::{
-    attest::{Attestor, ExeHashes, Gatherer, Names, Peer, Roll},
+    attest::{Attestor, ExeHashes, Gatherer, Names, Peer, Roll, Source},
     digest::SystemRandom,
     model::{Environment, ExecRule, Identity, IdentityKind, IdentityName, Owner, Purpose, Registry, Selector, Sensitivity, WallTime},
     sys::{Host, Kernel, SystemClock},
@@ -51,14 +51,15 @@ fn end(caller: &mut Child) -> Result<(), Box<dyn Error>> {
 
 fn measured(listener: &UnixListener, caller: &Child) -> Result<(), Box<dyn Error>> {
     let kernel = Kernel::probe()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     println!("kernel: {}; {ROUNDS} connections of one process", kernel.tier());
     println!("{:<66} {:>9} {:>9} {:>9}", "what", "p50 us", "p99 us", "max us");
     for agents in [false, true] {
         let clock = Arc::new(SystemClock);
         let hashes = ExeHashes::new(1 << 28, 1 << 26, clock);
-        let attestor =
-            Attestor::new(Gatherer::new(Kernel::probe()?, Host::probe()?), hashes, Vec::new(), Arc::new(SystemRandom::default()));
-        attestor.gatherer().read_ancestors_in_full(agents);
+        let source = Source::Here(Box::new(Gatherer::new(kernel, Host::probe()?, hashes)));
+        let attestor = Attestor::new(source, kernel, Vec::new(), Arc::new(SystemRandom::default()));
+        attestor.read_ancestors_in_full(agents);
         let roll = roll(agents)?;
         let (mut pinned, mut known, mut both) = (Vec::new(), Vec::new(), Vec::new());
         let mut last: Option<(Peer, UnixStream)> = None;
@@ -67,7 +68,7 @@ fn measured(listener: &UnixListener, caller: &Child) -> Result<(), Box<dyn Error
             drop(last.take());
             let (stream, _) = listener.accept()?;
             let start = Instant::now();
-            let peer = attestor.accept(&stream)?;
+            let peer = runtime.block_on(attestor.accept(&stream, &roll))?;
             let between = Instant::now();
             let attested = black_box(attestor.examine(&peer, &roll).map_err(|refusal| refusal.message)?);
             let now = Instant::now();
@@ -88,7 +89,7 @@ fn measured(listener: &UnixListener, caller: &Child) -> Result<(), Box<dyn Error
         print(&format!("cold: both{with}"), both);
         let (peer, _stream) = last.ok_or("no connection was made")?;
         print(&format!("warm: still the same{with}"), repeat(|| attestor.still(&peer).is_ok())?);
-        print(&format!("warm: still the same, for an issue{with}"), repeat(|| attestor.still_for_issue(&peer).is_ok())?);
+        print(&format!("warm: still the same, for an issue{with}"), repeat(|| runtime.block_on(attestor.still_for_issue(&peer)).is_ok())?);
     }
     Ok(())
 }

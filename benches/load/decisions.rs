@@ -1,14 +1,14 @@
 //! One decision, by itself, for this very process as the attestor sees it.
 
 use claviger::{
-    attest::{Attestor, ExeHashes, Gatherer, Names, Roll, Workload},
+    attest::{Attestor, ExeHashes, Gatherer, Names, Roll, Source, Workload},
     digest::SystemRandom,
     intent::{Claimed, Intent, Source as Said},
     model::{
         Catalogue, Channel, EndsBy, EngineName, Environment, ExecRule, Identity, IdentityKind, IdentityName, Operation, Owner, Purpose,
         Registry, SecretDefinition, SecretName, Selector, Sensitivity, Target, Ttl, TtlLimits, WallTime,
     },
-    policy::{BASELINE, Bundle, Decision, Evidence, Source},
+    policy::{BASELINE, Bundle, Decision, Evidence, Source as PolicyFile},
     sys::{Host, Kernel, SystemClock},
 };
 use std::{
@@ -64,11 +64,14 @@ fn myself(registry: Registry) -> Workload {
     let listener = UnixListener::bind(dir.path().join("s.sock")).expect("own folder");
     let _caller = UnixStream::connect(dir.path().join("s.sock")).expect("own socket");
     let (stream, _) = listener.accept().expect("own socket");
-    let gatherer = Gatherer::new(Kernel::probe().expect("a kernel"), Host::probe().expect("a host"));
+    let kernel = Kernel::probe().expect("a kernel");
     let hashes = ExeHashes::new(1 << 28, 1 << 26, Arc::new(SystemClock));
-    let attestor = Attestor::new(gatherer, hashes, Vec::new(), Arc::new(SystemRandom::default()));
-    let peer = attestor.accept(&stream).expect("a living peer");
-    let attested = attestor.examine(&peer, &Roll::new(registry, Names::default()));
+    let source = Source::Here(Box::new(Gatherer::new(kernel, Host::probe().expect("a host"), hashes)));
+    let attestor = Attestor::new(source, kernel, Vec::new(), Arc::new(SystemRandom::default()));
+    let roll = Roll::new(registry, Names::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let peer = runtime.block_on(attestor.accept(&stream, &roll)).expect("a living peer");
+    let attested = attestor.examine(&peer, &roll);
     attested.map_err(|refusal| refusal.message).expect("it is seen").workload.map_err(|refusal| refusal.message).expect("it is known")
 }
 
@@ -86,7 +89,7 @@ fn host(grants: usize) -> (Bundle, Registry, Catalogue) {
         .expect("a string takes it");
     }
     let (registry, catalogue) = (Registry::new(identities), Catalogue::new(secrets));
-    let source = |name: &str, text: &str| Source { name: name.into(), text: text.into() };
+    let source = |name: &str, text: &str| PolicyFile { name: name.into(), text: text.into() };
     let sources = vec![source("00-baseline.cedar", BASELINE), source("50-grants.cedar", &text)];
     let (bundle, _) = Bundle::load(sources, &catalogue, &registry, WallTime::parse("2026-11-22").expect("a date"))
         .unwrap_or_else(|problems| panic!("{}", problems[0]));

@@ -1,12 +1,13 @@
 //! Puts the daemon together from its configuration. Every failure here is an operator's to mend.
 
 use super::{
+    attestor::AttestError,
     load::{self, Places},
     signing,
     state::{self, State, StateError},
 };
 use crate::{
-    attest::{Attestor, ClientProgram, ExeHashes, Gatherer},
+    attest::Attestor,
     audit::{Anchor, Audit, JournalAnchor, OpenError, Options, Retention, SyslogAnchor, Word},
     broker::{Broker, KeyPlaces, LoadProblems, Parts, PublishError, Settings},
     config::{AnchorKind, Config, EngineConfig, PostgresConfig},
@@ -19,7 +20,7 @@ use crate::{
     },
     lease::{JournalError, Leases, Recovered},
     model::{EngineName, SecretBytes},
-    sys::{self, Clock, DiskVolume, Host, Kernel, SystemClock, append::Reserve},
+    sys::{self, Clock, DiskVolume, SystemClock, append::Reserve},
 };
 use std::{io, path::Path, sync::Arc, time::Duration};
 
@@ -59,9 +60,9 @@ pub enum BuildError {
     /// Policy, secrets or identities.
     #[error("{}", .0.0.join("\n"))]
     Load(LoadProblems),
-    /// The kernel does not let a process be attested.
-    #[error("this kernel or its confinement does not let processes be attested: {0}")]
-    Kernel(io::Error),
+    /// Processes cannot be attested.
+    #[error(transparent)]
+    Attest(#[from] AttestError),
     /// A folder or file of the daemon's own.
     #[error("{0}: {1}")]
     Io(String, io::Error),
@@ -83,8 +84,8 @@ const LOCAL: &str = "local";
 const QUEUE: usize = 8192;
 const BALLAST: u64 = 1 << 20;
 
-/// Builds everything but the sockets.
-pub fn build(config: &Config) -> Result<Built, BuildError> {
+/// Builds everything but the sockets around what attests.
+pub fn build(config: &Config, attestor: Arc<Attestor>) -> Result<Built, BuildError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let random = Arc::new(SystemRandom::default());
     let state = state::open(&config.paths.state, &*random)?;
@@ -98,7 +99,6 @@ pub fn build(config: &Config) -> Result<Built, BuildError> {
         tracing::warn!("{warning}");
     }
     let boot = sys::boot_id().map_err(|error| BuildError::Io("boot id".into(), error))?;
-    let attestor = attestor(config, &clock, &random)?;
     let reserve = Reserve { bytes: config.audit.reserve_bytes, ..Reserve::default() };
     let journal = config.paths.state.join("leases");
     sys::private_folder(&journal)?;
@@ -139,14 +139,6 @@ fn key_places(config: &Config) -> KeyPlaces {
         credential: config.local.key_credential.clone(),
         read_local: Box::new(move || state::key(&read).map_err(|error| error.to_string())),
     }
-}
-
-fn attestor(config: &Config, clock: &Arc<dyn Clock>, random: &Arc<SystemRandom>) -> Result<Arc<Attestor>, BuildError> {
-    let kernel = Kernel::probe().map_err(BuildError::Kernel)?.without(&config.attest.assume_missing);
-    let host = Host::probe().map_err(BuildError::Kernel)?;
-    let clients = config.attest.clients.iter().filter_map(|path| ClientProgram::at(path, &host, sys::euid())).collect();
-    let hashes = ExeHashes::new(config.attest.hash_max_bytes, config.attest.hash_bytes_per_second, clock.clone());
-    Ok(Arc::new(Attestor::new(Gatherer::new(kernel, host), hashes, clients, random.clone())))
 }
 
 type Tokens = Vec<(EngineName, Arc<JwtEngine>)>;

@@ -1,7 +1,7 @@
 //! How `clavigerd` starts from the command line, and the codes it ends with.
 
-use super::{run, telemetry};
-use clap::Parser;
+use super::{attestor, run, telemetry};
+use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
 /// Exit codes of the daemon, as systemd.exec(5) and sysexits.h use them.
@@ -19,18 +19,37 @@ pub enum Exit {
 #[command(name = "clavigerd", version, about = "The keeper of a host's keys: a secrets broker on Unix sockets")]
 struct Arguments {
     /// The configuration file.
-    #[arg(long, default_value = "/etc/claviger/clavigerd.toml")]
+    #[arg(long, global = true, default_value = "/etc/claviger/clavigerd.toml")]
     config: PathBuf,
     /// Read all files, say what is wrong, and stop.
     #[arg(long)]
     check: bool,
+    /// Where the attestor listens. Without it this process attests by itself: one process with the secrets and the privilege.
+    #[arg(long, value_name = "SOCKET")]
+    attestor: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Be the attestor: the process that may look at others, and that holds no secret.
+    Attest {
+        /// Listen here. Without it systemd passes the socket.
+        #[arg(long, value_name = "SOCKET")]
+        socket: Option<PathBuf>,
+    },
 }
 
 /// The whole program.
 pub fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
     telemetry::start();
-    let exit = match run::run(&arguments.config, arguments.check) {
+    let done = match arguments.command {
+        None => run::run(&arguments.config, arguments.check, arguments.attestor),
+        Some(Command::Attest { socket }) => attestor::run(&arguments.config, socket.as_deref()),
+    };
+    let exit = match done {
         Ok(()) => Exit::Stopped,
         Err(error) => {
             for line in error.to_string().lines() {

@@ -1,5 +1,6 @@
 //! The daemon's composition root: reads the files, puts the parts together, runs until told to stop.
 
+mod attestor;
 mod build;
 mod doubts;
 mod exit;

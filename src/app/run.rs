@@ -1,6 +1,7 @@
 //! The daemon from its first line to its last: sockets, signals, and an orderly end.
 
 use super::{
+    attestor,
     build::{self, BuildError},
     exit::Exit,
     state,
@@ -13,7 +14,13 @@ use crate::{
     server::{Door, LimitSettings, Server},
     sys::{self, BindError, SystemClock},
 };
-use std::{io, os::unix::net::UnixListener, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::unix::net::UnixListener,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -50,8 +57,8 @@ impl RunError {
 /// Open connections get this long to finish when the daemon stops.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// Runs the daemon, or with `check` only reads the files.
-pub fn run(path: &Path, check: bool) -> Result<(), RunError> {
+/// Runs the daemon, or with `check` only reads the files. `attestor` is where the attestor listens; without it there is one process.
+pub fn run(path: &Path, check: bool, attestor: Option<PathBuf>) -> Result<(), RunError> {
     // Where we stand now is what a relative path was typed from; hardening leaves for the root.
     let path = &std::path::absolute(path).map_err(|error| RunError::Io("the configuration's path", error))?;
     // Before any secret is read and any thread is started.
@@ -66,14 +73,15 @@ pub fn run(path: &Path, check: bool) -> Result<(), RunError> {
         .enable_all()
         .build()
         .map_err(|error| RunError::Io("starting threads", error))?;
-    let done = runtime.block_on(serve(&config));
+    let done = runtime.block_on(serve(&config, attestor));
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
 
-async fn serve(config: &Config) -> Result<(), RunError> {
+async fn serve(config: &Config, attestor: Option<PathBuf>) -> Result<(), RunError> {
     let started = Instant::now();
-    let built = build::build(config)?;
+    let attestor = attestor::connect(config, attestor).await.map_err(BuildError::from)?;
+    let built = build::build(config, attestor)?;
     let broker = built.broker;
     broker.record_daemon(Kind::Start).await.map_err(|refusal| RunError::Record(refusal.detail.unwrap_or_default()))?;
     let revived = broker.start(built.recovered).await;
@@ -98,7 +106,7 @@ async fn serve(config: &Config) -> Result<(), RunError> {
             }
         });
     }
-    let tier = broker.attestor().gatherer().kernel().tier();
+    let tier = broker.attestor().kernel().tier();
     tracing::info!(
         milliseconds = started.elapsed().as_millis() as u64,
         bundle = %broker.governance().bundle.hash(),

@@ -1,21 +1,22 @@
 //! The attestor: a connection becomes a `Peer`, a peer becomes a `Workload`, and both are looked at again before anything leaves.
 
 use super::{
-    evidence::{Evidence, ProcessEvidence},
-    gather::{Changed, Gatherer, Pins},
-    hash::ExeHashes,
+    evidence::{ConnectIds, Evidence, Gathered, ProcessEvidence},
     identity::{Candidate, Roll},
     judge::{facts_of, judge},
+    pins::{Changed, Pins},
+    source::Source,
     workload::Workload,
 };
 use crate::{
     digest::Random,
     model::{Assurance, Code, Refusal},
-    sys::{Executable, PeerCred, Pidfd},
+    sys::{Executable, HostFile, Kernel, PeerCred, Pidfd, peer_cred, peer_groups, peer_pidfd},
 };
 use std::{
     io,
     os::fd::AsFd,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -34,14 +35,11 @@ pub struct ClientProgram {
 }
 
 impl ClientProgram {
-    /// The program at a path, if it is a file that only root may change. `trusted_owner` is another uid whose files are accepted, for a
-    /// daemon that runs as that user from its own build folder.
-    pub fn at(path: &std::path::Path, host: &crate::sys::Host, trusted_owner: u32) -> Option<Self> {
-        use std::os::unix::ffi::OsStrExt;
-        let path = path.canonicalize().ok()?;
-        let file = host.file(path.as_os_str().as_bytes())?;
+    /// The program at a path of which `file` was found out, if only root may change it. `trusted_owner` is another uid whose files are
+    /// accepted, for a daemon that runs as that user from its own build folder.
+    pub fn of(path: &Path, file: &HostFile, trusted_owner: u32) -> Option<Self> {
         let owned = file.root_owned || (file.id.uid == trusted_owner && file.id.mode & 0o022 == 0);
-        owned.then_some(Self { dev: file.id.dev, ino: file.id.ino, handle: Executable::handle_of(&path) })
+        owned.then(|| Self { dev: file.id.dev, ino: file.id.ino, handle: Executable::handle_of(path) })
     }
 }
 
@@ -51,6 +49,8 @@ pub struct Subject {
     pub evidence: Evidence,
     /// What holds it.
     pub pins: Pins,
+    /// The SHA-256 of its executable or why there is none, if an identity that it might be asks for that.
+    sha256: Option<Result<String, String>>,
 }
 
 /// The other end of one connection, pinned when it was accepted.
@@ -76,64 +76,104 @@ pub struct Attested {
 
 /// Turns connections into workloads.
 pub struct Attestor {
-    gatherer: Gatherer,
-    hashes: ExeHashes,
+    source: Source,
+    kernel: Kernel,
     clients: Vec<ClientProgram>,
     random: Arc<dyn Random>,
+    ancestors_in_full: AtomicBool,
 }
 
 impl Attestor {
-    /// `clients` are the programs that speak for their parents.
-    pub fn new(gatherer: Gatherer, hashes: ExeHashes, clients: Vec<ClientProgram>, random: Arc<dyn Random>) -> Self {
-        Self { gatherer, hashes, clients, random }
+    /// `kernel` is what this process may use of the kernel; `clients` are the programs that speak for their parents.
+    pub fn new(source: Source, kernel: Kernel, clients: Vec<ClientProgram>, random: Arc<dyn Random>) -> Self {
+        Self { source, kernel, clients, random, ancestors_in_full: AtomicBool::new(true) }
     }
 
-    /// The gatherer, for status and operators' questions.
-    pub fn gatherer(&self) -> &Gatherer {
-        &self.gatherer
+    /// Who gathers, for status.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The tier in use.
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// Whether ancestors are read as closely as the process itself, as matching agents needs.
+    pub fn read_ancestors_in_full(&self, full: bool) {
+        self.ancestors_in_full.store(full, Ordering::Release);
+    }
+
+    fn full(&self) -> bool {
+        self.ancestors_in_full.load(Ordering::Acquire)
     }
 
     /// Pins and reads the process behind a fresh connection.
-    pub fn accept(&self, socket: &impl AsFd) -> io::Result<Peer> {
-        let (evidence, pins) = self.gatherer.peer(socket)?;
-        let own = Subject { evidence, pins };
+    pub async fn accept(&self, socket: &(impl AsFd + Sync), roll: &Roll) -> io::Result<Peer> {
+        let cred = peer_cred(socket)?;
+        let groups = peer_groups(socket)?;
+        let pidfd = if self.kernel.peer_pidfd && !crate::mutation!("peer-pidfd") { peer_pidfd(socket)? } else { Pidfd::open(cred.pid)? };
+        let (gathered, pins) = self.source.process(&self.kernel, pidfd, cred.pid, self.full()).await?;
+        let connect = ConnectIds { pid: cred.pid, uid: cred.uid, gid: cred.gid, groups };
+        let own = self.subject(gathered, pins, Some(connect), self.kernel.peer_pidfd, roll).await;
         let client = self.is_client(&own);
-        let parent = if client { self.parent_of(&own)? } else { None };
+        let parent = if client { self.parent_of(&own, roll).await? } else { None };
         let fresh = AtomicBool::new(own.evidence.pinned);
         Ok(Peer { own: Arc::new(own), parent, client, nonce: format!("{:032x}", self.random.u128()), fresh })
     }
 
+    /// Evidence in one piece. `connect` are the ids at connect; a process that did not connect has those that it has now.
+    async fn subject(&self, gathered: Gathered, pins: Pins, connect: Option<ConnectIds>, pinned: bool, roll: &Roll) -> Subject {
+        let Gathered { process, ancestors, ancestors_in_full } = gathered;
+        let now = || ConnectIds { pid: process.pid, uid: process.uids[1], gid: process.gids[1], groups: process.groups.clone() };
+        let connect = connect.unwrap_or_else(now);
+        let mut evidence = Evidence { connect, process, ancestors, ancestors_in_full, pinned: true };
+        // As if it had proved to be fresh already, where that is to come: nothing is measured later.
+        let wanted = judge(&evidence).is_ok_and(|facts| roll.wants_hash_of(&roll.candidate(facts)));
+        let sha256 = if wanted { Some(self.source.measure(&pins, evidence.connect.uid).await) } else { None };
+        evidence.pinned = pinned;
+        Subject { evidence, pins, sha256 }
+    }
+
     /// The process that the client speaks for: its parent. A client that the service manager started, or that somebody with other ids or
     /// in other namespaces started (`runuser`, `sudo`, `sg`, `nsenter`), speaks for itself: such a parent wants nothing for its own.
-    fn parent_of(&self, own: &Subject) -> io::Result<Option<Arc<Subject>>> {
-        let (evidence, pins) = match self.gatherer.parent(&own.pins) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(None),
-            other => other?,
-        };
+    async fn parent_of(&self, own: &Subject, roll: &Roll) -> io::Result<Option<Arc<Subject>>> {
+        let ppid = own.pins.parent()?;
+        if ppid <= 1 {
+            // The service manager, or a parent outside this pid namespace.
+            return Ok(None);
+        }
+        let pidfd = Pidfd::open(ppid)?;
+        let (gathered, pins) = self.source.process(&self.kernel, pidfd, ppid, self.full()).await?;
+        // Read again: had the parent gone before it was pinned, the child would have another one now.
+        if own.pins.parent()? != ppid {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let parent = self.subject(gathered, pins, None, true, roll).await;
         let ids = |process: &ProcessEvidence| {
             let mut groups = process.groups.clone();
             groups.sort_unstable();
             (process.uids, process.gids, groups, process.foreign.clone())
         };
-        Ok((ids(&evidence.process) == ids(&own.evidence.process)).then(|| Arc::new(Subject { evidence, pins })))
+        Ok((ids(&parent.evidence.process) == ids(&own.evidence.process)).then(|| Arc::new(parent)))
     }
 
     /// Whether a process runs the configured client.
     pub fn is_client(&self, subject: &Subject) -> bool {
         subject.evidence.process.exe.as_ref().is_some_and(|exe| {
-            let program = ClientProgram { dev: exe.dev, ino: exe.ino, handle: exe.handle.clone() };
+            let program = ClientProgram { dev: exe.id.dev, ino: exe.id.ino, handle: exe.handle.clone() };
             !exe.deleted && self.clients.contains(&program)
         })
     }
 
     /// Who the peer is under this registry, with everything that `whoami` shows. A failure anywhere fails all of it.
     pub fn examine(&self, peer: &Peer, roll: &Roll) -> Result<Attested, Refusal> {
-        let (mut subject, ancestors) = self.candidate(peer.subject(), peer.is_fresh(), roll)?;
+        let (subject, ancestors) = self.candidate(peer.subject(), peer.is_fresh(), roll)?;
         let client = match &peer.parent {
             None => None,
             Some(_) => Some(roll.candidate(judge(&peer.own.evidence)?)),
         };
-        self.measure(&mut subject, &peer.subject().pins, roll)?;
+        let subject = measured(subject, peer.subject(), roll)?;
         let workload = roll.identify(&subject, &ancestors, client.as_ref());
         let assurance = workload.as_ref().map_or_else(|_| roll.bare_assurance(&subject), Workload::assurance);
         let of_agent = roll.is_agent(&subject) || ancestors.iter().any(|ancestor| roll.is_agent(ancestor));
@@ -142,29 +182,29 @@ impl Attestor {
 
     /// Who a pinned process is now: for holders that are looked at again, and for operators' questions about a pid.
     pub fn examine_process(&self, subject: &Subject, roll: &Roll) -> Result<Attested, Refusal> {
-        let (mut candidate, ancestors) = self.candidate(subject, true, roll)?;
-        self.measure(&mut candidate, &subject.pins, roll)?;
+        let (candidate, ancestors) = self.candidate(subject, true, roll)?;
+        let candidate = measured(candidate, subject, roll)?;
         let workload = roll.identify(&candidate, &ancestors, None);
         let assurance = workload.as_ref().map_or_else(|_| roll.bare_assurance(&candidate), Workload::assurance);
         let of_agent = roll.is_agent(&candidate) || ancestors.iter().any(|ancestor| roll.is_agent(ancestor));
         Ok(Attested { candidate, workload, assurance, of_agent })
     }
 
-    /// Whether its ancestors were looked at as closely as the registry in force wants.
-    pub fn saw_enough(&self, subject: &Subject) -> bool {
-        subject.evidence.ancestors_in_full || !self.gatherer.reads_ancestors_in_full()
+    /// Whether it was looked at as closely as this registry wants: its ancestors, and the content of its executable.
+    pub fn saw_enough(&self, subject: &Subject, roll: &Roll) -> bool {
+        let wants_hash = || judge(&subject.evidence).is_ok_and(|facts| roll.wants_hash_of(&roll.candidate(facts)));
+        (subject.evidence.ancestors_in_full || !self.full()) && (subject.sha256.is_some() || !wants_hash())
     }
 
     /// Gathers anew about a process that is held by its pidfd.
-    pub fn look_again(&self, pidfd: Pidfd, pid: u32) -> io::Result<Subject> {
-        let (evidence, pins) = self.gatherer.pinned(pidfd, pid)?;
-        Ok(Subject { evidence, pins })
+    pub async fn look_again(&self, pidfd: Pidfd, pid: u32, roll: &Roll) -> io::Result<Subject> {
+        let (gathered, pins) = self.source.process(&self.kernel, pidfd, pid, self.full()).await?;
+        Ok(self.subject(gathered, pins, None, true, roll).await)
     }
 
     /// Gathers about whatever process has this number now.
-    pub fn by_pid(&self, pid: u32) -> io::Result<Subject> {
-        let (evidence, pins) = self.gatherer.by_pid(pid)?;
-        Ok(Subject { evidence, pins })
+    pub async fn by_pid(&self, pid: u32, roll: &Roll) -> io::Result<Subject> {
+        self.look_again(Pidfd::open(pid)?, pid, roll).await
     }
 
     fn candidate(&self, subject: &Subject, fresh: bool, roll: &Roll) -> Result<(Candidate, Vec<Candidate>), Refusal> {
@@ -183,41 +223,41 @@ impl Attestor {
         Ok((roll.candidate(facts), ancestors))
     }
 
-    fn measure(&self, subject: &mut Candidate, pins: &Pins, roll: &Roll) -> Result<(), Refusal> {
-        if !roll.wants_hash_of(subject) {
-            return Ok(());
-        }
-        let Some(exe) = &pins.exe else { return Ok(()) };
-        let hash = self
-            .hashes
-            .of(exe, subject.facts.uid)
-            .map_err(|error| Refusal::new(Code::ATTESTATION_FAILED).detail(format!("measuring the executable: {error}")))?;
-        let mut facts = subject.facts.clone();
-        if let Some(exe) = &mut facts.exe {
-            exe.sha256 = Some(hash);
-        }
-        *subject = roll.candidate(facts);
-        Ok(())
-    }
-
-    /// The warm check, right before bytes leave: peer and subject are the same processes with the same ids and memory maps. The
-    /// executable is compared when a lease is issued and by the sweep.
+    /// The warm check, right before bytes leave: peer and subject are the same processes with the same ids and programs.
     pub fn still(&self, peer: &Peer) -> Result<(), Refusal> {
-        self.gatherer.still_pinned(&peer.own.pins).map_err(refusal_for)?;
-        match &peer.parent {
-            Some(parent) => self.gatherer.still_pinned(&parent.pins).map_err(refusal_for),
-            None => Ok(()),
-        }
+        peer.processes().try_for_each(|subject| subject.pins.still()).map_err(refusal_for)
     }
 
-    /// The same for issuing, which also compares the executable and looks for a tracer.
-    pub fn still_for_issue(&self, peer: &Peer) -> Result<(), Refusal> {
-        for subject in std::iter::once(&peer.own).chain(&peer.parent) {
-            let traced = subject.evidence.process.tracer != 0;
-            self.gatherer.still_for_issue(&subject.pins, traced).map_err(refusal_for)?;
+    /// The same for issuing, which also compares the executable and looks for a tracer. Nothing is awaited after the warm check.
+    pub async fn still_for_issue(&self, peer: &Peer) -> Result<(), Refusal> {
+        let pins: Vec<&Pins> = peer.processes().map(|subject| &subject.pins).collect();
+        let looks = self.source.look(&pins).await.map_err(|error| refusal_for(Changed::Unseen).detail(error.to_string()))?;
+        for (pins, look) in pins.iter().zip(&looks) {
+            look.as_ref().map_or(Err(Changed::Gone), |look| pins.agrees(look)).map_err(refusal_for)?;
         }
-        Ok(())
+        self.still(peer)
     }
+}
+
+/// The candidate with the content of its executable, where a row asks for it.
+fn measured(candidate: Candidate, subject: &Subject, roll: &Roll) -> Result<Candidate, Refusal> {
+    if !roll.wants_hash_of(&candidate) {
+        return Ok(candidate);
+    }
+    let refused = |why: &str| Refusal::new(Code::ATTESTATION_FAILED).detail(format!("measuring the executable: {why}"));
+    let hash = match &subject.sha256 {
+        Some(Ok(hash)) => hash.clone(),
+        Some(Err(why)) => return Err(refused(why)),
+        None => {
+            return Err(refused("no identity asked for it when this connection was made")
+                .message("The registry has changed since this connection was made: connect again."));
+        }
+    };
+    let mut facts = candidate.facts;
+    if let Some(exe) = &mut facts.exe {
+        exe.sha256 = Some(hash);
+    }
+    Ok(roll.candidate(facts))
 }
 
 fn refusal_for(changed: Changed) -> Refusal {
@@ -225,10 +265,15 @@ fn refusal_for(changed: Changed) -> Refusal {
         Changed::Gone => Code::PEER_GONE,
         Changed::Credentials => Code::CREDENTIALS_CHANGED,
         Changed::Program => Code::PROGRAM_CHANGED,
+        Changed::Unseen => Code::ATTESTATION_FAILED,
     })
 }
 
 impl Peer {
+    fn processes(&self) -> impl Iterator<Item = &Arc<Subject>> {
+        std::iter::once(&self.own).chain(&self.parent)
+    }
+
     /// The process whose identity counts.
     pub fn subject(&self) -> &Arc<Subject> {
         self.parent.as_ref().unwrap_or(&self.own)

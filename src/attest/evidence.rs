@@ -3,6 +3,7 @@
 //! Gathering it needs privilege and no secrets; judging it needs neither. This type is the seam between the two: plain data that can
 //! cross a process boundary.
 
+use crate::sys::FileId;
 use serde::{Deserialize, Serialize};
 
 /// Everything about one connection's process.
@@ -40,6 +41,8 @@ pub struct ProcessEvidence {
     pub pid: u32,
     /// Start in clock ticks since boot.
     pub start: u64,
+    /// The process that leads its session.
+    pub session: u32,
     /// Real, effective, saved and file-system uid.
     pub uids: [u32; 4],
     /// The same for groups.
@@ -65,10 +68,8 @@ pub struct ProcessEvidence {
 pub struct ExeEvidence {
     /// The path as the kernel shows it, raw.
     pub path: Vec<u8>,
-    /// Device number.
-    pub dev: u64,
-    /// Inode number.
-    pub ino: u64,
+    /// The file itself.
+    pub id: FileId,
     /// Inode with its generation, where the file system has such handles.
     pub handle: Option<Vec<u8>>,
     /// File system type.
@@ -81,4 +82,44 @@ pub struct ExeEvidence {
     pub verified: bool,
     /// Owned by root and writable by nobody else, as are all folders above it.
     pub root_owned: bool,
+}
+
+/// What was read about one process through its pidfd, with those above it. Beside it goes the descriptor that pins its memory map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gathered {
+    /// The process.
+    pub process: ProcessEvidence,
+    /// Its ancestors, nearest first.
+    pub ancestors: Vec<ProcessEvidence>,
+    /// The ancestors were read as closely as the process.
+    pub ancestors_in_full: bool,
+}
+
+/// A second look at a pinned process: what may have changed since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Look {
+    /// The file that it executes; `None` when there is none.
+    pub exe: Option<FileId>,
+    /// Tracer's pid, 0 for none.
+    pub tracer: u32,
+}
+
+/// The content of the executable of a pinned process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The file that was read, before and after.
+    pub exe: FileId,
+    /// SHA-256 in hex.
+    pub sha256: String,
+}
+
+/// What whoever gathers can see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sight {
+    /// PID 1 could be looked at, so its namespaces and root are the measure.
+    pub of_pid_1: bool,
+    /// It may look at every process (`CAP_SYS_PTRACE`).
+    pub looks_at_all: bool,
+    /// `PIDFD_GET_INFO` is used; without it the directory of the process goes with the evidence.
+    pub pidfd_info: bool,
 }

@@ -67,8 +67,8 @@ pub fn facts_of(now: &ProcessEvidence) -> Facts {
 fn exe_facts(exe: &ExeEvidence) -> Exe {
     Exe {
         path: printable(&exe.path),
-        dev: exe.dev,
-        ino: exe.ino,
+        dev: exe.id.dev,
+        ino: exe.id.ino,
         fs: exe.fs.clone(),
         verified: exe.verified && !exe.deleted && exe.trusted_fs,
         root_owned: exe.verified && exe.root_owned && !exe.deleted && exe.trusted_fs,

@@ -4,7 +4,9 @@
 //! right before anything leaves (`still`, `still_for_issue`). The caller must use a stream that checks the writer of every chunk
 //! (`sys::CheckedStream`) with the ids that `Peer::sender` names.
 //!
-//! Gathering (`gather`, privileged, reads the kernel) and judging (`judge`, `identity`, pure) meet in `evidence`, plain data.
+//! Gathering (`gather`, privileged, reads the kernel) and judging (`judge`, `identity`, pure) meet in `evidence`, plain data. Gathering may
+//! be done by another process, the attestor: `source` asks it through `remote`, it answers through `serve`, in the words of `protocol`.
+//! What is held here (`pins`) needs no privilege.
 //!
 //! **Deliberately absent:** command line, process name and environment are never read: the process writes them itself. There is no
 //! "soft" failure: what cannot be attested is refused, never attested with fewer facts.
@@ -16,16 +18,25 @@ mod gather;
 mod hash;
 mod identity;
 mod judge;
+mod pins;
+pub mod protocol;
+mod remote;
+mod serve;
+mod source;
 mod workload;
 
 #[cfg(test)]
 mod tests;
 
 pub use attestor::{Attested, Attestor, ClientProgram, Peer, Subject};
-pub use evidence::{ConnectIds, Evidence, ExeEvidence, ProcessEvidence};
+pub use evidence::{ConnectIds, Evidence, ExeEvidence, Gathered, Look, Measured, ProcessEvidence, Sight};
 pub use facts::{Ancestor, Exe, Facts, Login, Unit};
-pub use gather::{Changed, Gatherer, Pins, invocation_of};
+pub use gather::{Gatherer, invocation_of};
 pub use hash::{ExeHashes, HashError};
 pub use identity::{Candidate, Names, Roll};
 pub use judge::judge;
+pub use pins::{Changed, Pins};
+pub use remote::{Remote, Unavailable};
+pub use serve::Service;
+pub use source::Source;
 pub use workload::{Basis, Workload};

@@ -37,12 +37,13 @@ impl Broker {
     }
 
     /// What would be answered if the process with this number asked: for operators, with the reasons.
-    pub fn explain_process(&self, pid: u32, ask: &Ask, request: RequestId) -> Result<Explanation, Refusal> {
+    pub async fn explain_process(&self, pid: u32, ask: &Ask, request: RequestId) -> Result<Explanation, Refusal> {
         let gone = |error: std::io::Error| {
             Refusal::new(Code::NOT_FOUND).message(format!("There is no process {pid}, or it cannot be attested.")).detail(error.to_string())
         };
-        let subject = self.attestor.by_pid(pid).map_err(gone)?;
-        let attested = self.attestor.examine_process(&subject, &self.governance().roll)?;
+        let governance = self.governance();
+        let subject = self.attestor.by_pid(pid, &governance.roll).await.map_err(gone)?;
+        let attested = self.attestor.examine_process(&subject, &governance.roll)?;
         match attested.workload {
             Ok(workload) => Ok(self.explain_to(&workload, ask, request, true)),
             Err(refusal) => Ok(Explanation {
@@ -58,15 +59,21 @@ impl Broker {
 
     /// What this deployment does not protect against, in sentences.
     pub fn unprotected(&self) -> Vec<String> {
-        let gatherer = self.attestor.gatherer();
-        let mut out = vec!["one process holds the secrets and attests: whoever takes it over has both".to_owned()];
-        if !gatherer.kernel().peer_pidfd {
+        let (source, kernel) = (self.attestor.source(), self.attestor.kernel());
+        let mut out = Vec::new();
+        if source.is_here() {
+            out.push("one process: whoever takes the daemon over has the secrets and can read every process".to_owned());
+        }
+        if let Some(why) = source.trouble() {
+            out.push(format!("the attestor {why}: nobody new is attested until it is back; leases are kept"));
+        }
+        if !kernel.peer_pidfd {
             out.push("this kernel does not pin a peer at connect: plain HTTP clients reach uid only".to_owned());
         }
-        if !gatherer.kernel().pidfd_handle {
+        if !kernel.pidfd_handle {
             out.push("this kernel cannot find a holder again by handle: some leases end when the daemon restarts".to_owned());
         }
-        if !gatherer.host().of_pid_1 {
+        if !source.sees_pid_1() {
             out.push("PID 1 cannot be looked at: the daemon's own namespaces stand in for the host's".to_owned());
         }
         out

@@ -2,7 +2,7 @@
 
 use super::{Broker, Fault, Stop, issue::served, record};
 use crate::{
-    attest::{Roll, Subject, Workload},
+    attest::{Roll, Subject, Unavailable, Workload},
     audit::{Event, Kind, Need, Outcome},
     intent::Intent,
     lease::Lease,
@@ -10,7 +10,14 @@ use crate::{
     policy::{Bundle, Decision, Evidence},
     sys::write_atomic,
 };
-use std::sync::{Arc, PoisonError, atomic::Ordering};
+use std::{
+    io,
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+/// While nobody can look at a process: until it is tried again.
+const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 
 /// What decides, in one piece.
 pub struct Governance {
@@ -81,7 +88,7 @@ impl Broker {
         let outcome = if loaded.is_ok() { Outcome::Done } else { Outcome::Failed };
         let governance = match loaded {
             Ok(governance) => {
-                self.attestor.gatherer().read_ancestors_in_full(governance.roll.has_agents() || before.roll.has_agents());
+                self.attestor.read_ancestors_in_full(governance.roll.has_agents() || before.roll.has_agents());
                 self.governance.store(Arc::new(governance));
                 Ok(self.governance())
             }
@@ -102,22 +109,40 @@ impl Broker {
 
     /// Ends every live lease that this bundle would refuse its holder's identity.
     pub(super) async fn decide_again(self: &Arc<Self>, governance: &Governance) {
+        let mut unseen = Vec::new();
         for lease in self.leases.all() {
-            match self.still_grants(governance, &lease) {
-                Some(()) => self.leases.note_decided(lease.id, governance.generation),
-                None => {
-                    // A source that hangs must not hold up the others.
-                    let broker = self.clone();
-                    tokio::spawn(async move { broker.end(lease.id, EndReason::Policy).await });
-                }
+            match self.holder_now(&lease, &governance.roll).await {
+                Ok(holder) => self.decide_of_holder(governance, &lease, holder),
+                // A read decides for itself meanwhile.
+                Err(_) => unseen.push(lease),
             }
             // Thousands of leases must not keep a worker from its requests.
             tokio::task::yield_now().await;
         }
+        for lease in unseen {
+            while self.governance().generation == governance.generation && !self.closed.load(Ordering::Acquire) {
+                if let Ok(holder) = self.holder_now(&lease, &governance.roll).await {
+                    self.decide_of_holder(governance, &lease, holder);
+                    break;
+                }
+                tokio::time::sleep(BETWEEN_TRIES).await;
+            }
+        }
     }
 
-    fn still_grants(&self, governance: &Governance, lease: &Lease) -> Option<()> {
-        let workload = match self.holder_now(lease) {
+    fn decide_of_holder(self: &Arc<Self>, governance: &Governance, lease: &Lease, holder: Option<Arc<Subject>>) {
+        match self.still_grants(governance, lease, holder) {
+            Some(()) => self.leases.note_decided(lease.id, governance.generation),
+            None => {
+                // A source that hangs must not hold up the others.
+                let (broker, id) = (self.clone(), lease.id);
+                tokio::spawn(async move { broker.end(id, EndReason::Policy).await });
+            }
+        }
+    }
+
+    fn still_grants(&self, governance: &Governance, lease: &Lease, holder: Option<Arc<Subject>>) -> Option<()> {
+        let workload = match holder {
             Some(subject) => self.attestor.examine_process(&subject, &governance.roll).ok()?.workload.ok()?,
             None => governance.roll.remembered(&lease.identity, lease.assurance)?,
         };
@@ -129,22 +154,25 @@ impl Broker {
     }
 
     /// The process behind a lease, where it is the one that asked: units, containers and ancestors need not be the identity themselves,
-    /// and our client speaks for another.
-    fn holder_now(&self, lease: &Lease) -> Option<Arc<Subject>> {
+    /// and our client speaks for another. An error says that nobody can look just now.
+    async fn holder_now(&self, lease: &Lease, roll: &Roll) -> io::Result<Option<Arc<Subject>>> {
         let key = lease.holder.key();
-        let subject = self.reaper.subject(&key)?;
+        let Some(subject) = self.reaper.subject(&key) else { return Ok(None) };
         if lease.holder.kind != HolderKind::Process || self.attestor.is_client(&subject) {
-            return None;
+            return Ok(None);
         }
         // One that became another program meanwhile is the sweep's to look at; judged as it was, it may be refused.
-        if self.attestor.saw_enough(&subject) || self.attestor.gatherer().still(&subject.pins).is_err() {
-            return Some(subject);
+        if self.attestor.saw_enough(&subject, roll) || subject.pins.still().is_err() {
+            return Ok(Some(subject));
         }
         // Bound while no agent was registered: its ancestors were only glanced at.
-        let pidfd = subject.pins.pidfd.try_clone().ok();
-        let again = pidfd.and_then(|pidfd| self.attestor.look_again(pidfd, subject.evidence.process.pid).ok());
+        let pidfd = subject.pins.pidfd.try_clone()?;
+        let again = match self.attestor.look_again(pidfd, subject.evidence.process.pid, roll).await {
+            Err(error) if Unavailable::is(&error) => return Err(error),
+            again => again.ok(),
+        };
         // Gone meanwhile, it is the reaper's to end; judged as it was, it is refused.
-        Some(again.map_or(subject, |again| self.reaper.replace(&key, again)))
+        Ok(Some(again.map_or(subject, |again| self.reaper.replace(&key, again))))
     }
 
     /// Stops issuing, or allows it again; survives a restart.

@@ -2,11 +2,11 @@
 
 use super::{Broker, Stop};
 use crate::{
-    attest::{Facts, Peer, ProcessEvidence, Subject, Workload},
+    attest::{Facts, Peer, ProcessEvidence, Subject, Unavailable, Workload},
     intent::HolderChoice,
     lease::{Holder, HolderGroup, Lease},
     model::{Code, HolderKind, Refusal},
-    sys::{Pidfd, ProcDir},
+    sys::Pidfd,
 };
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ impl Broker {
     ///
     /// By default it is the peer itself; for our client, which is gone in a moment, the nearest unit, container or session leader of the
     /// process that ran it.
-    pub(super) fn bind(&self, peer: &Peer, workload: &Workload, choice: Option<HolderChoice>) -> Result<Bound, Stop> {
+    pub(super) async fn bind(&self, peer: &Peer, workload: &Workload, choice: Option<HolderChoice>) -> Result<Bound, Stop> {
         let facts = workload.facts();
         let choice = match choice {
             Some(choice) => choice,
@@ -35,7 +35,7 @@ impl Broker {
             HolderChoice::Process => Ok(self.process(HolderKind::Process, peer.subject().clone())),
             HolderChoice::Client if peer.is_client() => Ok(self.process(HolderKind::Process, peer.own().clone())),
             HolderChoice::Client => Err(Refusal::field("holder", "can be client only for the configured client program").into()),
-            HolderChoice::Ancestor => self.session_leader(peer.subject()),
+            HolderChoice::Ancestor => self.session_leader(peer.subject()).await,
             HolderChoice::Unit if in_system_service(facts) => self.group(HolderKind::Unit, peer.subject(), facts),
             HolderChoice::Unit => {
                 Err(Refusal::field("holder", "cannot be a unit: the process is in no service of the system manager").into())
@@ -58,10 +58,10 @@ impl Broker {
             pid: process.pid,
             start: process.start,
             inode: pidfd.inode(),
-            handle: if self.attestor.gatherer().kernel().pidfd_handle { pidfd.handle() } else { None },
+            handle: if self.attestor.kernel().pidfd_handle { pidfd.handle() } else { None },
             boot: self.settings.boot.clone(),
             cgroup,
-            exe: process.exe.as_ref().map(|exe| (printable(&exe.path), exe.dev, exe.ino)),
+            exe: process.exe.as_ref().map(|exe| (printable(&exe.path), exe.id.dev, exe.id.ino)),
             uid: process.uids[1],
         }
     }
@@ -69,25 +69,24 @@ impl Broker {
     /// The process at or above the subject that leads its session; where that is another user's (`su`, `runuser`, a daemon that changed its
     /// uid) or has gone (a job in the background of a shell that was left), the outermost one of the subject's own user in that session:
     /// another user's shell must not keep its lease alive, nor a subshell that is gone in a moment end it.
-    fn session_leader(&self, subject: &Arc<Subject>) -> Result<Bound, Stop> {
+    async fn session_leader(&self, subject: &Arc<Subject>) -> Result<Bound, Stop> {
         let gone = || Stop::from(Refusal::new(Code::PEER_GONE));
-        let session = subject.pins.proc.stat().map_err(|_| gone())?.session;
+        let session = subject.evidence.process.session;
         if session == subject.evidence.process.pid {
             return Ok(self.process(HolderKind::Ancestor, subject.clone()));
         }
         // Only a process that was attested as an ancestor will do: a leader that is none has gone, and its number may be another's.
         let uid = subject.evidence.process.uids[1];
-        let is_own = |a: &&ProcessEvidence| a.uids[1] == uid && session_of(a) == Some(session);
+        let is_own = |a: &&ProcessEvidence| a.uids[1] == uid && a.session == session;
         let own: Vec<&ProcessEvidence> = subject.evidence.ancestors.iter().take_while(is_own).collect();
         let Some(known) = own.iter().find(|a| a.pid == session).or(own.last()) else {
             return Ok(self.process(HolderKind::Ancestor, subject.clone()));
         };
-        let pidfd = Pidfd::open(known.pid).map_err(|_| gone())?;
-        let start = ProcDir::of(&pidfd, known.pid).and_then(|dir| dir.stat()).map_err(|_| gone())?.start;
-        if start != known.start {
+        let leader = self.attestor.by_pid(known.pid, &self.governance().roll).await.map_err(|error| gone_or_unseen(&error))?;
+        // The very process that was attested as an ancestor, and not a later one of its number, in the session that it was in.
+        if (leader.evidence.process.start, leader.evidence.process.session) != (known.start, session) {
             return Err(gone());
         }
-        let leader = self.attestor.look_again(pidfd, known.pid).map_err(|_| gone())?;
         Ok(self.process(HolderKind::Ancestor, Arc::new(leader)))
     }
 
@@ -132,10 +131,10 @@ impl Broker {
     }
 }
 
-/// The session of the very process that was attested as an ancestor.
-fn session_of(ancestor: &ProcessEvidence) -> Option<u32> {
-    let stat = ProcDir::open(ancestor.pid).and_then(|dir| dir.stat()).ok()?;
-    (stat.start == ancestor.start).then_some(stat.session)
+/// Why a process could not be looked at again: its doing, or that of whoever looks.
+fn gone_or_unseen(error: &std::io::Error) -> Stop {
+    let code = if Unavailable::is(error) { Code::ATTESTATION_FAILED } else { Code::PEER_GONE };
+    Refusal::new(code).detail(error.to_string()).into()
 }
 
 fn in_system_service(facts: &Facts) -> bool {

@@ -56,7 +56,7 @@ impl Broker {
         served(intent.channel())?;
         let clearance = Clearance::settle(permit); // whether the evidence is there
         crate::failpoint!("decided");
-        let bound = self.bind(peer, &workload, ask.holder)?;
+        let bound = self.bind(peer, &workload, ask.holder).await?;
         let key = ask.idempotency_key.clone().map(|key| (key, digest));
         if let Some(lease) = self.repeated(&key, &bound, &workload.identity().name)? {
             self.leases.note_decided(lease.id, governance.generation);
@@ -120,8 +120,8 @@ impl Broker {
                 Refusal::new(Code::FROZEN).message("Policy changed while this was decided; ask again.").into(),
             ));
         }
-        // The same process, the same program, right now: nothing is awaited between this and the answer.
-        self.attestor.still_for_issue(peer).map_err(|refusal| (EndReason::HolderChanged, refusal.into()))?;
+        // The same process, the same program, right now: the warm check at its end is the last thing before the answer.
+        self.attestor.still_for_issue(peer).await.map_err(|refusal| (EndReason::HolderChanged, refusal.into()))?;
         crate::failpoint!("looked-again");
         let clamped = clamped(permit);
         Ok(Delivery::new(trail.request, lease, issued, clamped, recorded))

@@ -45,9 +45,13 @@ use crate::{
     sys::Clock,
 };
 use arc_swap::ArcSwap;
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    io,
+    os::fd::AsFd,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// What an installation may set.
@@ -125,7 +129,7 @@ impl Broker {
     pub fn new(parts: Parts) -> Arc<Self> {
         // Whoever cannot be sure that nobody froze it stays frozen.
         let frozen = parts.settings.freeze_file.try_exists().unwrap_or(true);
-        parts.attestor.gatherer().read_ancestors_in_full(parts.governance.roll.has_agents());
+        parts.attestor.read_ancestors_in_full(parts.governance.roll.has_agents());
         Arc::new(Self {
             attestor: parts.attestor,
             engines: parts.engines,
@@ -156,7 +160,13 @@ impl Broker {
         RequestId::from_parts(self.clock.wall().unix_ms(), self.random.u128())
     }
 
-    /// The attestor, for accepting connections.
+    /// Pins and reads the process behind a fresh connection.
+    pub async fn accept(&self, socket: &(impl AsFd + Sync)) -> io::Result<Caller> {
+        let governance = self.governance();
+        self.attestor.accept(socket, &governance.roll).await.map(Caller::new)
+    }
+
+    /// The attestor, for status.
     pub fn attestor(&self) -> &Attestor {
         &self.attestor
     }

@@ -165,12 +165,12 @@ impl Broker {
     }
 
     /// Who the process with this number would be.
-    pub fn try_identity(&self, pid: u32, request: RequestId) -> Result<IdentityTry, Refusal> {
+    pub async fn try_identity(&self, pid: u32, request: RequestId) -> Result<IdentityTry, Refusal> {
         let gone = |error: std::io::Error| {
             Refusal::new(Code::NOT_FOUND).message(format!("There is no process {pid}, or it cannot be attested.")).detail(error.to_string())
         };
-        let subject = self.attestor.by_pid(pid).map_err(gone)?;
         let governance = self.governance();
+        let subject = self.attestor.by_pid(pid, &governance.roll).await.map_err(gone)?;
         let attested = self.attestor.examine_process(&subject, &governance.roll)?;
         let strength = |s: &crate::model::Selector| serde_json::to_value(s.strength()).ok().and_then(|v| Some(v.as_str()?.to_owned()));
         Ok(IdentityTry {

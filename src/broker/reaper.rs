@@ -2,7 +2,7 @@
 
 use super::{Broker, holder::Bound};
 use crate::{
-    attest::{Subject, invocation_of},
+    attest::{Pins, Subject, Unavailable, invocation_of},
     lease::{HolderGroup, HolderKey, Lease},
     model::{EndReason, ExecRule, HolderKind, LeaseId},
     sys::GroupWatch,
@@ -20,6 +20,9 @@ use tokio::task::AbortHandle;
 /// How long a unit or container may stand empty and still be the same: between a service's `ExecStartPre=` and its `ExecStart=`, or
 /// while a pre-forking server replaces its last worker, nobody is in its control group for a moment.
 const EMPTY_FOR: Duration = Duration::from_secs(2);
+
+/// Holders that the sweep looks at in one go.
+const SOME: usize = 64;
 
 /// Every holder of a live lease.
 #[derive(Default)]
@@ -165,20 +168,37 @@ impl Broker {
     pub(super) async fn sweep(self: Arc<Self>) {
         loop {
             tokio::time::sleep(Duration::from_micros(self.settings.sweep_micros)).await;
-            for (key, subject) in self.reaper.subjects() {
-                if self.attestor.gatherer().still(&subject.pins).is_err() && subject.pins.pidfd.is_alive() {
-                    self.look_again(&key, &subject);
+            for some in self.reaper.subjects().chunks(SOME) {
+                let pins: Vec<&Pins> = some.iter().map(|(_, subject)| &subject.pins).collect();
+                // While nobody answers, the pins alone tell; what they do not tell is found when somebody does.
+                let looks = self.attestor.source().look(&pins).await.unwrap_or_default();
+                for (at, (key, subject)) in some.iter().enumerate() {
+                    let pins = &subject.pins;
+                    let same = pins.still().is_ok() && looks.get(at).copied().flatten().is_none_or(|look| pins.agrees(&look).is_ok());
+                    if !same && pins.pidfd.is_alive() {
+                        self.look_again(key, subject).await;
+                    }
                 }
+                // Thousands of holders must not keep a worker from its requests.
+                tokio::task::yield_now().await;
             }
         }
     }
 
     /// The holder became another program: its leases live if it is the same identity at the same assurance and none asks for more.
-    fn look_again(self: &Arc<Self>, key: &HolderKey, before: &Subject) {
-        let leases = self.leases.of_holder(key);
-        let roll = &self.governance().roll;
-        let pid = before.evidence.process.pid;
-        let now = before.pins.pidfd.try_clone().and_then(|pidfd| self.attestor.look_again(pidfd, pid)).ok();
+    async fn look_again(self: &Arc<Self>, key: &HolderKey, before: &Subject) {
+        let governance = self.governance();
+        let (roll, pid) = (&governance.roll, before.evidence.process.pid);
+        let now = match before.pins.pidfd.try_clone() {
+            Ok(pidfd) => self.attestor.look_again(pidfd, pid, roll).await,
+            Err(error) => Err(error),
+        };
+        // That nobody can look says nothing about the process: its leases are kept until somebody can. None is read meanwhile, for the
+        // pins say that it changed.
+        if now.as_ref().is_err_and(Unavailable::is) {
+            return;
+        }
+        let (now, leases) = (now.ok(), self.leases.of_holder(key));
         let workload = now.as_ref().and_then(|now| self.attestor.examine_process(now, roll).ok()?.workload.ok());
         let mut kept = 0;
         for lease in &leases {

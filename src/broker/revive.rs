@@ -5,12 +5,16 @@
 
 use super::{Broker, holder::Bound};
 use crate::{
-    attest::Subject,
+    attest::{Subject, Unavailable},
     lease::{Holder, Lease, Recovered, State},
     model::{EndReason, ExecRule, HolderKind},
     sys::{Found, GroupWatch, Pidfd},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+/// At a start, how long each try to reach the attestor waits, and the pause after it.
+const LOOK_FOR_ATTESTOR: Duration = Duration::from_secs(1);
+const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
 /// What became of what was found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +38,7 @@ impl Broker {
             return revived;
         }
         for lease in recovered.live {
-            match self.bind_again(&lease) {
+            match self.bind_again(&lease).await {
                 Ok(bound) => {
                     // A holder that goes from now on is seen: the lease is live.
                     let _watch = self.reaper.watch(self, &lease, bound);
@@ -71,7 +75,7 @@ impl Broker {
         tokio::spawn(async move { broker.end(id, reason).await });
     }
 
-    fn bind_again(&self, lease: &Lease) -> Result<Bound, EndReason> {
+    async fn bind_again(&self, lease: &Lease) -> Result<Bound, EndReason> {
         let holder = &lease.holder;
         if holder.boot != self.settings.boot {
             return Err(EndReason::HolderGone);
@@ -81,17 +85,31 @@ impl Broker {
             return if populated { Ok(Bound { holder: holder.clone(), subject: None }) } else { Err(EndReason::HolderGone) };
         }
         let pidfd = find(holder).ok_or(EndReason::HolderGone)?;
-        let subject = self.attestor.look_again(pidfd, holder.pid).map_err(|_| EndReason::HolderGone)?;
+        let subject = self.seen_again(&pidfd, holder.pid).await.ok_or(EndReason::HolderGone)?;
         if !self.is_as_before(lease, &subject) {
             return Err(EndReason::HolderChanged);
         }
         Ok(Bound { holder: holder.clone(), subject: Some(Arc::new(subject)) })
     }
 
+    /// What a process is now; `None` when it is gone. That nobody can look at it is no reason to end a lease: that is waited for.
+    async fn seen_again(&self, pidfd: &Pidfd, pid: u32) -> Option<Subject> {
+        loop {
+            match self.attestor.look_again(pidfd.try_clone().ok()?, pid, &self.governance().roll).await {
+                Ok(subject) => return Some(subject),
+                Err(error) if Unavailable::is(&error) => {
+                    self.attestor.source().reached(LOOK_FOR_ATTESTOR).await;
+                    tokio::time::sleep(BETWEEN_TRIES).await;
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+
     fn is_as_before(&self, lease: &Lease, subject: &Subject) -> bool {
         let process = &subject.evidence.process;
         let same_program = match (&lease.holder.exe, &process.exe) {
-            (Some((_, dev, ino)), Some(exe)) => (*dev, *ino) == (exe.dev, exe.ino),
+            (Some((_, dev, ino)), Some(exe)) => (*dev, *ino) == (exe.id.dev, exe.id.ino),
             (None, None) => true,
             _ => false,
         };

@@ -126,6 +126,10 @@ impl Default for LimitConfig {
 pub struct AttestConfig {
     /// Programs that speak for their parent process: `clav` where it is installed.
     pub clients: Vec<PathBuf>,
+    /// The user of the attestor, where that is a process of its own: the daemon believes no other.
+    pub attestor_user: String,
+    /// The user of the daemon: the attestor answers no other.
+    pub daemon_user: String,
     /// The largest executable that is hashed, in bytes.
     pub hash_max_bytes: u64,
     /// Bytes of executables hashed each second for one uid.
@@ -138,6 +142,8 @@ impl Default for AttestConfig {
     fn default() -> Self {
         Self {
             clients: vec!["/usr/bin/clav".into()],
+            attestor_user: "claviger-attest".into(),
+            daemon_user: "claviger".into(),
             hash_max_bytes: 256 << 20,
             hash_bytes_per_second: 64 << 20,
             assume_missing: Vec::new(),

@@ -92,7 +92,7 @@ impl Progress {
 /// Serves one connection to its end.
 pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, context: &Context) {
     // Pinned before a byte is read: an exec after connect is seen, and so are ids that changed.
-    let peer = context.broker.attestor().accept(&stream).map(|peer| Arc::new(Caller::new(peer)));
+    let peer = context.broker.accept(&stream).await.map(Arc::new);
     let sender = peer.as_ref().map_or(cred, |peer| peer.sender());
     if let Err(error) = &peer {
         tracing::info!(pid = cred.pid, uid = cred.uid, %error, "a peer could not be attested");

@@ -61,12 +61,12 @@ pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Resu
         }
         ("POST", "/v1/policy/check") => Ok(reply::json(ok, id, &check(broker, id))),
         ("POST", "/v1/reload") => reload(broker, &operator, id).await,
-        ("POST", "/v1/explain") => explain(broker, &call),
+        ("POST", "/v1/explain") => explain(broker, &call).await,
         ("GET", "/v1/identities") => Ok(reply::json(ok, id, &IdentityList { request: id, identities: broker.list_identities() })),
         ("GET", "/v1/identities/try") => {
             let pid =
                 argument(&call, "pid").and_then(|text| text.parse().ok()).ok_or_else(|| Refusal::field("pid", "must be a process id"))?;
-            Ok(reply::json(ok, id, &broker.try_identity(pid, id)?))
+            Ok(reply::json(ok, id, &broker.try_identity(pid, id).await?))
         }
         ("GET", "/v1/audit") => tail::answer(&call, context),
         ("GET", "/v1/why/{request}") => tail::why(&call, context).await,
@@ -196,10 +196,10 @@ async fn reload(broker: &Arc<Broker>, operator: &Operator, id: RequestId) -> Res
     Ok(reply::json(if ok { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY }, id, &answer))
 }
 
-fn explain(broker: &Broker, call: &Call) -> Result<Response<Body>, Refusal> {
+async fn explain(broker: &Broker, call: &Call) -> Result<Response<Body>, Refusal> {
     let pid = argument(call, "pid").and_then(|text| text.parse().ok()).ok_or_else(|| Refusal::field("pid", "must be a process id"))?;
     let ask = Ask::parse(&call.body)?;
-    Ok(reply::json(StatusCode::OK, call.id, &broker.explain_process(pid, &ask, call.id)?))
+    Ok(reply::json(StatusCode::OK, call.id, &broker.explain_process(pid, &ask, call.id).await?))
 }
 
 async fn freeze(broker: &Arc<Broker>, operator: &Operator, call: &Call) -> Result<Response<Body>, Refusal> {
@@ -221,7 +221,7 @@ fn status(broker: &Broker, id: RequestId) -> Status {
     Status {
         request: id,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        kernel: broker.attestor().gatherer().kernel().tier().to_owned(),
+        kernel: broker.attestor().kernel().tier().to_owned(),
         unprotected: broker.unprotected(),
         uptime: broker.uptime(),
         frozen: broker.is_frozen(),

@@ -23,7 +23,7 @@ use std::{
 };
 
 /// Where a file is, without asking its file system's server: `statx(2)` with `AT_STATX_DONT_SYNC`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct FileId {
     /// Device number.
     pub dev: u64,
@@ -261,11 +261,10 @@ impl Executable {
         Ok(Self { held, id, fs, path })
     }
 
-    /// Whether the process still runs this very file, unchanged.
-    pub fn is_run_by(&self, proc: &ProcDir) -> bool {
+    /// The file that a process runs now, without opening it.
+    pub fn id_of(proc: &ProcDir) -> io::Result<FileId> {
         // The link is the kernel's own and leads to the file itself: nothing is looked up on its file system.
-        let now = statx_at(proc.fd().as_fd(), c"exe", 0, libc::STATX_BASIC_STATS);
-        now.is_ok_and(|now| FileId::of(&now).same_file(&self.id))
+        statx_at(proc.fd().as_fd(), c"exe", 0, libc::STATX_BASIC_STATS).map(|now| FileId::of(&now))
     }
 
     /// Whether its file system may be asked for content.

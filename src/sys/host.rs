@@ -25,6 +25,7 @@ pub struct Host {
 }
 
 /// What a path leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct HostFile {
     /// The file at its end.
     pub id: FileId,

@@ -10,6 +10,7 @@ mod file;
 mod host;
 mod journal;
 mod mutation;
+mod packet;
 mod peer;
 mod pidfd;
 mod probe;
@@ -33,6 +34,7 @@ pub use host::{Host, HostFile};
 pub use journal::{JOURNAL_SOCKET, SYSLOG_SOCKET, send_journal, send_syslog};
 #[cfg(mutations)]
 pub use mutation::{active as mutation_active, reached as failpoint_reached};
+pub use packet::{AsyncPackets, MAX_DESCRIPTORS, Packet, Packets};
 pub use peer::{OVERFLOW_ID, PeerCred, pass_credentials, peer_cred, peer_groups, peer_pidfd, refuse_descriptors};
 pub use pidfd::{Found, PidHandle, PidInfo, Pidfd};
 pub use probe::{Feature, Kernel};
@@ -43,7 +45,10 @@ pub use process::{
 pub use procfs::{MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, printable, printable_path};
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::{Fault, SimulatedVolume};
-pub use socket::{BindError, adopt, arm, is_roots_socket, listen_at, open_trusted_dir, remove as remove_socket, socket_folder_owner};
+pub use socket::{
+    BindError, adopt, adopt_packets, arm, is_roots_socket, listen_at, listen_packets_at, open_trusted_dir, remove as remove_socket,
+    socket_folder_owner,
+};
 pub use storage::{DiskVolume, Keep, Space, Storage, Volume};
 pub use stream::{CheckedStream, Cut, Leave, Reading};
 pub use terminal::{in_foreground, prompt_secret};

@@ -91,6 +91,14 @@ impl Pidfd {
         Self { fd, inode: OnceLock::new() }
     }
 
+    /// A descriptor that another process passed: it must be a pidfd, by the file system it lies on, or before pidfs (Linux 6.9) by what the
+    /// kernel says about it.
+    pub fn received(fd: OwnedFd) -> io::Result<Self> {
+        let pidfd = Self::from_fd(fd);
+        let is_one = pidfd.inode().is_some() || pidfd.pid_from_fdinfo().is_some();
+        if is_one { Ok(pidfd) } else { Err(Errno::EBADF.into()) }
+    }
+
     /// Pins the process that has this number now. Whether that is the one that was meant must be proved by other means.
     pub fn open(pid: u32) -> io::Result<Self> {
         // SAFETY: plain system call without pointers; a non-negative result is a new descriptor that nobody else owns.

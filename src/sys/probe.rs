@@ -18,7 +18,7 @@ pub enum Feature {
 }
 
 /// What is there. Only `probe` makes one, and features can only be taken away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kernel {
     /// See [`Feature::PeerPidfd`].
     pub peer_pidfd: bool,

@@ -9,7 +9,7 @@ use nix::{
 use std::{
     ffi::OsString,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     os::unix::ffi::OsStrExt,
 };
 
@@ -139,6 +139,11 @@ impl ProcDir {
         std::str::from_utf8(&text).ok()?.trim().parse().ok().filter(|uid| *uid != u32::MAX)
     }
 
+    /// Takes a descriptor of the directory of a process that somebody who looked at it passed on.
+    pub fn from_fd(dir: OwnedFd, pid: u32) -> Self {
+        Self { dir, pid }
+    }
+
     /// Fixes the present memory map.
     pub fn pin(&self) -> io::Result<MapPin> {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
@@ -149,6 +154,31 @@ impl ProcDir {
         }?;
         let pin = MapPin(fd);
         if pin.holds() { Ok(pin) } else { Err(Errno::ESRCH.into()) }
+    }
+}
+
+impl From<OwnedFd> for MapPin {
+    /// A pin that somebody who may look at the process has made; it tells in whoever's hands it is.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl From<MapPin> for OwnedFd {
+    fn from(pin: MapPin) -> Self {
+        pin.0
+    }
+}
+
+impl From<ProcDir> for OwnedFd {
+    fn from(dir: ProcDir) -> Self {
+        dir.dir
+    }
+}
+
+impl AsFd for MapPin {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -5,7 +5,7 @@ use nix::{
     errno::Errno,
     fcntl::{AT_FDCWD, OFlag, openat, renameat},
     sys::{
-        socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket},
+        socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket},
         stat::Mode,
     },
     unistd::{Gid, UnlinkatFlags, fchownat, unlinkat},
@@ -95,26 +95,38 @@ pub fn is_roots_socket(path: &Path) -> bool {
 /// Binds, arms and listens at `path` with exactly `mode` and, if given, `group`. The umask does not matter, and at no moment is the
 /// socket reachable with another mode. An old socket of ours that nobody serves is replaced; anything else in the way is refused.
 pub fn listen_at(path: &Path, mode: u32, group: Option<u32>) -> Result<UnixListener, BindError> {
+    let listener = make(path, mode, group, SockType::Stream)?;
+    peer::refuse_descriptors(&listener);
+    Ok(UnixListener::from(listener))
+}
+
+/// The same for whole messages with descriptors (`SOCK_SEQPACKET`): see [`Packets`](super::Packets). Accepting waits.
+pub fn listen_packets_at(path: &Path, mode: u32, group: Option<u32>) -> Result<OwnedFd, BindError> {
+    make(path, mode, group, SockType::SeqPacket)
+}
+
+fn make(path: &Path, mode: u32, group: Option<u32>, kind: SockType) -> Result<OwnedFd, BindError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(BindError::Unsafe(path.to_owned(), "is not a path to a file"));
     };
     let dir = open_trusted_dir(parent)?;
     let io = |error: io::Error| BindError::Io(path.to_owned(), error);
-    clear_way(&dir, name, path)?;
+    clear_way(&dir, name, path, kind)?;
     // A name of our own that nobody guesses matters not: the folder is private, and everybody else may only look.
     let private = format!(".claviger.{}", std::process::id());
     let _ = unlinkat(&dir, format!("{private}/s").as_str(), UnlinkatFlags::NoRemoveDir);
     let _ = unlinkat(&dir, private.as_str(), UnlinkatFlags::RemoveDir);
     nix::sys::stat::mkdirat(&dir, private.as_str(), Mode::S_IRWXU).map_err(|e| io(e.into()))?;
-    let made = bind_in(&dir, &private, mode, group)
+    let made = bind_in(&dir, &private, mode, group, kind)
         .and_then(|listener| renameat(&dir, format!("{private}/s").as_str(), &dir, name).map(|()| listener).map_err(io::Error::from));
     let _ = unlinkat(&dir, format!("{private}/s").as_str(), UnlinkatFlags::NoRemoveDir);
     let _ = unlinkat(&dir, private.as_str(), UnlinkatFlags::RemoveDir);
     made.map_err(io)
 }
 
-fn bind_in(dir: &OwnedFd, private: &str, mode: u32, group: Option<u32>) -> io::Result<UnixListener> {
-    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+fn bind_in(dir: &OwnedFd, private: &str, mode: u32, group: Option<u32>, kind: SockType) -> io::Result<OwnedFd> {
+    let waits = if kind == SockType::Stream { SockFlag::SOCK_NONBLOCK } else { SockFlag::empty() };
+    let fd = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC | waits, None)?;
     // sun_path is short; through the descriptor the path length does not matter.
     let address = UnixAddr::new(format!("/proc/self/fd/{}/{private}/s", dir.as_raw_fd()).as_str())?;
     bind(fd.as_raw_fd(), &address)?;
@@ -123,9 +135,9 @@ fn bind_in(dir: &OwnedFd, private: &str, mode: u32, group: Option<u32>) -> io::R
         fchownat(dir, place.as_str(), None, Some(Gid::from_raw(group)), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)?;
     }
     nix::sys::stat::fchmodat(dir, place.as_str(), Mode::from_bits_truncate(mode), nix::sys::stat::FchmodatFlags::FollowSymlink)?;
-    arm(&fd)?;
+    peer::pass_credentials(&fd)?;
     listen(&fd, Backlog::new(1024).unwrap_or(Backlog::MAXCONN))?;
-    Ok(UnixListener::from(fd))
+    Ok(fd)
 }
 
 /// Prepares a listener, ours or one that systemd passed: senders' ids with every chunk, no descriptors.
@@ -143,7 +155,20 @@ pub fn adopt(listener: UnixListener) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn clear_way(dir: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), BindError> {
+/// Takes over a socket for messages that systemd passed: it waits, and we are who listens.
+pub fn adopt_packets(listener: UnixListener) -> io::Result<OwnedFd> {
+    peer::pass_credentials(&listener)?;
+    listener.set_nonblocking(false)?;
+    listen(&listener, Backlog::new(64).unwrap_or(Backlog::MAXCONN))?;
+    let fd = OwnedFd::from(listener);
+    // Anything else would merge what was sent apart.
+    match nix::sys::socket::getsockopt(&fd, nix::sys::socket::sockopt::SockType)? {
+        SockType::SeqPacket => Ok(fd),
+        _ => Err(Errno::EPROTOTYPE.into()),
+    }
+}
+
+fn clear_way(dir: &OwnedFd, name: &OsStr, path: &Path, kind: SockType) -> Result<(), BindError> {
     let held = match openat(dir, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()) {
         Err(Errno::ENOENT) => return Ok(()),
         Err(errno) => return Err(BindError::Io(path.to_owned(), errno.into())),
@@ -153,10 +178,12 @@ fn clear_way(dir: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), BindError> 
     if !id.is_socket() || id.uid != nix::unistd::geteuid().as_raw() {
         return Err(BindError::Occupied(path.to_owned()));
     }
-    match std::os::unix::net::UnixStream::connect(format!("/proc/self/fd/{}", held.as_raw_fd())) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            unlinkat(dir, name, UnlinkatFlags::NoRemoveDir).map_err(|e| BindError::Io(path.to_owned(), e.into()))
-        }
+    let probe = || -> Result<(), Errno> {
+        let fd = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+        connect(fd.as_raw_fd(), &UnixAddr::new(format!("/proc/self/fd/{}", held.as_raw_fd()).as_str())?)
+    };
+    match probe() {
+        Err(Errno::ECONNREFUSED) => unlinkat(dir, name, UnlinkatFlags::NoRemoveDir).map_err(|e| BindError::Io(path.to_owned(), e.into())),
         _ => Err(BindError::InUse(path.to_owned())),
     }
 }

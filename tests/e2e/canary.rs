@@ -91,6 +91,7 @@ fn setup(cluster: Option<&Postgres>) -> Setup {
             .map(|name| grant("shop", name))
             .collect(),
         environment: vec![("CLAVIGER_LOG".into(), "trace".into())],
+        two: false,
     };
     if let Some(cluster) = cluster {
         setup.config += &format!(

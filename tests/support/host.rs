@@ -25,6 +25,11 @@ pub const AGENT: u32 = 61_003;
 /// The interpreter that is copied to make programs of any name.
 const PYTHON: &str = "/usr/bin/python3";
 
+/// A build with a defence taken out stands in when the tests themselves are tested.
+fn program_under_test() -> String {
+    std::env::var("CLAVIGER_TEST_DAEMON").unwrap_or_else(|_| env!("CARGO_BIN_EXE_clavigerd").to_owned())
+}
+
 /// Says loudly why a test did nothing.
 pub fn is_root() -> bool {
     let root = fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
@@ -34,9 +39,15 @@ pub fn is_root() -> bool {
     root
 }
 
+/// The uid of the attestor, where it is a process of its own.
+pub const ATTESTOR: u32 = 61_010;
+
 pub struct Host {
     pub dir: PathBuf,
     daemon: Option<Served>,
+    /// The attestor, in two processes.
+    pub attestor: Option<Served>,
+    two: bool,
     config: String,
     pub environment: Vec<(String, String)>,
 }
@@ -49,6 +60,8 @@ pub struct Setup {
     pub secrets: String,
     pub policy: String,
     pub environment: Vec<(String, String)>,
+    /// The attestor is a process of its own, and the daemon has no privilege. `CLAVIGER_TEST_PROCESSES=2` makes it so for every test.
+    pub two: bool,
 }
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -78,8 +91,18 @@ impl Host {
              [local]\nkey_file = \"{name}/key\"\n{}",
             setup.config
         );
+        let two = setup.two || std::env::var("CLAVIGER_TEST_PROCESSES").is_ok_and(|n| n == "2");
+        let users = format!("attestor_user = \"{ATTESTOR}\"\ndaemon_user = \"root\"\n");
+        let config = match config.contains("[attest]\n") {
+            true => config.replace("[attest]\n", &format!("[attest]\n{users}")),
+            false => config.replace("[local]\n", &format!("[attest]\n{users}[local]\n")),
+        };
+        if two {
+            fs::create_dir(dir.join("attest")).unwrap();
+            std::os::unix::fs::chown(dir.join("attest"), Some(ATTESTOR), None).unwrap();
+        }
         let config = config.replace("$DIR", &name);
-        let host = Host { dir, daemon: None, config, environment: setup.environment };
+        let host = Host { dir, daemon: None, attestor: None, two, config, environment: setup.environment };
         if host.config.contains("/bin/clav\"") {
             host.clav_is_there();
         }
@@ -99,11 +122,32 @@ impl Host {
         self.dir.join(file).display().to_string()
     }
 
+    /// Starts the attestor, with the two capabilities that its unit gives it and nothing else.
+    pub fn launch_attestor(&mut self) {
+        let caps = "-all,+sys_ptrace,+dac_read_search";
+        let mut command = Command::new("setpriv");
+        command.args([&format!("--reuid={ATTESTOR}"), &format!("--regid={ATTESTOR}"), "--clear-groups"]);
+        command.args(["--inh-caps", caps, "--ambient-caps", caps, "--bounding-set", caps, "--", &program_under_test()]);
+        command.arg("attest").arg("--config").arg(self.dir.join("clavigerd.toml")).arg("--socket").arg(self.attestor_socket());
+        command.envs(self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str()))).current_dir("/");
+        self.attestor = Some(Served::start(&mut command, &self.dir.join("attestor.log"), &[]));
+    }
+
+    pub fn attestor_socket(&self) -> PathBuf {
+        self.dir.join("attest/attest.sock")
+    }
+
     /// Starts the daemon again after it was ended.
     pub fn launch(&mut self) {
-        // A build with a defence taken out stands in when the tests themselves are tested.
-        let daemon = std::env::var("CLAVIGER_TEST_DAEMON").unwrap_or_else(|_| env!("CARGO_BIN_EXE_clavigerd").to_owned());
-        let mut command = Command::new(daemon);
+        let mut command = Command::new(program_under_test());
+        if self.two {
+            if self.attestor.is_none() {
+                self.launch_attestor();
+            }
+            // Root by number, for the test's files are root's, and nothing of what root may.
+            command = Command::new("setpriv");
+            command.args(["--bounding-set=-all", "--inh-caps=-all", "--", &program_under_test(), "--attestor"]).arg(self.attestor_socket());
+        }
         command.arg("--config").arg(self.dir.join("clavigerd.toml"));
         command.envs(self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str()))).current_dir(&self.dir);
         let sockets = ["operator.sock", "workload.sock"].map(|name| self.dir.join(name));
@@ -236,8 +280,12 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         drop(self.daemon.take());
+        drop(self.attestor.take());
         if std::thread::panicking() {
             eprintln!("--- daemon log ---\n{}", self.log());
+            if self.two {
+                eprintln!("--- attestor log ---\n{}", fs::read_to_string(self.dir.join("attestor.log")).unwrap_or_default());
+            }
         }
         let _ = fs::remove_dir_all(&self.dir);
     }

@@ -1,0 +1,100 @@
+//! Whoever attests, put together: within the daemon, or as a process of its own that the daemon asks.
+
+use super::{build::BuildError, run::RunError, state};
+use crate::{
+    attest::{Attestor, ClientProgram, ExeHashes, Gatherer, Remote, Service, Source},
+    config::Config,
+    digest::SystemRandom,
+    sys::{self, Host, Kernel, SystemClock},
+};
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+/// Why nobody can be attested.
+#[derive(Debug, thiserror::Error)]
+pub enum AttestError {
+    /// The kernel.
+    #[error("this kernel or its confinement does not let processes be attested: {0}")]
+    Kernel(io::Error),
+    /// A configured user.
+    #[error("attest.{0} is {1:?}, which is no user of this host")]
+    User(&'static str, String),
+    /// The attestor cannot be asked.
+    #[error("the attestor {0}; look at claviger-attest.service")]
+    Unreachable(String),
+    /// systemd passed none.
+    #[error("no socket was passed to the attestor, and none was named by --socket")]
+    NoSocket,
+}
+
+/// At a start the attestor may be starting as well.
+const REACHED_WITHIN: Duration = Duration::from_secs(10);
+/// The name by which systemd passes the attestor's socket.
+const SOCKET_NAME: &str = "attest";
+
+/// A name, or the number of a user that has none.
+fn user(key: &'static str, name: &str) -> Result<u32, AttestError> {
+    name.parse().ok().or_else(|| sys::uid_of(name)).ok_or_else(|| AttestError::User(key, name.to_owned()))
+}
+
+fn kernel(config: &Config) -> Result<Kernel, AttestError> {
+    Ok(Kernel::probe().map_err(AttestError::Kernel)?.without(&config.attest.assume_missing))
+}
+
+fn gatherer(config: &Config) -> Result<Gatherer, AttestError> {
+    let host = Host::probe().map_err(AttestError::Kernel)?;
+    let hashes = ExeHashes::new(config.attest.hash_max_bytes, config.attest.hash_bytes_per_second, Arc::new(SystemClock));
+    Ok(Gatherer::new(kernel(config)?, host, hashes))
+}
+
+/// What attests for the daemon: the attestor at `socket`, or this process itself.
+pub async fn connect(config: &Config, socket: Option<PathBuf>) -> Result<Arc<Attestor>, AttestError> {
+    let kernel = kernel(config)?;
+    let source = match socket {
+        None => Source::Here(Box::new(gatherer(config)?)),
+        Some(socket) => {
+            let remote = Remote::start(socket, user("attestor_user", &config.attest.attestor_user)?);
+            if !remote.reached(REACHED_WITHIN).await {
+                return Err(AttestError::Unreachable(remote.trouble().unwrap_or_default()));
+            }
+            Source::Attestor(remote)
+        }
+    };
+    let mut clients = Vec::new();
+    for path in config.attest.clients.iter().filter_map(|path| path.canonicalize().ok()) {
+        let file = source.file(path.as_os_str().as_bytes()).await.map_err(|error| AttestError::Unreachable(error.to_string()))?;
+        clients.extend(file.and_then(|file| ClientProgram::of(&path, &file, sys::euid())));
+    }
+    Ok(Arc::new(Attestor::new(source, kernel, clients, Arc::new(SystemRandom::default()))))
+}
+
+/// The attestor as a process: answers the daemon until it is told to stop.
+pub fn run(path: &Path, socket: Option<&Path>) -> Result<(), RunError> {
+    let path = std::path::absolute(path).map_err(|error| RunError::Io("the configuration's path", error))?;
+    sys::harden().map_err(|error| RunError::Io("hardening this process", error))?;
+    let config = state::config(&path).map_err(BuildError::Config)?;
+    let daemon = user("daemon_user", &config.attest.daemon_user).map_err(BuildError::from)?;
+    let gatherer = gatherer(&config).map_err(BuildError::from)?;
+    let sight = gatherer.sight();
+    let listener = listener(socket)?;
+    tracing::info!(daemon, looks_at_all = sight.looks_at_all, of_pid_1 = sight.of_pid_1, "ready");
+    sys::notify_ready("answering");
+    // Nothing is kept that a signal would lose: its default ends this process.
+    Service::new(gatherer, daemon).serve(&listener).map_err(|error| RunError::Io("accepting a connection", error))
+}
+
+fn listener(socket: Option<&Path>) -> Result<OwnedFd, RunError> {
+    if let Some(socket) = socket {
+        // The daemon's user must get through; who it is is asked behind the door.
+        return Ok(sys::listen_packets_at(socket, 0o666, None)?);
+    }
+    let io = |error| RunError::Io("taking over the attestor's socket", error);
+    let mut passed = sys::passed_listeners().map_err(io)?.into_iter();
+    let (_, found) = passed.find(|(name, _)| name == SOCKET_NAME).ok_or(BuildError::from(AttestError::NoSocket))?;
+    sys::adopt_packets(found).map_err(io)
+}

@@ -1,0 +1,134 @@
+//! Where evidence comes from: this process itself, or the attestor, which is another one with the privilege that this one lacks.
+//!
+//! The same questions go to either. With an attestor this side holds only what needs no privilege: pidfds, pins of memory maps, and plain
+//! data. A connection is never passed on: whoever attests cannot read or write it.
+
+use super::{
+    evidence::{Gathered, Look},
+    gather::Gatherer,
+    pins::Pins,
+    protocol::{Answer, MAX_LOOK, Request},
+    remote::Remote,
+};
+use crate::sys::{HostFile, Kernel, Pidfd};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+/// Who gathers.
+pub enum Source {
+    /// This process, which has the privilege and the secrets: for development and containers.
+    Here(Box<Gatherer>),
+    /// The attestor.
+    Attestor(Remote),
+}
+
+impl Source {
+    /// Everything about a process, which is pinned from now on.
+    pub(super) async fn process(&self, kernel: &Kernel, pidfd: Pidfd, pid: u32, full: bool) -> io::Result<(Gathered, Pins)> {
+        let (gathered, map, directory) = match self {
+            Source::Here(gatherer) => {
+                let (gathered, map, directory) = gatherer.process(&pidfd, pid, full)?;
+                let directory = (!kernel.pidfd_info).then(|| directory.into());
+                (gathered, OwnedFd::from(map), directory)
+            }
+            Source::Attestor(attestor) => {
+                let (answer, beside) = attestor.ask(Request::Process { pid, full }, &[pidfd.as_fd()]).await?;
+                let Answer::Process { gathered, .. } = answer else { return Err(other()) };
+                let mut beside = beside.into_iter();
+                (*gathered, beside.next().ok_or_else(other)?, beside.next())
+            }
+        };
+        if gathered.process.pid != pid || gathered.ancestors_in_full != full {
+            return Err(other());
+        }
+        let pins = Pins::new(kernel, pidfd, &gathered.process, map, directory)?;
+        Ok((gathered, pins))
+    }
+
+    /// A second look at pinned processes, in their order; `None` for one that is gone.
+    pub async fn look(&self, at: &[&Pins]) -> io::Result<Vec<Option<Look>>> {
+        let attestor = match self {
+            Source::Here(gatherer) => return Ok(at.iter().map(|pins| gatherer.look(&pins.pidfd, pins.pid())).collect()),
+            Source::Attestor(attestor) => attestor,
+        };
+        let mut out = Vec::with_capacity(at.len());
+        for some in at.chunks(MAX_LOOK) {
+            let beside: Vec<BorrowedFd<'_>> = some.iter().map(|pins| pins.pidfd.as_fd()).collect();
+            let question = Request::Look { pids: some.iter().map(|pins| pins.pid()).collect() };
+            let (Answer::Look(looks), _) = attestor.ask(question, &beside).await? else { return Err(other()) };
+            out.extend(looks);
+        }
+        Ok(out)
+    }
+
+    /// The SHA-256 of what a pinned process executes, in hex; an error if that is not what it executed when it was pinned.
+    pub(super) async fn measure(&self, pins: &Pins, uid: u32) -> Result<String, String> {
+        let measured = match self {
+            Source::Here(gatherer) => gatherer.measure(&pins.pidfd, pins.pid(), uid).map_err(|error| error.to_string())?,
+            Source::Attestor(attestor) => {
+                let asked = attestor.ask(Request::Measure { pid: pins.pid(), uid }, &[pins.pidfd.as_fd()]).await;
+                match asked.map_err(|error| error.to_string())? {
+                    (Answer::Measured(measured), _) => measured,
+                    _ => return Err(other().to_string()),
+                }
+            }
+        };
+        let same = pins.exe().is_some_and(|exe| exe.same_file(&measured.exe));
+        if same { Ok(measured.sha256) } else { Err("the process executes another file now".to_owned()) }
+    }
+
+    /// What an absolute path leads to on the host.
+    pub async fn file(&self, path: &[u8]) -> io::Result<Option<HostFile>> {
+        match self {
+            Source::Here(gatherer) => Ok(gatherer.file(path)),
+            Source::Attestor(attestor) => match attestor.ask(Request::File { path: path.to_vec() }, &[]).await? {
+                (Answer::File(file), _) => Ok(file),
+                _ => Err(other()),
+            },
+        }
+    }
+
+    /// This process gathers itself, and so has both the privilege and the secrets.
+    pub fn is_here(&self) -> bool {
+        matches!(self, Source::Here(_))
+    }
+
+    /// Whether the host's PID 1 is what namespaces and paths are compared with.
+    pub fn sees_pid_1(&self) -> bool {
+        match self {
+            Source::Here(gatherer) => gatherer.sight().of_pid_1,
+            Source::Attestor(attestor) => attestor.sight().is_none_or(|sight| sight.of_pid_1),
+        }
+    }
+
+    /// Why nothing can be attested just now.
+    pub fn trouble(&self) -> Option<String> {
+        match self {
+            Source::Here(_) => None,
+            Source::Attestor(attestor) => attestor.trouble(),
+        }
+    }
+
+    /// How often the attestor was lost.
+    pub fn lost(&self) -> u64 {
+        match self {
+            Source::Here(_) => 0,
+            Source::Attestor(attestor) => attestor.lost(),
+        }
+    }
+
+    /// Waits until there is somebody to ask; for as long as it takes, unless there is a reason that time does not mend.
+    pub async fn reached(&self, within: std::time::Duration) -> bool {
+        match self {
+            Source::Here(_) => true,
+            Source::Attestor(attestor) => attestor.reached(within).await,
+        }
+    }
+}
+
+/// What came is not what was asked for: nothing is known about the process.
+fn other() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the evidence is about something else")
+}
