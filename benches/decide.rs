@@ -124,6 +124,6 @@ fn secret(name: &str) -> SecretDefinition {
         description: String::new(),
         ends_by: EndsBy::Upstream,
         settings: serde_json::Map::new(),
-        generation: String::new(),
+        generation: "".into(),
     }
 }

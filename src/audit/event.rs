@@ -270,7 +270,7 @@ impl Event {
             kind: row.kind,
             owner: row.owner.clone(),
             environment: row.environment.clone(),
-            generation: row.generation.as_str().into(),
+            generation: (&*row.generation).into(),
         });
         self
     }
@@ -284,7 +284,7 @@ impl Event {
             sensitivity: row.sensitivity,
             environment: row.environment.clone(),
             ends_by: row.ends_by,
-            generation: row.generation.as_str().into(),
+            generation: (&*row.generation).into(),
             version,
         });
         self

@@ -11,6 +11,9 @@ impl Broker {
     /// attested and policy was asked about the lease under the generation in force, an earlier read's record stands for this one, and
     /// the engine makes the value at once. `None` says that [`Broker::read`] has to be asked; nothing was counted then.
     pub fn read_now(&self, peer: &Caller, id: LeaseId, request: RequestId) -> Option<Delivery> {
+        if !self.unbound.is_empty() {
+            return None;
+        }
         let governance = self.governance.load();
         let known = peer.known(&governance)?;
         let lease = self.leases.read(id, governance.generation, self.clock.boot())?;

@@ -14,6 +14,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
+use tokio::task::JoinHandle;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -22,12 +23,17 @@ impl Broker {
     /// Ends a lease and says what became of its credential; `None` when it is over already or somebody else is ending it. Runs in a task
     /// of its own, so whoever waits may go.
     pub async fn end(self: &Arc<Self>, id: LeaseId, cause: impl Into<Cause>) -> Option<EndResult> {
+        self.begin_end(id, cause)?.await.ok()
+    }
+
+    /// The same without waiting for the source: when this returns, nothing is given from the lease any more.
+    pub(super) fn begin_end(self: &Arc<Self>, id: LeaseId, cause: impl Into<Cause>) -> Option<JoinHandle<EndResult>> {
         if !self.may_end() {
             return None;
         }
         let ending = self.leases.begin_end(id, cause, self.clock.wall())?;
         let broker = self.clone();
-        tokio::spawn(async move { broker.carry_through(ending, 0).await }).await.ok()
+        Some(tokio::spawn(async move { broker.carry_through(ending, 0).await }))
     }
 
     /// Takes up an end that did not come through before the daemon stopped, or that an operator asks to be tried again.

@@ -109,6 +109,8 @@ impl Broker {
 
     /// Ends every live lease that this bundle would refuse its holder's identity.
     pub(super) async fn decide_again(self: &Arc<Self>, governance: &Governance) {
+        // What is not known to be what it was is not judged as if it were.
+        self.bind_all().await;
         let mut unseen = Vec::new();
         for lease in self.leases.all() {
             match self.holder_now(&lease, &governance.roll).await {
@@ -135,8 +137,7 @@ impl Broker {
             Some(()) => self.leases.note_decided(lease.id, governance.generation),
             None => {
                 // A source that hangs must not hold up the others.
-                let (broker, id) = (self.clone(), lease.id);
-                tokio::spawn(async move { broker.end(id, EndReason::Policy).await });
+                let _carried_through_by_itself = self.begin_end(lease.id, EndReason::Policy);
             }
         }
     }

@@ -11,10 +11,30 @@ use crate::{
 use std::sync::Arc;
 
 /// A holder with what keeps it from being taken for another.
+#[derive(Clone)]
 pub(super) struct Bound {
     pub(super) holder: Arc<Holder>,
-    /// The process that is watched; `None` for control groups.
-    pub(super) subject: Option<Arc<Subject>>,
+    pub(super) by: By,
+}
+
+/// What is watched.
+#[derive(Clone)]
+pub(super) enum By {
+    /// A process that was attested.
+    Process(Arc<Subject>),
+    /// A process from before a restart that was not attested again yet.
+    Pidfd(Arc<Pidfd>),
+    /// A control group.
+    Group,
+}
+
+impl By {
+    pub(super) fn subject(&self) -> Option<&Arc<Subject>> {
+        match self {
+            By::Process(subject) => Some(subject),
+            By::Pidfd(_) | By::Group => None,
+        }
+    }
 }
 
 impl Broker {
@@ -48,7 +68,7 @@ impl Broker {
     pub(super) fn process(&self, kind: HolderKind, subject: Arc<Subject>) -> Bound {
         let process = &subject.evidence.process;
         let holder = self.describe(kind, process, &subject.pins.pidfd, None);
-        Bound { holder: Arc::new(holder), subject: Some(subject) }
+        Bound { holder: self.leases.share(holder), by: By::Process(subject) }
     }
 
     fn describe(&self, kind: HolderKind, process: &ProcessEvidence, pidfd: &Pidfd, cgroup: Option<HolderGroup>) -> Holder {
@@ -97,7 +117,7 @@ impl Broker {
         let id = crate::sys::GroupWatch::id(&path).map_err(|_| Stop::from(Refusal::new(Code::PEER_GONE)))?;
         let group = HolderGroup { path, id, invocation };
         let holder = self.describe(kind, &subject.evidence.process, &subject.pins.pidfd, Some(group));
-        Ok(Bound { holder: Arc::new(holder), subject: None })
+        Ok(Bound { holder: self.leases.share(holder), by: By::Group })
     }
 
     /// Whether the peer may have this lease's value and ask about it: its holder, our client speaking for it, a descendant of an

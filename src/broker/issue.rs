@@ -59,6 +59,7 @@ impl Broker {
         let bound = self.bind(peer, &workload, ask.holder).await?;
         let key = ask.idempotency_key.clone().map(|key| (key, digest));
         if let Some(lease) = self.repeated(&key, &bound, &workload.identity().name)? {
+            self.bound(&lease.holder.key()).await;
             self.leases.note_decided(lease.id, governance.generation);
             return self.give_again(peer, &lease, trail).await;
         }
@@ -217,7 +218,7 @@ impl Broker {
             reads_max: secret.reads_max,
             renewable: permit.renewable(),
             grant: permit.grant().id.clone(),
-            bundle: permit.bundle().to_string(),
+            bundle: permit.bundle().clone(),
             idempotency: key,
             reference: Default::default(),
             state: State::Reserved,
@@ -233,8 +234,7 @@ struct Unsettled<'a> {
 
 impl Drop for Unsettled<'_> {
     fn drop(&mut self) {
-        let (broker, id) = (self.broker.clone(), self.id);
-        tokio::spawn(async move { broker.end(id, EndReason::Unfinished).await });
+        let _carried_through_by_itself = self.broker.begin_end(self.id, EndReason::Unfinished);
     }
 }
 

@@ -23,6 +23,7 @@ mod record;
 mod renew;
 mod revive;
 mod stop;
+mod unbound;
 mod view;
 
 pub use act::Act;
@@ -118,6 +119,7 @@ pub struct Broker {
     closed: AtomicBool,
     read_only: Option<String>,
     reaper: reaper::Holders,
+    unbound: unbound::Unbound,
     metrics: Metrics,
     started: WallTime,
     keys: KeyPlaces,
@@ -149,6 +151,7 @@ impl Broker {
             closed: AtomicBool::new(false),
             read_only: parts.read_only,
             reaper: reaper::Holders::default(),
+            unbound: unbound::Unbound::default(),
             metrics: Metrics::default(),
             keys: parts.keys,
             rotating: tokio::sync::Mutex::default(),

@@ -228,15 +228,7 @@ impl Broker {
 
     /// Ends every lease, for a daemon that was told to.
     pub async fn end_everything(self: &Arc<Self>, reason: EndReason) {
-        let endings: Vec<_> = self
-            .leases
-            .all()
-            .into_iter()
-            .map(|lease| {
-                let broker = self.clone();
-                tokio::spawn(async move { broker.end(lease.id, reason).await })
-            })
-            .collect();
+        let endings: Vec<_> = self.leases.all().into_iter().filter_map(|lease| self.begin_end(lease.id, reason)).collect();
         for ending in endings {
             let _ = ending.await;
         }

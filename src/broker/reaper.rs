@@ -1,6 +1,9 @@
 //! Who is watched: holders that may die or become another program, and deadlines.
 
-use super::{Broker, holder::Bound};
+use super::{
+    Broker,
+    holder::{Bound, By},
+};
 use crate::{
     attest::{Pins, Subject, Unavailable, invocation_of},
     lease::{HolderGroup, HolderKey, Lease},
@@ -59,13 +62,14 @@ impl Holders {
             return watched.watch;
         }
         let watch = Watch(self.watches.fetch_add(1, Ordering::Relaxed));
-        let (broker, lost, subject, holder) = (broker.clone(), key.clone(), bound.subject.clone(), bound.holder.clone());
+        let (broker, lost, by, holder) = (broker.clone(), key.clone(), bound.by.clone(), bound.holder.clone());
         let task = tokio::spawn(async move {
-            match (&subject, &holder.cgroup) {
+            match (&by, &holder.cgroup) {
                 _ if crate::mutation!("holder-death") => std::future::pending().await,
-                (Some(subject), _) => subject.pins.pidfd.exited().await,
-                (None, Some(group)) => deserted(group).await,
-                (None, None) => {}
+                (By::Process(subject), _) => subject.pins.pidfd.exited().await,
+                (By::Pidfd(pidfd), _) => pidfd.exited().await,
+                (By::Group, Some(group)) => deserted(group).await,
+                (By::Group, None) => {}
             }
             // First said, then acted upon: a pipeline that makes its lease live after this sees it.
             broker.reaper.lose(&broker, &lost, watch);
@@ -73,7 +77,7 @@ impl Holders {
         let leases = HashSet::from([lease.id]);
         let task = task.abort_handle();
         // Leases of an earlier watch are being ended already and need no other.
-        holders.insert(key, Watched { watch, subject: bound.subject, leases, task, gone: false });
+        holders.insert(key, Watched { watch, subject: bound.by.subject().cloned(), leases, task, gone: false });
         watch
     }
 
@@ -83,8 +87,7 @@ impl Holders {
         let Some(watched) = holders.get_mut(key).filter(|watched| watched.watch == watch) else { return };
         watched.gone = true;
         for id in watched.leases.iter().copied() {
-            let broker = broker.clone();
-            tokio::spawn(async move { broker.end(id, EndReason::HolderGone).await });
+            let _carried_through_by_itself = broker.begin_end(id, EndReason::HolderGone);
         }
     }
 
@@ -148,8 +151,7 @@ impl Broker {
         loop {
             let now = self.clock.boot();
             for id in self.leases.due(now) {
-                let broker = self.clone();
-                tokio::spawn(async move { broker.end(id, EndReason::Expired).await });
+                let _carried_through_by_itself = self.begin_end(id, EndReason::Expired);
             }
             let wait = self.leases.next_deadline().map_or(Duration::from_secs(3600), |at| Duration::from_micros(at.since(now)));
             let wait = wait.clamp(Duration::from_millis(1), Duration::from_secs(1));
@@ -211,8 +213,7 @@ impl Broker {
             if lives {
                 kept += 1;
             } else {
-                let (broker, id) = (self.clone(), lease.id);
-                tokio::spawn(async move { broker.end(id, EndReason::HolderChanged).await });
+                let _carried_through_by_itself = self.begin_end(lease.id, EndReason::HolderChanged);
             }
         }
         if let (Some(now), true) = (now, kept > 0) {

@@ -20,6 +20,7 @@ impl Broker {
     pub async fn read(self: &Arc<Self>, peer: Arc<Caller>, id: LeaseId, request: RequestId) -> Result<Delivery, Refusal> {
         let mut trail = Trail::new(request, &peer);
         let done = async {
+            self.looked_at(id).await;
             let (workload, lease) = self.own_lease(&peer, id, &mut trail)?;
             let governance = self.governance();
             if (!self.leases.is_decided(id, governance.generation) || workload.assurance() < lease.assurance)
@@ -83,7 +84,8 @@ impl Broker {
         task.await.unwrap_or_else(|_| Err(Stop::from(super::Fault::Task).refusal()))
     }
 
-    async fn extend(&self, peer: &Caller, id: LeaseId, trail: &mut Trail) -> Result<Arc<Lease>, Stop> {
+    async fn extend(self: &Arc<Self>, peer: &Caller, id: LeaseId, trail: &mut Trail) -> Result<Arc<Lease>, Stop> {
+        self.looked_at(id).await;
         let (workload, lease) = self.own_lease(peer, id, trail)?;
         if !lease.renewable {
             return Err(Refusal::new(Code::NOT_RENEWABLE).into());
@@ -171,6 +173,15 @@ impl Broker {
                 trail.nobody = Some(facts);
                 Err(refusal.into())
             }
+        }
+    }
+
+    /// Returns when the holder of this lease was looked at since the start.
+    async fn looked_at(self: &Arc<Self>, id: LeaseId) {
+        if !self.unbound.is_empty()
+            && let Some(lease) = self.leases.find(id)
+        {
+            self.bound(&lease.holder.key()).await;
         }
     }
 

@@ -1,16 +1,20 @@
 //! After a start: reservations settled, holders bound again, endings carried on.
 //!
-//! A holder is bound again only if it is provably the same process (pidfs handle or inode, within the same boot) and a full attestation
-//! still makes it the same identity. Whatever is not certain ends.
+//! A holder is bound again only if it is provably the same process (pidfs handle or inode, within the same boot), which is found out at
+//! once, and a full attestation still makes it the same identity, which is found out beside the serving (`unbound`). Whatever is not
+//! certain ends.
 
-use super::{Broker, holder::Bound};
+use super::{
+    Broker,
+    holder::{Bound, By},
+};
 use crate::{
-    attest::{Subject, Unavailable},
-    lease::{Holder, Lease, Recovered, State},
+    attest::{Subject, Unavailable, Workload},
+    lease::{Holder, HolderKey, Lease, Recovered, State},
     model::{EndReason, ExecRule, HolderKind},
     sys::{Found, GroupWatch, Pidfd},
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 /// At a start, how long each try to reach the attestor waits, and the pause after it.
 const LOOK_FOR_ATTESTOR: Duration = Duration::from_secs(1);
@@ -37,22 +41,28 @@ impl Broker {
             // The leases are another machine's: to end one here would kill a credential that is in use there.
             return revived;
         }
+        let mut holders: HashMap<HolderKey, Vec<Arc<Lease>>> = HashMap::new();
         for lease in recovered.live {
-            match self.bind_again(&lease).await {
-                Ok(bound) => {
-                    // A holder that goes from now on is seen: the lease is live.
-                    let _watch = self.reaper.watch(self, &lease, bound);
-                    revived.bound += 1;
-                }
-                Err(reason) => {
-                    revived.lost += 1;
-                    self.end_in_background(&lease, reason);
-                }
+            holders.entry(lease.holder.key()).or_default().push(lease);
+        }
+        for (key, leases) in holders {
+            let Some(bound) = leases.first().and_then(|lease| self.find_again(&lease.holder)) else {
+                revived.lost += leases.len();
+                leases.iter().for_each(|lease| drop(self.begin_end(lease.id, EndReason::HolderGone)));
+                continue;
+            };
+            revived.bound += leases.len();
+            for lease in &leases {
+                // A holder that goes from now on is seen: the lease is live.
+                let _watch = self.reaper.watch(self, lease, bound.clone());
+            }
+            if let By::Pidfd(pidfd) = bound.by {
+                self.unbound.add(key, leases, pidfd);
             }
         }
         for lease in recovered.reserved {
             revived.settled += 1;
-            self.end_in_background(&lease, EndReason::Unfinished);
+            drop(self.begin_end(lease.id, EndReason::Unfinished));
         }
         for lease in recovered.ending {
             if let State::Ending { tries, irrevocable: false, .. } = lease.state {
@@ -61,39 +71,31 @@ impl Broker {
                 tokio::spawn(async move { broker.resume(lease.id, tries).await });
             }
         }
-        // The files may have changed while the daemon was down.
         let (broker, governance) = (self.clone(), self.governance());
-        tokio::spawn(async move { broker.decide_again(&governance).await });
+        tokio::spawn(async move {
+            // The files may have changed while the daemon was down.
+            broker.decide_again(&governance).await;
+        });
         tokio::spawn(self.clone().reconcile());
         tokio::spawn(self.clone().keep_deadlines());
         tokio::spawn(self.clone().sweep());
         revived
     }
 
-    fn end_in_background(self: &Arc<Self>, lease: &Arc<Lease>, reason: EndReason) {
-        let (broker, id) = (self.clone(), lease.id);
-        tokio::spawn(async move { broker.end(id, reason).await });
-    }
-
-    async fn bind_again(&self, lease: &Lease) -> Result<Bound, EndReason> {
-        let holder = &lease.holder;
-        if holder.boot != self.settings.boot {
-            return Err(EndReason::HolderGone);
-        }
-        if let (HolderKind::Unit | HolderKind::Container, Some(group)) = (holder.kind, &holder.cgroup) {
-            let populated = GroupWatch::open(&group.path, group.id).is_ok_and(|watch| watch.is_populated());
-            return if populated { Ok(Bound { holder: holder.clone(), subject: None }) } else { Err(EndReason::HolderGone) };
-        }
-        let pidfd = find(holder).ok_or(EndReason::HolderGone)?;
-        let subject = self.seen_again(&pidfd, holder.pid).await.ok_or(EndReason::HolderGone)?;
-        if !self.is_as_before(lease, &subject) {
-            return Err(EndReason::HolderChanged);
-        }
-        Ok(Bound { holder: holder.clone(), subject: Some(Arc::new(subject)) })
+    /// The very process or group that held, if it lives.
+    fn find_again(&self, holder: &Arc<Holder>) -> Option<Bound> {
+        (holder.boot == self.settings.boot).then_some(())?;
+        let by = match (holder.kind, &holder.cgroup) {
+            (HolderKind::Unit | HolderKind::Container, Some(group)) => {
+                GroupWatch::open(&group.path, group.id).is_ok_and(|watch| watch.is_populated()).then_some(By::Group)?
+            }
+            _ => By::Pidfd(Arc::new(find(holder)?)),
+        };
+        Some(Bound { holder: holder.clone(), by })
     }
 
     /// What a process is now; `None` when it is gone. That nobody can look at it is no reason to end a lease: that is waited for.
-    async fn seen_again(&self, pidfd: &Pidfd, pid: u32) -> Option<Subject> {
+    pub(super) async fn seen_again(&self, pidfd: &Pidfd, pid: u32) -> Option<Subject> {
         loop {
             match self.attestor.look_again(pidfd.try_clone().ok()?, pid, &self.governance().roll).await {
                 Ok(subject) => return Some(subject),
@@ -106,7 +108,13 @@ impl Broker {
         }
     }
 
-    fn is_as_before(&self, lease: &Lease, subject: &Subject) -> bool {
+    /// Who a process is now, if it is a registered identity.
+    pub(super) fn workload_of(&self, subject: &Subject) -> Option<Workload> {
+        self.attestor.examine_process(subject, &self.governance().roll).ok()?.workload.ok()
+    }
+
+    /// Whether a lease's holder is what it was; `workload` is who it is now.
+    pub(super) fn is_as_before(&self, lease: &Lease, subject: &Subject, workload: Option<&Workload>) -> bool {
         let process = &subject.evidence.process;
         let same_program = match (&lease.holder.exe, &process.exe) {
             (Some((_, dev, ino)), Some(exe)) => (*dev, *ino) == (exe.id.dev, exe.id.ino),
@@ -117,7 +125,6 @@ impl Broker {
         if lease.holder.kind == HolderKind::Ancestor {
             return same_process;
         }
-        let workload = self.attestor.examine_process(subject, &self.governance().roll).ok().and_then(|attested| attested.workload.ok());
         // Our client as holder (`clav exec`) spoke for its parent; that it is the same process with the same program must do.
         let same_identity = self.attestor.is_client(subject)
             || workload.is_some_and(|workload| workload.identity().name == lease.identity && workload.assurance() >= lease.assurance);

@@ -136,7 +136,7 @@ pub fn secrets(files: &[File]) -> Result<Vec<RowDraft>, Vec<ConfigError>> {
                         description: row.description,
                         ends_by: EndsBy::None,
                         settings: row.settings,
-                        generation: hex::encode(&sha256(&[source.as_bytes()])[..8]),
+                        generation: hex::encode(&sha256(&[source.as_bytes()])[..8]).into(),
                     };
                     rows.push(RowDraft { file: file.path.clone(), line, definition });
                 }

@@ -20,9 +20,11 @@
 
 pub mod jwt;
 pub mod local;
+mod members;
 pub mod postgres;
 mod registry;
 
+pub use members::Members;
 pub use registry::Engines;
 
 use crate::digest::sha256;
@@ -80,7 +82,7 @@ pub struct Order<'a> {
 
 /// The engine's own reference for revoking and reading again. Kept in the journal, so it never holds a secret byte.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UpstreamRef(pub serde_json::Map<String, serde_json::Value>);
+pub struct UpstreamRef(pub Members);
 
 /// A credential that exists.
 pub struct Issued {

@@ -198,6 +198,11 @@ impl Leases {
         self.table.count_of(identity)
     }
 
+    /// The same holder as a live lease has it already, or this one: a holder of many leases is kept once.
+    pub fn share(&self, holder: Holder) -> Arc<Holder> {
+        self.table.share(holder)
+    }
+
     /// Those of one holder.
     pub fn of_holder(&self, key: &HolderKey) -> Vec<Arc<Lease>> {
         self.table.of_holder(key)

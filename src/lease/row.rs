@@ -132,7 +132,7 @@ pub struct Lease {
     /// Which secret.
     pub secret: SecretName,
     /// The secret's generation then.
-    pub generation: String,
+    pub generation: Arc<str>,
     /// Which engine made it.
     pub engine: EngineName,
     /// How sensitive.
@@ -169,9 +169,9 @@ pub struct Lease {
     /// Whether it may be renewed.
     pub renewable: bool,
     /// The grant that covers it.
-    pub grant: String,
+    pub grant: Arc<str>,
     /// The policy bundle that decided.
-    pub bundle: String,
+    pub bundle: Arc<str>,
     /// The caller's key against repetition with the digest of the body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency: Option<(String, String)>,

@@ -1,6 +1,6 @@
 //! The leases in memory: the one place where a lease changes its state.
 
-use super::row::{Cause, Ended, HolderKey, Lease, State};
+use super::row::{Cause, Ended, Holder, HolderKey, Lease, State};
 use crate::model::{BootTime, EndReason, EndResult, IdentityName, LeaseId, RequestId, WallTime};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -164,6 +164,13 @@ impl Table {
 
     pub(super) fn is_decided(&self, id: LeaseId, generation: u64) -> bool {
         self.lock().leases.get(&id).is_some_and(|entry| entry.decided == Some(generation))
+    }
+
+    /// The same holder as a live lease has it already, or this one: a holder of many leases is kept once.
+    pub(super) fn share(&self, holder: Holder) -> Arc<Holder> {
+        let inner = self.lock();
+        let known = inner.by_holder.get(&holder.key()).and_then(|ids| inner.leases.get(ids.iter().next()?));
+        known.filter(|entry| *entry.lease.holder == holder).map_or_else(|| Arc::new(holder), |entry| entry.lease.holder.clone())
     }
 
     pub(super) fn of_holder(&self, key: &HolderKey) -> Vec<Arc<Lease>> {

@@ -75,7 +75,7 @@ pub struct SecretDefinition {
     /// What only its engine understands, checked by the engine at load.
     pub settings: serde_json::Map<String, serde_json::Value>,
     /// SHA-256 over the row as loaded, in hex: a changed row is another generation.
-    pub generation: String,
+    pub generation: Arc<str>,
 }
 
 /// Every secret of the host.

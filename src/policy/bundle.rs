@@ -282,10 +282,10 @@ fn hash(sources: &[Source], catalogue: &Catalogue, registry: &Registry) -> Arc<s
         [source.name.as_str(), source.text.as_str()].into_iter().for_each(&mut add);
     }
     for row in catalogue.iter() {
-        ["secret", row.name.as_str(), row.generation.as_str()].into_iter().for_each(&mut add);
+        ["secret", row.name.as_str(), &row.generation].into_iter().for_each(&mut add);
     }
     for row in registry.iter() {
-        ["identity", row.name.as_str(), row.generation.as_str()].into_iter().for_each(&mut add);
+        ["identity", row.name.as_str(), &row.generation].into_iter().for_each(&mut add);
     }
     hex::encode(hasher.finish()).into()
 }

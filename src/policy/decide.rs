@@ -94,7 +94,7 @@ impl Bundle {
         if covering.iter().any(|(_, conditional)| *conditional) {
             let response = self.evaluate(slice, facts, &slice.conditional)?;
             let holds: HashSet<&str> = response.diagnostics().reason().map(AsRef::as_ref).collect();
-            covering.retain(|(note, conditional)| !conditional || holds.contains(note.id.as_str()));
+            covering.retain(|(note, conditional)| !conditional || holds.contains(&*note.id));
         }
         // Sorted best first, so equal facts are neighbours.
         covering.dedup_by_key(|(note, _)| note.facts());

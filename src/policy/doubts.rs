@@ -24,7 +24,7 @@ pub(super) fn doubts(grant: &Grant, catalogue: &Catalogue, registry: &Registry, 
     for (whose, purposes) in rows.into_iter().flatten() {
         let listed = || purposes.iter().map(Purpose::as_str).collect::<Vec<_>>().join(", ");
         found.extend(note.purposes.iter().filter(|purpose| !purposes.contains(purpose)).map(|purpose| Notice::Purpose {
-            id: note.id.clone(),
+            id: note.id.to_string(),
             purpose: purpose.to_string(),
             whose: whose.clone(),
             listed: listed(),
@@ -34,7 +34,7 @@ pub(super) fn doubts(grant: &Grant, catalogue: &Catalogue, registry: &Registry, 
         && identity.environment != secret.environment
     {
         found.push(Notice::Environments {
-            id: note.id.clone(),
+            id: note.id.to_string(),
             identity: identity.name.to_string(),
             of_identity: identity.environment.to_string(),
             secret: secret.name.to_string(),

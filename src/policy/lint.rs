@@ -100,7 +100,7 @@ impl<'a> Notes<'a> {
         let policy = self.policy.new_id(PolicyId::new(&id));
         let conditional = policy.has_non_scope_constraint();
         let ticket = ticket.flatten();
-        let note = Arc::new(GrantNote { id, place, owner: owner?, purposes: purposes?, expires, ticket, lasting });
+        let note = Arc::new(GrantNote { id: id.into(), place, owner: owner?, purposes: purposes?, expires, ticket, lasting });
         Some(Grant { note, reach: Reach::of(&policy), policy, conditional })
     }
 

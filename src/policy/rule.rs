@@ -18,7 +18,7 @@ pub(super) struct Grant {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrantNote {
     /// Its `@id`.
-    pub id: String,
+    pub id: Arc<str>,
     /// Where it stands.
     pub place: Place,
     /// Who answers for it.

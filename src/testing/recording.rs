@@ -102,7 +102,7 @@ impl RecordingEngine {
 
     fn issued(&self, lease: LeaseId) -> Issued {
         let mut reference = UpstreamRef::default();
-        reference.0.insert("lease".into(), lease.to_string().into());
+        reference.0.insert("lease", lease.to_string());
         Issued { value: self.key.mac(&lease.to_bytes()), attributes: vec![("id", lease.to_string())], reference }
     }
 

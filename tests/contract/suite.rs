@@ -88,7 +88,7 @@ pub fn secret(name: &str, engine: &dyn Engine, settings: serde_json::Value) -> S
         description: "for the contract suite".into(),
         ends_by: engine.ends_by(),
         settings: settings.as_object().unwrap().clone(),
-        generation: String::new(),
+        generation: "".into(),
     }
 }
 

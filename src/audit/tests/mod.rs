@@ -89,7 +89,7 @@ fn secret(name: &str, sensitivity: Sensitivity) -> SecretDefinition {
         description: String::new(),
         ends_by: EndsBy::None,
         settings: serde_json::Map::new(),
-        generation: "cd".repeat(32),
+        generation: "cd".repeat(32).into(),
     }
 }
 

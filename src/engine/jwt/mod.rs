@@ -183,7 +183,7 @@ impl JwtEngine {
             ("key_id", key.kid.clone()),
         ];
         let mut reference = UpstreamRef::default();
-        reference.0.insert("jti".into(), order.lease.to_string().into());
+        reference.0.insert("jti", order.lease.to_string());
         Ok(Issued { value, attributes, reference })
     }
 }

@@ -58,7 +58,7 @@ fn secret(settings: Value) -> SecretDefinition {
         description: String::new(),
         ends_by: EndsBy::ShortLife,
         settings,
-        generation: String::new(),
+        generation: "".into(),
     }
 }
 

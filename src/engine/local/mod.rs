@@ -102,8 +102,8 @@ impl Engine for LocalEngine {
     async fn issue(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
         let (version, value) = self.store.newest(&order.secret.name).map_err(refuse)?;
         let mut reference = UpstreamRef::default();
-        reference.0.insert("name".into(), order.secret.name.as_str().into());
-        reference.0.insert("version".into(), version.into());
+        reference.0.insert("name", order.secret.name.as_str());
+        reference.0.insert("version", version);
         Ok(Issued { value, attributes: vec![("version", version.to_string())], reference })
     }
 

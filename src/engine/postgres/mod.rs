@@ -70,13 +70,13 @@ impl PostgresEngine {
         let answer = run_apart(session.client(), &sql).await.map_err(|why| fault("making the role", &why))?;
         self.pool.give_back(session);
         let mut reference = UpstreamRef::default();
-        reference.0.insert("role".into(), role.name.as_str().into());
-        reference.0.insert("database".into(), database.into());
+        reference.0.insert("role", role.name.as_str());
+        reference.0.insert("database", database);
         if let Some(heir) = &settings.reassign_to {
-            reference.0.insert("reassign_to".into(), heir.as_str().into());
+            reference.0.insert("reassign_to", heir.as_str());
         }
         if let Some(oid) = last_number(&answer) {
-            reference.0.insert("oid".into(), oid.into());
+            reference.0.insert("oid", oid);
         }
         Ok(self.issued(&role, password, reference, database))
     }

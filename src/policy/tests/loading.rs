@@ -160,5 +160,5 @@ fn the_hash_covers_all_that_decides_and_no_order() {
     assert!(base.len() == 64 && base == hash(|_| {}) && base == hash(|w| w.identities.reverse()));
     assert_ne!(base, hash(|w| w.policies.push('\n')));
     assert_ne!(base, hash(|w| w.identities[0].generation.push('x')));
-    assert_ne!(base, hash(|w| w.secrets[0].generation.push('x')));
+    assert_ne!(base, hash(|w| w.secrets[0].generation = "x".into()));
 }

@@ -193,7 +193,7 @@ proptest! {
                     };
                     // Without a condition, the scope alone decides.
                     let mut covered = evaluate(&slice.conditional);
-                    covered.extend(slice.grants.iter().filter(|(_, conditional)| !conditional).map(|(note, _)| note.id.clone()));
+                    covered.extend(slice.grants.iter().filter(|(_, conditional)| !conditional).map(|(note, _)| note.id.to_string()));
                     prop_assert_eq!(covered, evaluate(&grants));
                     prop_assert_eq!(evaluate(&slice.rules), evaluate(&rules));
                 }

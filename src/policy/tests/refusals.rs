@@ -100,7 +100,7 @@ fn nothing_covers_and_the_nearest_grants_are_named() {
         let decision = after(change);
         assert_eq!(outcome(&decision), "no_grant");
         let near = &decision.because().near;
-        (near[0].grant.id.clone(), near[0].misfits.clone(), decision.explain())
+        (near[0].grant.id.to_string(), near[0].misfits.clone(), decision.explain())
     };
     let name = "grant.orders-api.orders-db".to_owned();
     let (id, misfits, text) = near(|w| w.policies = w.policies.replace("2027-01-31", "2026-11-20"));
@@ -132,7 +132,7 @@ fn a_grant_ends_while_the_daemon_runs() {
 fn the_best_grant_is_weighed_first() {
     let more = super::GRANT.replace("@id(\"grant.", "@id(\"a-grant.").replace(" @ticket(\"jira:OPS-412\")", "");
     let Decision::Permit(permit) = with_policy(&more) else { panic!() };
-    assert_eq!(permit.grant().id, "grant.orders-api.orders-db");
+    assert_eq!(&*permit.grant().id, "grant.orders-api.orders-db");
     let only = after(|world| world.policies = more.clone());
     assert_eq!(outcome(&only), "needs grant_ticket");
     // What operators are told is read back from the record.
