@@ -45,10 +45,10 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts a daemon on a new state, and says how long it took to be ready, in milliseconds.
-    pub fn start() -> (Self, f64) {
+    /// Starts a daemon on a new state with one identity and so many more, and says how long it took to be ready, in milliseconds.
+    pub fn start(more: u32) -> (Self, f64) {
         let dir = folder();
-        files(dir.path());
+        files(dir.path(), more);
         let listeners = ["workload.sock", "operator.sock"].map(|name| {
             let path = dir.path().join(name);
             let listener = UnixListener::bind(&path).expect("own folder");
@@ -141,7 +141,7 @@ fn launch(dir: &Path, listeners: &[UnixListener; 2]) -> (Guard, f64) {
     (child, began.elapsed().as_secs_f64() * 1000.0)
 }
 
-fn files(dir: &Path) {
+fn files(dir: &Path, more: u32) {
     for folder in ["policy.d", "secrets.d", "identities.d", "audit"] {
         fs::create_dir(dir.join(folder)).expect("own folder");
     }
@@ -165,7 +165,7 @@ fn files(dir: &Path) {
     let expires = &expires[..10];
     let mut grants = String::new();
     let mut identities = String::new();
-    let names = std::iter::once(("bench".to_owned(), uid)).chain((0..STORM).map(|n| (format!("storm-{n}"), STORM_UID + n)));
+    let names = std::iter::once(("bench".to_owned(), uid)).chain((0..more).map(|n| (format!("storm-{n}"), STORM_UID + n)));
     for (name, uid) in names {
         let _ = write!(
             grants,

@@ -117,6 +117,7 @@ async fn serve(config: &Config, attestor: Option<PathBuf>) -> Result<(), RunErro
         "ready"
     );
     sys::notify_ready(tier);
+    sys::release_start_pages();
     tokio::spawn(keep_alive());
     if let Some(path) = config.metrics.textfile.clone() {
         tokio::spawn(write_metrics(broker.clone(), path));

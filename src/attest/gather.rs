@@ -60,7 +60,7 @@ impl Gatherer {
             Err(error) if is_gone(&error) => None,
             Err(_) => return None,
         };
-        let tracer = proc.status().ok()?.tracer;
+        let tracer = proc.tracer().ok()?;
         pidfd.is_alive().then_some(Look { exe, tracer })
     }
 

@@ -16,6 +16,7 @@ mod pidfd;
 mod probe;
 mod process;
 mod procfs;
+mod resident;
 #[cfg(any(test, feature = "testing"))]
 mod simulated;
 mod socket;
@@ -43,6 +44,7 @@ pub use process::{
     pause, uid_of, watchdog_interval,
 };
 pub use procfs::{MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, printable, printable_path};
+pub use resident::release_start_pages;
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::{Fault, SimulatedVolume};
 pub use socket::{
