@@ -36,6 +36,8 @@ pub use hash::{ExeHashes, HashError};
 pub use identity::{Candidate, Names, Roll};
 pub use judge::judge;
 pub use pins::{Changed, Pins};
+#[cfg(feature = "testing")]
+pub use protocol::{Answer, Malformed, Numbered, Request, decode_answer, decode_request, encode_answer, encode_request};
 pub use remote::{Remote, Unavailable};
 pub use serve::Service;
 pub use source::Source;

@@ -44,6 +44,8 @@ pub use process::{
     pause, uid_of, watchdog_interval,
 };
 pub use procfs::{MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, printable, printable_path};
+#[cfg(feature = "testing")]
+pub use procfs::{parse_stat, parse_status, parse_tracer};
 pub use resident::release_start_pages;
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::{Fault, SimulatedVolume};

@@ -199,7 +199,8 @@ impl MapPin {
     }
 }
 
-fn parse_status(text: &[u8]) -> Option<Status> {
+/// Reads `/proc/PID/status` (proc_pid_status(5)); `None` where something that is needed is missing or no number.
+pub fn parse_status(text: &[u8]) -> Option<Status> {
     // `Name:` comes first and is escaped by the kernel, so a line can only be what it says.
     let text = std::str::from_utf8(text).ok().map(str::to_owned).unwrap_or_else(|| String::from_utf8_lossy(text).into_owned());
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
@@ -217,12 +218,14 @@ fn parse_status(text: &[u8]) -> Option<Status> {
     })
 }
 
-fn parse_tracer(text: &[u8]) -> Option<u32> {
+/// The tracer in the beginning of `/proc/PID/status`.
+pub fn parse_tracer(text: &[u8]) -> Option<u32> {
     let line = text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"TracerPid:"))?;
     std::str::from_utf8(line).ok()?.trim().parse().ok()
 }
 
-fn parse_stat(text: &[u8]) -> Option<Stat> {
+/// Reads `/proc/PID/stat` (proc_pid_stat(5)).
+pub fn parse_stat(text: &[u8]) -> Option<Stat> {
     // The name may hold spaces and parentheses; the last ')' ends it.
     let end = text.iter().rposition(|b| *b == b')')?;
     let rest = std::str::from_utf8(&text[end + 1..]).ok()?;
