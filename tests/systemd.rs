@@ -78,7 +78,8 @@ fn the_units_do_what_they_promise() {
     put(files, "etc/systemd/system/clavigerd.service.d/test.conf", "[Service]\nWatchdogSec=2s\n", 0o644);
     let machine = Machine::boot(files);
     say(started, "booted");
-    machine.ok("systemd-sysusers && systemd-tmpfiles --create claviger.conf && systemctl daemon-reload");
+    machine
+        .ok("systemd-sysusers && systemd-tmpfiles --create claviger.conf && chown claviger /etc/claviger/key && systemctl daemon-reload");
     machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket");
 
     // Activation: nothing runs until somebody asks.
@@ -98,11 +99,18 @@ fn the_units_do_what_they_promise() {
     let pid = shown(&machine, "clavigerd", "MainPID");
     let status = machine.ok(&format!("cat /proc/{pid}/status"));
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned();
-    // CAP_DAC_READ_SEARCH is bit 2, CAP_SYS_PTRACE bit 19.
+    // The daemon may nothing that its user may not; the attestor has CAP_DAC_READ_SEARCH (bit 2) and CAP_SYS_PTRACE (bit 19), to look.
     for set in ["CapEff:", "CapPrm:", "CapBnd:", "CapAmb:"] {
-        assert_eq!(field(set), "0000000000080004", "{set}");
+        assert_eq!(field(set), "0000000000000000", "{set}");
     }
     assert_eq!((field("Seccomp:").as_str(), field("NoNewPrivs:").as_str()), ("2", "1"));
+    let attestor = machine.ok(&format!("cat /proc/{}/status", shown(&machine, "claviger-attest", "MainPID")));
+    let of_attestor = |name: &str| attestor.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned();
+    for (set, bits) in [("CapEff:", "0000000000080004"), ("CapBnd:", "0000000000080004"), ("CapAmb:", "0000000000000000")] {
+        assert_eq!(of_attestor(set), bits, "{set} of the attestor");
+    }
+    assert_ne!(of_attestor("Uid:"), field("Uid:"));
+    assert_eq!((of_attestor("Seccomp:").as_str(), of_attestor("NoNewPrivs:").as_str()), ("2", "1"));
     // Not dumpable: its memory is root's, although it runs as another user.
     assert_eq!(machine.ok(&format!("stat -c %U /proc/{pid}/mem")), "root\n");
     let host = json(&machine, &format!("{CURL} /run/claviger/operator.sock http://claviger/v1/status"));
@@ -202,7 +210,7 @@ fn the_units_do_what_they_promise() {
     say(started, "heads are in the journal, and no warning and no value");
 
     // A new key: one start with both, and from then on without the old.
-    machine.ok("cd /etc/claviger && mv key key.previous && (umask 377; head -c 32 /dev/urandom >key) && \
+    machine.ok("cd /etc/claviger && mv key key.previous && (umask 377; head -c 32 /dev/urandom >key) && chown claviger key && \
          sed -i 's|^##previous_key_file|previous_key_file|' clavigerd.toml && systemctl restart clavigerd && \
          sed -i 's|^previous_key_file|##previous_key_file|' clavigerd.toml && rm key.previous && systemctl restart clavigerd && \
          systemctl start orders");
@@ -236,7 +244,8 @@ fn with_orders(folder: &Path, unit: &str) -> Machine {
     let unit = format!("[Service]\nUser=orders\nRuntimeDirectory=orders\nType=notify\nNotifyAccess=all\n{unit}");
     put(folder, "etc/systemd/system/orders.service", unit, 0o644);
     let machine = Machine::boot(folder);
-    machine.ok("systemd-sysusers && systemd-tmpfiles --create claviger.conf && systemctl daemon-reload");
+    machine
+        .ok("systemd-sysusers && systemd-tmpfiles --create claviger.conf && chown claviger /etc/claviger/key && systemctl daemon-reload");
     machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket");
     let put = format!("printf %s s3cret-value | {CURL} /run/claviger/operator.sock -T - http://claviger/v1/secrets/local/orders/api-key");
     assert_eq!(json(&machine, &put)["version"], 1);
@@ -361,7 +370,7 @@ fn the_package_installs_upgrades_and_goes() {
     machine.ok("systemctl is-enabled clavigerd-workload.socket clavigerd-operator.socket clavigerd.service");
     assert!(!machine.run("systemctl start clavigerd").status.success());
     machine.ok("journalctl -u clavigerd | grep -q \"there is no key.*clav init\"");
-    machine.ok("umask 377; head -c 32 /dev/urandom >/etc/claviger/key; umask 22; systemctl reset-failed clavigerd");
+    machine.ok("umask 377; head -c 32 /dev/urandom >/etc/claviger/key; umask 22; chown claviger /etc/claviger/key; systemctl reset-failed clavigerd");
     machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket");
     let health = json(&machine, &format!("{CURL} /run/claviger/workload.sock http://claviger/v1/health"));
     assert_eq!(health["status"], "ok", "{health}");

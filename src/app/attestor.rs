@@ -54,7 +54,7 @@ fn gatherer(config: &Config) -> Result<Gatherer, AttestError> {
 
 /// What attests for the daemon: the attestor at `socket`, or this process itself.
 pub async fn connect(config: &Config, socket: Option<PathBuf>) -> Result<Arc<Attestor>, AttestError> {
-    let kernel = kernel(config)?;
+    let mut kernel = kernel(config)?;
     let source = match socket {
         None => Source::Here(Box::new(gatherer(config)?)),
         Some(socket) => {
@@ -62,6 +62,8 @@ pub async fn connect(config: &Config, socket: Option<PathBuf>) -> Result<Arc<Att
             if !remote.reached(REACHED_WITHIN).await {
                 return Err(AttestError::Unreachable(remote.trouble().unwrap_or_default()));
             }
+            // The daemon's own filter lets it open none.
+            kernel = kernel.handles_found_elsewhere(remote.sight().is_some_and(|sight| sight.finds_handles));
             Source::Attestor(remote)
         }
     };
@@ -76,7 +78,7 @@ pub async fn connect(config: &Config, socket: Option<PathBuf>) -> Result<Arc<Att
 /// The attestor as a process: answers the daemon until it is told to stop.
 pub fn run(path: &Path, socket: Option<&Path>) -> Result<(), RunError> {
     let path = std::path::absolute(path).map_err(|error| RunError::Io("the configuration's path", error))?;
-    sys::harden().map_err(|error| RunError::Io("hardening this process", error))?;
+    sys::harden().and_then(|()| sys::pass_on_no_capability()).map_err(|error| RunError::Io("hardening this process", error))?;
     let config = state::config(&path).map_err(BuildError::Config)?;
     let daemon = user("daemon_user", &config.attest.daemon_user).map_err(BuildError::from)?;
     let gatherer = gatherer(&config).map_err(BuildError::from)?;

@@ -7,10 +7,10 @@ use super::{
     evidence::{Gathered, Look},
     gather::Gatherer,
     pins::Pins,
-    protocol::{Answer, MAX_LOOK, Request},
+    protocol::{Answer, Lives, MAX_LOOK, Request},
     remote::Remote,
 };
-use crate::sys::{HostFile, Kernel, Pidfd};
+use crate::sys::{Found, HostFile, Kernel, PidHandle, Pidfd};
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -77,6 +77,27 @@ impl Source {
         };
         let same = pins.exe().is_some_and(|exe| exe.same_file(&measured.exe));
         if same { Ok(measured.sha256) } else { Err("the process executes another file now".to_owned()) }
+    }
+
+    /// The process that was remembered by this handle.
+    pub async fn find(&self, handle: PidHandle) -> io::Result<Found> {
+        let attestor = match self {
+            Source::Here(gatherer) => return Ok(gatherer.find(handle)),
+            Source::Attestor(attestor) => attestor,
+        };
+        match attestor.ask(Request::Find { handle }, &[]).await? {
+            (Answer::Found(Lives::Yes), beside) => {
+                let found = Pidfd::received(beside.into_iter().next().ok_or_else(other)?)?;
+                // It names itself: nobody's word is needed for which process it is.
+                if found.handle() != Some(handle) {
+                    return Err(other());
+                }
+                Ok(if found.is_alive() { Found::Alive(found) } else { Found::Gone })
+            }
+            (Answer::Found(Lives::No), _) => Ok(Found::Gone),
+            (Answer::Found(Lives::Unknown), _) => Ok(Found::Unsupported),
+            _ => Err(other()),
+        }
     }
 
     /// What an absolute path leads to on the host.

@@ -84,12 +84,40 @@ impl Broker {
             let populated = GroupWatch::open(&group.path, group.id).is_ok_and(|watch| watch.is_populated());
             return if populated { Ok(Bound { holder: holder.clone(), subject: None }) } else { Err(EndReason::HolderGone) };
         }
-        let pidfd = find(holder).ok_or(EndReason::HolderGone)?;
+        let pidfd = self.find(holder).await.ok_or(EndReason::HolderGone)?;
         let subject = self.seen_again(&pidfd, holder.pid).await.ok_or(EndReason::HolderGone)?;
         if !self.is_as_before(lease, &subject) {
             return Err(EndReason::HolderChanged);
         }
         Ok(Bound { holder: holder.clone(), subject: Some(Arc::new(subject)) })
+    }
+
+    /// The very process that held, if it lives. That nobody can look for it is no reason to end a lease: that is waited for.
+    async fn find(&self, holder: &Holder) -> Option<Pidfd> {
+        let mut found = match holder.handle {
+            Some(handle) => self.attestor.source().find(handle).await,
+            None => Ok(Found::Unsupported),
+        };
+        while let (Some(handle), Err(error)) = (holder.handle, &found) {
+            if !Unavailable::is(error) {
+                return None;
+            }
+            self.wait_for_attestor().await;
+            found = self.attestor.source().find(handle).await;
+        }
+        match found.ok()? {
+            Found::Alive(pidfd) => return Some(pidfd),
+            Found::Gone => return None,
+            Found::Unsupported => {}
+        }
+        let pidfd = Pidfd::open(holder.pid).ok()?;
+        // A pidfs inode is never used twice in one boot; without one nothing tells a reused number apart.
+        (holder.inode.is_some() && pidfd.inode() == holder.inode && pidfd.is_alive()).then_some(pidfd)
+    }
+
+    async fn wait_for_attestor(&self) {
+        self.attestor.source().reached(LOOK_FOR_ATTESTOR).await;
+        tokio::time::sleep(BETWEEN_TRIES).await;
     }
 
     /// What a process is now; `None` when it is gone. That nobody can look at it is no reason to end a lease: that is waited for.
@@ -98,8 +126,7 @@ impl Broker {
             match self.attestor.look_again(pidfd.try_clone().ok()?, pid, &self.governance().roll).await {
                 Ok(subject) => return Some(subject),
                 Err(error) if Unavailable::is(&error) => {
-                    self.attestor.source().reached(LOOK_FOR_ATTESTOR).await;
-                    tokio::time::sleep(BETWEEN_TRIES).await;
+                    self.wait_for_attestor().await;
                 }
                 Err(_) => return None,
             }
@@ -126,18 +153,4 @@ impl Broker {
             && self.governance().roll.registry().find(&lease.identity).is_some_and(|row| row.on_exec == ExecRule::Reattest);
         same_process && (same_program || may_change) && same_identity
     }
-}
-
-/// The very process that held, if it lives.
-fn find(holder: &Holder) -> Option<Pidfd> {
-    if let Some(handle) = holder.handle {
-        match Pidfd::find(handle) {
-            Found::Alive(pidfd) => return Some(pidfd),
-            Found::Gone => return None,
-            Found::Unsupported => {}
-        }
-    }
-    let pidfd = Pidfd::open(holder.pid).ok()?;
-    // A pidfs inode is never used twice in one boot; without one nothing tells a reused number apart.
-    (holder.inode.is_some() && pidfd.inode() == holder.inode && pidfd.is_alive()).then_some(pidfd)
 }

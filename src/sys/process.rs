@@ -22,6 +22,13 @@ pub fn harden() -> io::Result<()> {
     Ok(())
 }
 
+/// From now on no program that this process might be made to execute has any of its capabilities (capabilities(7), ambient set).
+pub fn pass_on_no_capability() -> io::Result<()> {
+    // SAFETY: plain system call with constant arguments.
+    nix::errno::Errno::result(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) })?;
+    Ok(())
+}
+
 /// Effective uid.
 pub fn euid() -> u32 {
     geteuid().as_raw()
