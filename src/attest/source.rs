@@ -9,6 +9,7 @@ use super::{
     pins::Pins,
     protocol::{Answer, Lives, MAX_LOOK, Request},
     remote::Remote,
+    workload::Eyes,
 };
 use crate::sys::{Found, HostFile, Kernel, PidHandle, Pidfd};
 use std::{
@@ -111,9 +112,12 @@ impl Source {
         }
     }
 
-    /// This process gathers itself, and so has both the privilege and the secrets.
-    pub fn is_here(&self) -> bool {
-        matches!(self, Source::Here(_))
+    /// Which process gathers.
+    pub fn eyes(&self) -> Eyes {
+        match self {
+            Source::Here(_) => Eyes::Daemon,
+            Source::Attestor(_) => Eyes::Process,
+        }
     }
 
     /// Whether the host's PID 1 is what namespaces and paths are compared with.
