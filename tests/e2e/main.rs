@@ -11,6 +11,7 @@ mod postgres;
 
 mod agents;
 mod attacks;
+mod attestor;
 mod canary;
 mod cores;
 mod crash;
