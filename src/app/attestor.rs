@@ -1,6 +1,6 @@
 //! Whoever attests, put together: within the daemon, or as a process of its own that the daemon asks.
 
-use super::{build::BuildError, run::RunError, state};
+use super::{build::BuildError, run::RunError, sight, state};
 use crate::{
     attest::{Attestor, ClientProgram, ExeHashes, Gatherer, Remote, Service, Source},
     config::Config,
@@ -27,13 +27,16 @@ pub enum AttestError {
     /// The attestor cannot be asked.
     #[error("the attestor {0}; look at claviger-attest.service")]
     Unreachable(String),
+    /// It cannot see what it must: what failed, and why that is.
+    #[error("{0}; the cause: {1}")]
+    Blind(String, &'static str),
     /// systemd passed none.
     #[error("no socket was passed to the attestor, and none was named by --socket")]
     NoSocket,
 }
 
 /// At a start the attestor may be starting as well.
-const REACHED_WITHIN: Duration = Duration::from_secs(10);
+const REACHED_WITHIN: Duration = Duration::from_secs(5);
 /// The name by which systemd passes the attestor's socket.
 const SOCKET_NAME: &str = "attest";
 
@@ -72,7 +75,14 @@ pub async fn connect(config: &Config, socket: Option<PathBuf>) -> Result<Arc<Att
         let file = source.file(path.as_os_str().as_bytes()).await.map_err(|error| AttestError::Unreachable(error.to_string()))?;
         clients.extend(file.and_then(|file| ClientProgram::of(&path, &file, sys::euid())));
     }
-    Ok(Arc::new(Attestor::new(source, kernel, clients, Arc::new(SystemRandom::default()))))
+    let attestor = Attestor::new(source, kernel, clients, Arc::new(SystemRandom::default()));
+    sight::prove(&attestor).await?;
+    Ok(Arc::new(attestor))
+}
+
+/// Does nothing until its standard input ends: the child that a daemon attests when it starts.
+pub fn probe() {
+    let _ = io::copy(&mut io::stdin(), &mut io::sink());
 }
 
 /// The attestor as a process: answers the daemon until it is told to stop.

@@ -31,6 +31,7 @@ impl Gatherer {
         Sight {
             of_pid_1: self.host.of_pid_1,
             looks_at_all: self.privileged,
+            own_users: crate::sys::has_own_users(),
             finds_handles: self.kernel.pidfd_handle,
             pidfd_info: self.kernel.pidfd_info,
         }

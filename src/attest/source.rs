@@ -4,7 +4,7 @@
 //! data. A connection is never passed on: whoever attests cannot read or write it.
 
 use super::{
-    evidence::{Gathered, Look},
+    evidence::{Gathered, Look, Sight},
     gather::Gatherer,
     pins::Pins,
     protocol::{Answer, Lives, MAX_LOOK, Request},
@@ -122,9 +122,14 @@ impl Source {
 
     /// Whether the host's PID 1 is what namespaces and paths are compared with.
     pub fn sees_pid_1(&self) -> bool {
+        self.sight().is_none_or(|sight| sight.of_pid_1)
+    }
+
+    /// What whoever gathers can see; `None` while nobody is there.
+    pub fn sight(&self) -> Option<Sight> {
         match self {
-            Source::Here(gatherer) => gatherer.sight().of_pid_1,
-            Source::Attestor(attestor) => attestor.sight().is_none_or(|sight| sight.of_pid_1),
+            Source::Here(gatherer) => Some(gatherer.sight()),
+            Source::Attestor(attestor) => attestor.sight(),
         }
     }
 

@@ -41,6 +41,12 @@ pub fn may_look_at_all() -> bool {
     set.is_some_and(|set| set >> 19 & 1 == 1)
 }
 
+/// Whether this process is in a user namespace that does not hold all users (user_namespaces(7)): there others are shown as nobody.
+pub fn has_own_users() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_ascii_whitespace().ne(["0", "0", "4294967295"])
+}
+
 /// The uid of a user name, by the host's name service. May block: for start and load only.
 pub fn uid_of(user: &str) -> Option<u32> {
     User::from_name(user).ok().flatten().map(|user| user.uid.as_raw())

@@ -181,7 +181,7 @@ fn whoever_else_answers_at_the_attestors_place_is_not_believed() {
     host.launch_attestor();
     host.write("clavigerd.toml", &config.replace(&format!("attestor_user = \"{ATTESTOR}\""), "attestor_user = \"61011\""));
     let mut daemon = Command::new("timeout");
-    daemon.arg("60").arg(env!("CARGO_BIN_EXE_clavigerd")).arg("--attestor").arg(host.attestor_socket());
+    daemon.arg("60").arg(program_under_test()).arg("--attestor").arg(host.attestor_socket());
     let done = daemon.arg("--config").arg(host.dir.join("clavigerd.toml")).output().unwrap();
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.code() == Some(78) && said.contains("uid 61010 answered, not uid 61011"), "{:?} {said}", done.status);

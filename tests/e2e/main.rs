@@ -22,3 +22,4 @@ mod leases;
 mod operators;
 mod request;
 mod shapes;
+mod sight;

@@ -26,7 +26,7 @@ pub const AGENT: u32 = 61_003;
 const PYTHON: &str = "/usr/bin/python3";
 
 /// A build with a defence taken out stands in when the tests themselves are tested.
-fn program_under_test() -> String {
+pub fn program_under_test() -> String {
     std::env::var("CLAVIGER_TEST_DAEMON").unwrap_or_else(|_| env!("CARGO_BIN_EXE_clavigerd").to_owned())
 }
 

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-const SIGHT: Sight = Sight { of_pid_1: true, looks_at_all: true, finds_handles: true, pidfd_info: true };
+const SIGHT: Sight = Sight { of_pid_1: true, looks_at_all: true, own_users: false, finds_handles: true, pidfd_info: true };
 const SOON: Duration = Duration::from_secs(20);
 
 // ---- a false attestor ------------------------------------------------------------------------------------------------------------
