@@ -187,3 +187,25 @@ fn whoever_else_answers_at_the_attestors_place_is_not_believed() {
     assert!(done.status.code() == Some(78) && said.contains("uid 61010 answered, not uid 61011"), "{:?} {said}", done.status);
     assert!(!host.dir.join("workload.sock").exists(), "it does not serve");
 }
+
+#[test]
+fn an_attestor_that_may_read_nothing_attests_all_the_same() {
+    if !is_root() {
+        return;
+    }
+    let mut host = Host::prepare(setup());
+    host.launch_attestor_with("-all,+sys_ptrace");
+    host.launch();
+    host.put("app/one", "value-one");
+    assert_eq!(issued(&host).0, 201);
+    let attestor = host.attestor.as_ref().unwrap().pid();
+    assert_eq!(field(attestor, "CapBnd:"), "0000000000080000");
+    // And a program in the same process is still noticed.
+    let mut changes = host.hold(VICTIM, "orders", &["hold", ONE]);
+    let lease = changes.lease();
+    changes.say(&format!("exec-fd {}", host.program("other")));
+    assert_eq!(changes.line()["status"], 1);
+    changes.say(&format!("call GET /v1/leases/{lease}/secret"));
+    assert!(changes.line()["body"]["secret"].is_null());
+    assert_eq!(host.end_of(&lease)["ended"]["reason"], "holder_changed");
+}

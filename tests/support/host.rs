@@ -124,7 +124,11 @@ impl Host {
 
     /// Starts the attestor, with the two capabilities that its unit gives it and nothing else.
     pub fn launch_attestor(&mut self) {
-        let caps = "-all,+sys_ptrace,+dac_read_search";
+        self.launch_attestor_with("-all,+sys_ptrace,+dac_read_search");
+    }
+
+    /// The same with these capabilities.
+    pub fn launch_attestor_with(&mut self, caps: &str) {
         let mut command = Command::new("setpriv");
         command.args([&format!("--reuid={ATTESTOR}"), &format!("--regid={ATTESTOR}"), "--clear-groups"]);
         command.args(["--inh-caps", caps, "--ambient-caps", caps, "--bounding-set", caps, "--", &program_under_test()]);
