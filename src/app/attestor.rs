@@ -1,6 +1,6 @@
 //! Whoever attests, put together: within the daemon, or as a process of its own that the daemon asks.
 
-use super::{build::BuildError, run::RunError, state};
+use super::{build::BuildError, run::RunError, sight, state};
 use crate::{
     attest::{Attestor, ClientProgram, ExeHashes, Gatherer, Remote, Service, Source},
     config::Config,
@@ -27,13 +27,16 @@ pub enum AttestError {
     /// The attestor cannot be asked.
     #[error("the attestor {0}; look at claviger-attest.service")]
     Unreachable(String),
+    /// It cannot see what it must: what failed, and why that is.
+    #[error("{0}; the cause: {1}")]
+    Blind(String, &'static str),
     /// systemd passed none.
     #[error("no socket was passed to the attestor, and none was named by --socket")]
     NoSocket,
 }
 
 /// At a start the attestor may be starting as well.
-const REACHED_WITHIN: Duration = Duration::from_secs(10);
+const REACHED_WITHIN: Duration = Duration::from_secs(5);
 /// The name by which systemd passes the attestor's socket.
 const SOCKET_NAME: &str = "attest";
 
@@ -54,7 +57,7 @@ fn gatherer(config: &Config) -> Result<Gatherer, AttestError> {
 
 /// What attests for the daemon: the attestor at `socket`, or this process itself.
 pub async fn connect(config: &Config, socket: Option<PathBuf>) -> Result<Arc<Attestor>, AttestError> {
-    let kernel = kernel(config)?;
+    let mut kernel = kernel(config)?;
     let source = match socket {
         None => Source::Here(Box::new(gatherer(config)?)),
         Some(socket) => {
@@ -62,6 +65,8 @@ pub async fn connect(config: &Config, socket: Option<PathBuf>) -> Result<Arc<Att
             if !remote.reached(REACHED_WITHIN).await {
                 return Err(AttestError::Unreachable(remote.trouble().unwrap_or_default()));
             }
+            // The daemon's own filter lets it open none.
+            kernel = kernel.handles_found_elsewhere(remote.sight().is_some_and(|sight| sight.finds_handles));
             Source::Attestor(remote)
         }
     };
@@ -70,13 +75,20 @@ pub async fn connect(config: &Config, socket: Option<PathBuf>) -> Result<Arc<Att
         let file = source.file(path.as_os_str().as_bytes()).await.map_err(|error| AttestError::Unreachable(error.to_string()))?;
         clients.extend(file.and_then(|file| ClientProgram::of(&path, &file, sys::euid())));
     }
-    Ok(Arc::new(Attestor::new(source, kernel, clients, Arc::new(SystemRandom::default()))))
+    let attestor = Attestor::new(source, kernel, clients, Arc::new(SystemRandom::default()));
+    sight::prove(&attestor).await?;
+    Ok(Arc::new(attestor))
+}
+
+/// Does nothing until its standard input ends: the child that a daemon attests when it starts.
+pub fn probe() {
+    let _ = io::copy(&mut io::stdin(), &mut io::sink());
 }
 
 /// The attestor as a process: answers the daemon until it is told to stop.
 pub fn run(path: &Path, socket: Option<&Path>) -> Result<(), RunError> {
     let path = std::path::absolute(path).map_err(|error| RunError::Io("the configuration's path", error))?;
-    sys::harden().map_err(|error| RunError::Io("hardening this process", error))?;
+    sys::harden().and_then(|()| sys::pass_on_no_capability()).map_err(|error| RunError::Io("hardening this process", error))?;
     let config = state::config(&path).map_err(BuildError::Config)?;
     let daemon = user("daemon_user", &config.attest.daemon_user).map_err(BuildError::from)?;
     let gatherer = gatherer(&config).map_err(BuildError::from)?;

@@ -6,6 +6,7 @@ mod doubts;
 mod exit;
 mod load;
 mod run;
+mod sight;
 mod signing;
 mod state;
 mod telemetry;

@@ -6,7 +6,7 @@ use super::{
     evidence::{ExeEvidence, Gathered, Look, Measured, ProcessEvidence, Sight},
     hash::{ExeHashes, HashError},
 };
-use crate::sys::{Executable, Host, HostFile, Kernel, MapPin, Pidfd, ProcDir};
+use crate::sys::{Executable, Found, Host, HostFile, Kernel, MapPin, PidHandle, Pidfd, ProcDir};
 use std::io;
 
 /// Ancestors looked at, at most: deeper trees are not attested.
@@ -28,7 +28,13 @@ impl Gatherer {
 
     /// What it can see.
     pub fn sight(&self) -> Sight {
-        Sight { of_pid_1: self.host.of_pid_1, looks_at_all: self.privileged, pidfd_info: self.kernel.pidfd_info }
+        Sight {
+            of_pid_1: self.host.of_pid_1,
+            looks_at_all: self.privileged,
+            own_users: crate::sys::has_own_users(),
+            finds_handles: self.kernel.pidfd_handle,
+            pidfd_info: self.kernel.pidfd_info,
+        }
     }
 
     /// Everything about the process that a pidfd pins, whose number is `pid`; `full` reads its ancestors as closely, as matching agents
@@ -69,6 +75,11 @@ impl Gatherer {
         let exe = Executable::of(&self.directory(pidfd, pid)?)?;
         let sha256 = self.hashes.of(&exe, uid)?;
         if pidfd.is_alive() { Ok(Measured { exe: exe.id, sha256 }) } else { Err(HashError::Changed) }
+    }
+
+    /// A remembered process of this boot. Opening handles takes a privilege of its own on some hosts.
+    pub fn find(&self, handle: PidHandle) -> Found {
+        if self.kernel.pidfd_handle { Pidfd::find(handle) } else { Found::Unsupported }
     }
 
     /// What a path leads to on the host; `None` when nowhere that can be trusted.

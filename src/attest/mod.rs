@@ -39,4 +39,4 @@ pub use pins::{Changed, Pins};
 pub use remote::{Remote, Unavailable};
 pub use serve::Service;
 pub use source::Source;
-pub use workload::{Basis, Workload};
+pub use workload::{Basis, Eyes, Workload};

@@ -6,7 +6,7 @@
 //! because during an upgrade one may still be the one before.
 
 use super::evidence::{Gathered, Look, Measured, Sight};
-use crate::sys::HostFile;
+use crate::sys::{HostFile, PidHandle};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Changes with every change of a type below.
@@ -54,6 +54,11 @@ pub enum Request {
         /// Whose budget pays.
         uid: u32,
     },
+    /// The process of this boot that this handle names.
+    Find {
+        /// See [`PidHandle`].
+        handle: PidHandle,
+    },
     /// What does this path lead to?
     File {
         /// Absolute, raw.
@@ -82,17 +87,30 @@ pub enum Answer {
     Look(Vec<Option<Look>>),
     /// To [`Request::Measure`].
     Measured(Measured),
+    /// To [`Request::Find`]; beside it a pidfd, if the process lives.
+    Found(Lives),
     /// To [`Request::File`].
     File(Option<HostFile>),
     /// There is no answer, and why.
     Failed(String),
 }
 
+/// What became of a remembered process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lives {
+    /// It lives.
+    Yes,
+    /// It is gone, or a zombie.
+    No,
+    /// Handles cannot be opened here.
+    Unknown,
+}
+
 impl Request {
     /// How many descriptors come with it.
     pub fn descriptors(&self) -> usize {
         match self {
-            Request::Hello { .. } | Request::File { .. } => 0,
+            Request::Hello { .. } | Request::Find { .. } | Request::File { .. } => 0,
             Request::Process { .. } | Request::Measure { .. } => 1,
             Request::Look { pids } => pids.len(),
         }
@@ -103,7 +121,7 @@ impl Request {
         match self {
             Request::Look { pids } => !pids.is_empty() && pids.len() <= MAX_LOOK,
             Request::File { path } => path.len() <= 4096,
-            Request::Hello { .. } | Request::Process { .. } | Request::Measure { .. } => true,
+            Request::Hello { .. } | Request::Process { .. } | Request::Measure { .. } | Request::Find { .. } => true,
         }
     }
 
@@ -113,6 +131,7 @@ impl Request {
             (Request::Hello { .. }, Answer::Hello { .. })
             | (Request::Process { .. }, Answer::Process { .. })
             | (Request::Measure { .. }, Answer::Measured(_))
+            | (Request::Find { .. }, Answer::Found(_))
             | (Request::File { .. }, Answer::File(_))
             | (_, Answer::Failed(_)) => true,
             (Request::Look { pids }, Answer::Look(looks)) => pids.len() == looks.len(),
@@ -126,6 +145,7 @@ impl Answer {
     pub fn descriptors(&self) -> usize {
         match self {
             Answer::Process { directory, .. } => 1 + usize::from(*directory),
+            Answer::Found(lives) => usize::from(*lives == Lives::Yes),
             Answer::Hello { .. } | Answer::Look(_) | Answer::Measured(_) | Answer::File(_) | Answer::Failed(_) => 0,
         }
     }
@@ -188,7 +208,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 2_000, rng_seed: proptest::test_runner::RngSeed::Fixed(7), ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 2_000, rng_seed: proptest::test_runner::RngSeed::Fixed(7), failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
         fn no_bytes_bring_either_side_down(bytes in proptest::collection::vec(any::<u8>(), 0..600), descriptors in 0usize..70) {

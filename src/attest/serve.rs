@@ -6,9 +6,9 @@
 
 use super::{
     gather::Gatherer,
-    protocol::{Answer, MAX_BYTES, Numbered, Request, VERSION, decode_request, encode_answer},
+    protocol::{Answer, Lives, MAX_BYTES, Numbered, Request, VERSION, decode_request, encode_answer},
 };
-use crate::sys::{Packets, PeerCred, Pidfd};
+use crate::sys::{Found, Packets, PeerCred, Pidfd};
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -154,6 +154,11 @@ impl Conversation {
                 self.say(id, Answer::Look(looks), &[])?;
             }
             Request::Measure { pid, uid } => self.measure(id, pidfds.next().ok_or_else(gone)??, pid, uid)?,
+            Request::Find { handle } => match gatherer.find(handle) {
+                Found::Alive(pidfd) => self.say(id, Answer::Found(Lives::Yes), &[pidfd.as_fd()])?,
+                Found::Gone => self.say(id, Answer::Found(Lives::No), &[])?,
+                Found::Unsupported => self.say(id, Answer::Found(Lives::Unknown), &[])?,
+            },
             Request::File { path } => self.say(id, Answer::File(gatherer.file(&path)), &[])?,
         }
         Ok(true)

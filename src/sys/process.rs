@@ -22,6 +22,13 @@ pub fn harden() -> io::Result<()> {
     Ok(())
 }
 
+/// From now on no program that this process might be made to execute has any of its capabilities (capabilities(7), ambient set).
+pub fn pass_on_no_capability() -> io::Result<()> {
+    // SAFETY: plain system call with constant arguments.
+    nix::errno::Errno::result(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) })?;
+    Ok(())
+}
+
 /// Effective uid.
 pub fn euid() -> u32 {
     geteuid().as_raw()
@@ -32,6 +39,12 @@ pub fn may_look_at_all() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let set = status.lines().find_map(|line| line.strip_prefix("CapEff:")).and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
     set.is_some_and(|set| set >> 19 & 1 == 1)
+}
+
+/// Whether this process is in a user namespace that does not hold all users (user_namespaces(7)): there others are shown as nobody.
+pub fn has_own_users() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_ascii_whitespace().ne(["0", "0", "4294967295"])
 }
 
 /// The uid of a user name, by the host's name service. May block: for start and load only.

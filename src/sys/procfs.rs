@@ -156,9 +156,9 @@ impl ProcDir {
     /// Fixes the present memory map.
     pub fn pin(&self) -> io::Result<MapPin> {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        // pagemap costs half of maps to ask; kernels built without it have maps.
+        // pagemap costs half of maps to ask. Kernels built without it have maps, which also takes no CAP_DAC_READ_SEARCH to open.
         let fd = match openat(&self.dir, "pagemap", flags, Mode::empty()) {
-            Err(Errno::ENOENT) => openat(&self.dir, "maps", flags, Mode::empty()),
+            Err(Errno::ENOENT | Errno::EACCES | Errno::EPERM) => openat(&self.dir, "maps", flags, Mode::empty()),
             other => other,
         }?;
         let pin = MapPin(fd);

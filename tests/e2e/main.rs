@@ -11,6 +11,7 @@ mod postgres;
 
 mod agents;
 mod attacks;
+mod attestor;
 mod canary;
 mod cores;
 mod crash;
@@ -21,3 +22,4 @@ mod leases;
 mod operators;
 mod request;
 mod shapes;
+mod sight;
