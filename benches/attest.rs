@@ -57,7 +57,7 @@ fn measured(listener: &UnixListener, caller: &Child) -> Result<(), Box<dyn Error
     for agents in [false, true] {
         let clock = Arc::new(SystemClock);
         let hashes = ExeHashes::new(1 << 28, 1 << 26, clock);
-        let source = Source::Here(Box::new(Gatherer::new(kernel, Host::probe()?, hashes)));
+        let source = Source::Here(Box::new(Gatherer::new(kernel, Host::probe()?, hashes, Arc::new(SystemClock))));
         let attestor = Attestor::new(source, kernel, Vec::new(), Arc::new(SystemRandom::default()));
         attestor.read_ancestors_in_full(agents);
         let roll = roll(agents)?;

@@ -52,7 +52,7 @@ fn kernel(config: &Config) -> Result<Kernel, AttestError> {
 fn gatherer(config: &Config) -> Result<Gatherer, AttestError> {
     let host = Host::probe().map_err(AttestError::Kernel)?;
     let hashes = ExeHashes::new(config.attest.hash_max_bytes, config.attest.hash_bytes_per_second, Arc::new(SystemClock));
-    Ok(Gatherer::new(kernel(config)?, host, hashes))
+    Ok(Gatherer::new(kernel(config)?, host, hashes, Arc::new(SystemClock)))
 }
 
 /// What attests for the daemon: the attestor at `socket`, or this process itself.

@@ -1,7 +1,7 @@
 //! The daemon from its first line to its last: sockets, signals, and an orderly end.
 
 use super::{
-    attestor,
+    attestor::{self, AttestError},
     build::{self, BuildError},
     exit::Exit,
     state,
@@ -48,6 +48,8 @@ impl RunError {
     /// The code to end with.
     pub fn exit(&self) -> Exit {
         match self {
+            // It may be starting, or be mended: to try again is right.
+            RunError::Build(BuildError::Attest(AttestError::Unreachable(_))) => Exit::Failed,
             RunError::Build(_) | RunError::Bind(BindError::Unsafe(..) | BindError::Occupied(_)) => Exit::Config,
             RunError::Bind(_) | RunError::Io(..) | RunError::Record(_) => Exit::Failed,
         }

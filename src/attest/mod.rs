@@ -20,6 +20,7 @@ mod identity;
 mod judge;
 mod pins;
 pub mod protocol;
+mod recent;
 mod remote;
 mod serve;
 mod source;

@@ -142,10 +142,9 @@ impl Conversation {
             Request::Hello { version: _ } => self.say(id, Answer::Hello { version: VERSION, sight: gatherer.sight() }, &[])?,
             Request::Process { pid, full } => match gatherer.process(&pidfds.next().ok_or_else(gone)??, pid, full) {
                 Ok((gathered, map, directory)) => {
-                    let with_directory = !gatherer.sight().pidfd_info;
-                    let beside = [map.as_fd(), directory.fd().as_fd()];
-                    let beside = if with_directory { &beside[..] } else { &beside[..1] };
-                    self.say(id, Answer::Process { gathered: Box::new(gathered), directory: with_directory }, beside)?;
+                    let mut beside = vec![map.as_fd()];
+                    beside.extend(directory.as_ref().map(|directory| directory.fd().as_fd()));
+                    self.say(id, Answer::Process { gathered: Box::new(gathered), directory: directory.is_some() }, &beside)?;
                 }
                 Err(error) => self.say(id, Answer::Failed(error.to_string()), &[])?,
             },

@@ -31,8 +31,7 @@ impl Source {
         let (gathered, map, directory) = match self {
             Source::Here(gatherer) => {
                 let (gathered, map, directory) = gatherer.process(&pidfd, pid, full)?;
-                let directory = (!kernel.pidfd_info).then(|| directory.into());
-                (gathered, OwnedFd::from(map), directory)
+                (gathered, OwnedFd::from(map), directory.map(OwnedFd::from))
             }
             Source::Attestor(attestor) => {
                 let (answer, beside) = attestor.ask(Request::Process { pid, full }, &[pidfd.as_fd()]).await?;

@@ -189,7 +189,7 @@ async fn who_answers_must_be_the_attestors_user_and_of_this_version_and_able() {
 
 fn service(daemon: u32) -> Arc<Service> {
     let hashes = ExeHashes::new(1 << 28, 1 << 30, Arc::new(SystemClock));
-    Service::new(Gatherer::new(Kernel::probe().unwrap(), Host::probe().unwrap(), hashes), daemon)
+    Service::new(Gatherer::new(Kernel::probe().unwrap(), Host::probe().unwrap(), hashes, Arc::new(SystemClock)), daemon)
 }
 
 /// A conversation that goes on. The places of those before it are free only when their threads have seen their ends.
