@@ -2,14 +2,21 @@
 
 use super::chain::{self, Tip};
 use super::note::Note;
+use super::kind::Kind;
+use crate::model::LeaseId;
 use crate::sys::{Keep, Storage, Volume};
-use std::io::{self, BufRead, BufReader, Read};
+use std::{
+    collections::BTreeSet,
+    io::{self, BufRead, BufReader, Read},
+};
 
 /// The last signed head, so that a log that was cut is noticed here.
 pub(super) const HEAD_FILE: &str = "head";
 /// The signed statement of what was pruned.
 pub(super) const STUB_FILE: &str = "pruned";
 const KEPT_CUT: u64 = 1 << 20;
+/// A last segment shorter than this is not all that was written of late.
+const SHORT: u64 = 1 << 20;
 
 /// One file of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +64,27 @@ pub(super) struct Recovered {
     pub cut: u64,
     /// Bytes of all segments.
     pub bytes: u64,
+    /// Leases that were issued of late and have not ended, by the record.
+    pub unended: BTreeSet<LeaseId>,
+}
+
+/// Issues and ends of leases, in the order of the record.
+#[derive(Default)]
+struct Books(BTreeSet<LeaseId>);
+
+impl Books {
+    fn see(&mut self, kind: &str, line: &[u8]) {
+        #[derive(serde::Deserialize)]
+        struct Row {
+            lease: Option<LeaseId>,
+        }
+        let (issue, end) = (kind == Kind::Issue.as_str(), kind == Kind::End.as_str());
+        if (issue || end)
+            && let Ok(Row { lease: Some(lease) }) = serde_json::from_slice(line)
+        {
+            if issue { self.0.insert(lease) } else { self.0.remove(&lease) };
+        }
+    }
 }
 
 /// Finds the last whole record, and cuts what follows it.
@@ -64,7 +92,14 @@ pub(super) fn recover(volume: &mut dyn Volume) -> io::Result<Recovered> {
     let mut segments = list(volume)?;
     let mut cut = 0;
     while let Some(last) = segments.last() {
-        let (tip, whole) = last_whole(volume.read(&last.name)?, last.first)?;
+        // A segment that was just begun says little of late.
+        let mut books = Books::default();
+        if let [.., before, _] = &segments[..]
+            && last.bytes < SHORT
+        {
+            last_whole(volume.read(&before.name)?, before.first, &mut books)?;
+        }
+        let (tip, whole) = last_whole(volume.read(&last.name)?, last.first, &mut books)?;
         if whole < last.bytes {
             put_aside(volume, last, whole)?;
             cut += last.bytes - whole;
@@ -81,9 +116,9 @@ pub(super) fn recover(volume: &mut dyn Volume) -> io::Result<Recovered> {
             storage.sync()?;
         }
         let bytes = segments.iter().map(|segment| segment.bytes).sum::<u64>() - (last.bytes - whole);
-        return Ok(Recovered { tip, current: Some((last.first, storage)), cut, bytes });
+        return Ok(Recovered { tip, current: Some((last.first, storage)), cut, bytes, unended: books.0 });
     }
-    Ok(Recovered { tip: Tip::default(), current: None, cut, bytes: 0 })
+    Ok(Recovered { tip: Tip::default(), current: None, cut, bytes: 0, unended: BTreeSet::new() })
 }
 
 fn put_aside(volume: &mut dyn Volume, segment: &Segment, whole: u64) -> io::Result<()> {
@@ -95,7 +130,7 @@ fn put_aside(volume: &mut dyn Volume, segment: &Segment, whole: u64) -> io::Resu
 }
 
 /// The last record of the longest beginning that is whole and linked, and the bytes of that beginning.
-fn last_whole(file: Box<dyn Read>, first: u64) -> io::Result<(Option<Tip>, u64)> {
+fn last_whole(file: Box<dyn Read>, first: u64, books: &mut Books) -> io::Result<(Option<Tip>, u64)> {
     let mut reader = BufReader::with_capacity(1 << 18, file);
     let (mut tip, mut whole, mut line): (Option<Tip>, u64, Vec<u8>) = (None, 0, Vec::new());
     loop {
@@ -110,6 +145,7 @@ fn last_whole(file: Box<dyn Read>, first: u64) -> io::Result<(Option<Tip>, u64)>
         if !linked {
             break;
         }
+        books.see(scan.kind, body);
         tip = Some(Tip { seq: scan.seq, hash: scan.hash });
         whole += read;
     }

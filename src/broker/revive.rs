@@ -10,8 +10,9 @@ use super::{
 };
 use crate::{
     attest::{Subject, Unavailable, Workload},
+    audit::{Ended, Event, Kind, Need, Outcome},
     lease::{Holder, HolderKey, Lease, Recovered, State},
-    model::{EndReason, ExecRule, HolderKind},
+    model::{EndReason, EndResult, ExecRule, HolderKind},
     sys::{Found, GroupWatch, Pidfd},
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -23,7 +24,7 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 /// What became of what was found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Revived {
-    /// Reservations that were settled or are being settled.
+    /// Reservations that were settled or are being settled, and issues that the record knows and no journal.
     pub settled: usize,
     /// Leases whose holders live on.
     pub bound: usize,
@@ -75,6 +76,7 @@ impl Broker {
                 tokio::spawn(async move { broker.resume(lease.id, tries).await });
             }
         }
+        revived.settled += self.close_books().await;
         let (broker, governance) = (self.clone(), self.governance());
         tokio::spawn(async move {
             // The files may have changed while the daemon was down.
@@ -84,6 +86,26 @@ impl Broker {
         tokio::spawn(self.clone().keep_deadlines());
         tokio::spawn(self.clone().sweep());
         revived
+    }
+
+    /// Ends on the record what was issued on the record and is in no journal: where nothing exists upstream, record and journal are written
+    /// at the same time, and the daemon may die, or the power go, between the two. Nobody was answered then, or no holder is left.
+    async fn close_books(&self) -> usize {
+        let mut closed = 0;
+        for id in self.audit.take_unended() {
+            if self.leases.find(id).is_some() || self.leases.find_ended(id).is_some() {
+                continue;
+            }
+            closed += 1;
+            let now = self.clock.wall();
+            let (reason, result) = (EndReason::Unfinished, EndResult::Lapsed);
+            let ended = Ended { reason, result, asked: now, ended: now, dead: None, attempts: 1 };
+            let event = Event::new(Kind::End).lease(id).ended(ended).outcome(Outcome::Done);
+            if let Err(error) = self.audit.append(event.detail("issued on the record and in no journal"), Need::Soon).await {
+                tracing::error!(lease = %id, %error, "an ending is not on the record");
+            }
+        }
+        closed
     }
 
     /// The very process or group that held, if it lives.
