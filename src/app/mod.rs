@@ -1,6 +1,7 @@
 //! The daemon's composition root: reads the files, puts the parts together, runs until told to stop.
 
 mod build;
+mod confinement;
 mod doubts;
 mod exit;
 mod load;

@@ -2,6 +2,7 @@
 
 use super::{
     build::{self, BuildError},
+    confinement,
     exit::Exit,
     state,
 };
@@ -11,7 +12,7 @@ use crate::{
     config::{Config, ShutdownRule},
     model::EndReason,
     server::{Door, LimitSettings, Server},
-    sys::{self, BindError, SystemClock},
+    sys::{self, BindError, Role, SystemClock},
 };
 use std::{io, os::unix::net::UnixListener, path::Path, sync::Arc, time::Duration};
 use tokio::{
@@ -60,20 +61,24 @@ pub fn run(path: &Path, check: bool) -> Result<(), RunError> {
     if check {
         return build::check(&config).map_err(RunError::from);
     }
+    // Counted before: afterwards this process does not read its control group's limits.
+    let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
+    // Every thread that is started from here on inherits it.
+    let lacking = confinement::confine(&config, path, Role::Single)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))
+        .worker_threads(workers)
         .thread_name("claviger")
         .enable_all()
         .build()
         .map_err(|error| RunError::Io("starting threads", error))?;
-    let done = runtime.block_on(serve(&config));
+    let done = runtime.block_on(serve(&config, lacking));
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
 
-async fn serve(config: &Config) -> Result<(), RunError> {
+async fn serve(config: &Config, lacking: Vec<String>) -> Result<(), RunError> {
     let started = Instant::now();
-    let built = build::build(config)?;
+    let built = build::build(config, lacking)?;
     let broker = built.broker;
     broker.record_daemon(Kind::Start).await.map_err(|refusal| RunError::Record(refusal.detail.unwrap_or_default()))?;
     let revived = broker.start(built.recovered).await;

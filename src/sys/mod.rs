@@ -5,6 +5,7 @@ mod blocking;
 mod cgroup;
 mod child;
 mod clock;
+mod confine;
 mod exe;
 mod file;
 mod host;
@@ -27,6 +28,7 @@ pub use blocking::blocking;
 pub use cgroup::GroupWatch;
 pub use child::{forward_signal, sealed_memory};
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use confine::{Reach, Role, Shortfall, confine, harden};
 pub use exe::{Executable, FileId, TRUSTED_FILE_SYSTEMS, file_id};
 pub use file::{FileError, FileLock, file_names, private_folder, read_private, share_folder, write_atomic};
 pub use host::{Host, HostFile};
@@ -37,7 +39,7 @@ pub use peer::{OVERFLOW_ID, PeerCred, pass_credentials, peer_cred, peer_groups, 
 pub use pidfd::{Found, PidHandle, PidInfo, Pidfd};
 pub use probe::{Feature, Kernel};
 pub use process::{
-    euid, gid_of, harden, login_uids, may_look_at_all, notify_ready, notify_reloading, notify_stopping, notify_watchdog, passed_listeners,
+    euid, gid_of, login_uids, may_look_at_all, notify_ready, notify_reloading, notify_stopping, notify_watchdog, passed_listeners,
     pause, uid_of, watchdog_interval,
 };
 pub use procfs::{MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, printable, printable_path};

@@ -1,26 +1,12 @@
 //! This process itself: what others may see of it, who it runs as, and what its service manager passed and wants to hear.
 
-use nix::{
-    sys::resource::{Resource, setrlimit},
-    unistd::{Group, User, geteuid},
-};
+use nix::unistd::{Group, User, geteuid};
 use std::{
     io,
     os::fd::{FromRawFd, OwnedFd},
     os::unix::net::UnixListener,
     time::Duration,
 };
-
-/// Before any secret is read: no core file, no tracing by others of the same uid, no privilege from an exec.
-pub fn harden() -> io::Result<()> {
-    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    // SAFETY: plain system calls with constant arguments.
-    unsafe {
-        nix::errno::Errno::result(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))?;
-        nix::errno::Errno::result(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
-    }
-    Ok(())
-}
 
 /// Effective uid.
 pub fn euid() -> u32 {
