@@ -12,6 +12,7 @@ mod postgres;
 mod agents;
 mod attacks;
 mod canary;
+mod confined;
 mod cores;
 mod crash;
 mod database;

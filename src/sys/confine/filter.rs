@@ -54,7 +54,12 @@ fn compile(rules: Vec<(libc::c_long, Rule)>, matched: SeccompAction, otherwise: 
                 let conditions: Result<Vec<_>, _> = conditions
                     .iter()
                     .map(|one| {
-                        SeccompCondition::new(one.argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(one.mask.into()), one.equals.into())
+                        SeccompCondition::new(
+                            one.argument,
+                            SeccompCmpArgLen::Dword,
+                            SeccompCmpOp::MaskedEq(one.mask.into()),
+                            one.equals.into(),
+                        )
                     })
                     .collect();
                 chain.push(SeccompRule::new(conditions.map_err(io::Error::other)?).map_err(io::Error::other)?);
