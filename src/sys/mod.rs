@@ -23,6 +23,8 @@ mod storage;
 mod stream;
 mod terminal;
 mod trusted;
+mod vault;
+mod wiping;
 
 pub use blocking::blocking;
 pub use cgroup::GroupWatch;
@@ -50,3 +52,5 @@ pub use storage::{DiskVolume, Keep, Space, Storage, Volume};
 pub use stream::{CheckedStream, Cut, Leave, Reading};
 pub use terminal::{in_foreground, prompt_secret};
 pub use trusted::{TrustError, read_trusted, read_trusted_folder};
+pub use vault::{VaultBytes, Vaulted, vault_shortfall};
+pub use wiping::{WipingAllocator, scrub_stack};

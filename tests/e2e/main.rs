@@ -21,4 +21,5 @@ mod hostile;
 mod leases;
 mod operators;
 mod request;
+mod residue;
 mod shapes;

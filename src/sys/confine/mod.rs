@@ -46,6 +46,8 @@ pub struct Shortfall(pub Vec<String>);
 /// not go on.
 pub fn confine(role: Role, reach: &Reach) -> io::Result<Shortfall> {
     let mut lacking = Vec::new();
+    // Made while the limits are as the service manager set them.
+    lacking.extend(super::vault_shortfall().filter(|_| role != Role::Attestor));
     // Whatever the C library would load later is loaded now: afterwards no memory becomes executable.
     libraries::preload();
     if !crate::mutation!("capabilities") {
