@@ -144,4 +144,28 @@ mod tests {
             assert!(key.open(b"name\0v1", &sealed[..cut]).is_err());
         }
     }
+
+    /// Whether the bytes lie somewhere in the 16 KiB below this frame, as the kernel reads them.
+    #[inline(never)]
+    fn below(needle: &[u8]) -> bool {
+        use std::os::unix::fs::FileExt;
+        let here = 0u8;
+        let mut stack = vec![0; 16 << 10];
+        let from = &raw const here as u64 - stack.len() as u64;
+        std::fs::File::open("/proc/self/mem").unwrap().read_exact_at(&mut stack, from).unwrap();
+        stack.windows(needle.len()).any(|window| window == needle)
+    }
+
+    #[test]
+    fn nothing_of_a_key_is_left_on_the_stack() {
+        let random = SeededRandom::new(2);
+        let key = SealKey::generate(&random);
+        let sealed = key.seal(b"place", b"value", &random);
+        // The cipher's first round key is the key's first half.
+        let left = |compute: &dyn Fn() -> bool| compute() && below(&key.expose()[..16]);
+        assert!(left(&|| key.open_on_stack(b"place", &sealed).is_ok()), "computing leaves it there");
+        assert!(!left(&|| key.open(b"place", &sealed).is_ok()));
+        assert!(!left(&|| !key.seal(b"place", b"value", &random).is_empty()));
+        assert!(!left(&|| key.derive("other").expose().len() == 32 && !key.mac(b"message").is_empty()));
+    }
 }

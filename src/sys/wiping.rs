@@ -10,6 +10,7 @@ use std::{
 ///
 /// # Safety
 /// `start` must be valid for writing `len` bytes that nobody else uses.
+// SAFETY: the caller's, as said above.
 pub(super) unsafe fn wipe(start: *mut u8, len: usize) {
     // SAFETY: the caller's promise.
     unsafe { start.write_bytes(0, len) };
@@ -53,9 +54,6 @@ const DEPTH: usize = 16 << 10;
 /// must be in a function that is not inlined, or its copies lie above.
 #[inline(never)]
 pub fn scrub_stack() {
-    if crate::mutation!("scrub-stack") {
-        return;
-    }
     let mut below = [0u8; DEPTH];
     // SAFETY: an array of our own.
     unsafe { wipe(below.as_mut_ptr(), DEPTH) };

@@ -269,7 +269,7 @@ mod tests {
         document.extend_from_slice(&seed);
         document.extend_from_slice(&hex::decode("a123032100").unwrap());
         document.extend_from_slice(&public);
-        let key = SigningKey::load(Algorithm::EdDsa, at(0), SecretBytes::new(document)).unwrap();
+        let key = SigningKey::load(Algorithm::EdDsa, at(0), &document).unwrap();
         assert_eq!(key.kid, "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
         assert_eq!(key.jwk()["x"], "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo");
     }

@@ -91,9 +91,6 @@ impl Slot {
 
     /// Leaves zeros.
     pub(super) fn wipe(&mut self) {
-        if crate::mutation!("vault-wipe") {
-            return;
-        }
         // SAFETY: the slot's own memory, which nobody else refers to.
         unsafe { super::super::wiping::wipe(self.start.as_ptr(), self.granules * GRANULE) };
     }
