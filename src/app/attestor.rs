@@ -1,11 +1,17 @@
 //! Whoever attests, put together: within the daemon, or as a process of its own that the daemon asks.
 
-use super::{build::BuildError, run::RunError, sight, state};
+use super::{
+    build::BuildError,
+    confinement,
+    run::RunError,
+    sight::{self, Probe},
+    state,
+};
 use crate::{
     attest::{Attestor, ClientProgram, ExeHashes, Gatherer, Remote, Service, Source},
     config::Config,
     digest::SystemRandom,
-    sys::{self, Host, Kernel, SystemClock},
+    sys::{self, Host, Kernel, Role, SystemClock},
 };
 use std::{
     io,
@@ -56,7 +62,7 @@ fn gatherer(config: &Config) -> Result<Gatherer, AttestError> {
 }
 
 /// What attests for the daemon: the attestor at `socket`, or this process itself.
-pub async fn connect(config: &Config, socket: Option<PathBuf>) -> Result<Arc<Attestor>, AttestError> {
+pub async fn connect(config: &Config, socket: Option<PathBuf>, probe: Option<io::Result<Probe>>) -> Result<Arc<Attestor>, AttestError> {
     let mut kernel = kernel(config)?;
     let source = match socket {
         None => Source::Here(Box::new(gatherer(config)?)),
@@ -76,7 +82,7 @@ pub async fn connect(config: &Config, socket: Option<PathBuf>) -> Result<Arc<Att
         clients.extend(file.and_then(|file| ClientProgram::of(&path, &file, sys::euid())));
     }
     let attestor = Attestor::new(source, kernel, clients, Arc::new(SystemRandom::default()));
-    sight::prove(&attestor).await?;
+    sight::prove(&attestor, probe).await?;
     Ok(Arc::new(attestor))
 }
 
@@ -88,12 +94,16 @@ pub fn probe() {
 /// The attestor as a process: answers the daemon until it is told to stop.
 pub fn run(path: &Path, socket: Option<&Path>) -> Result<(), RunError> {
     let path = std::path::absolute(path).map_err(|error| RunError::Io("the configuration's path", error))?;
-    sys::harden().and_then(|()| sys::pass_on_no_capability()).map_err(|error| RunError::Io("hardening this process", error))?;
+    sys::harden().map_err(|error| RunError::Io("hardening this process", error))?;
     let config = state::config(&path).map_err(BuildError::Config)?;
     let daemon = user("daemon_user", &config.attest.daemon_user).map_err(BuildError::from)?;
     let gatherer = gatherer(&config).map_err(BuildError::from)?;
     let sight = gatherer.sight();
     let listener = listener(socket)?;
+    // Threads are started for each conversation, and inherit it.
+    for lacking in confinement::confine(&config, &path, Role::Attestor)? {
+        tracing::warn!("{lacking}");
+    }
     tracing::info!(daemon, looks_at_all = sight.looks_at_all, of_pid_1 = sight.of_pid_1, "ready");
     sys::notify_ready("answering");
     // Nothing is kept that a signal would lose: its default ends this process.

@@ -84,8 +84,8 @@ const LOCAL: &str = "local";
 const QUEUE: usize = 8192;
 const BALLAST: u64 = 1 << 20;
 
-/// Builds everything but the sockets around what attests.
-pub fn build(config: &Config, attestor: Arc<Attestor>) -> Result<Built, BuildError> {
+/// Builds everything but the sockets around what attests. `lacking` says what this process could not give up.
+pub fn build(config: &Config, attestor: Arc<Attestor>, lacking: Vec<String>) -> Result<Built, BuildError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let random = Arc::new(SystemRandom::default());
     let state = state::open(&config.paths.state, &*random)?;
@@ -122,6 +122,7 @@ pub fn build(config: &Config, attestor: Arc<Attestor>) -> Result<Built, BuildErr
             per_identity: config.leases.per_identity,
             freeze_file: config.paths.state.join("frozen"),
             boot: boot.into(),
+            lacking,
         },
         read_only: state.read_only,
         keys: key_places(config),
@@ -216,9 +217,6 @@ fn audit(
     reserve: Reserve,
 ) -> Result<Audit, BuildError> {
     let folder = &config.paths.audit;
-    std::fs::create_dir_all(folder).map_err(|error| BuildError::Io(folder.display().to_string(), error))?;
-    // Only its group reads the log; a host without that group leaves it to root and us.
-    sys::share_folder(folder, sys::gid_of(&config.audit.group))?;
     let key = signing::audit_key(store, folder)?;
     let word = |text: &str| Word::parse(text).map_err(|error| BuildError::Config(error.to_string()));
     let anchors = config.audit.anchors.iter().map(|kind| -> Box<dyn Anchor> {

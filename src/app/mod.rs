@@ -2,6 +2,7 @@
 
 mod attestor;
 mod build;
+mod confinement;
 mod doubts;
 mod exit;
 mod load;

@@ -3,7 +3,9 @@
 use super::{
     attestor::{self, AttestError},
     build::{self, BuildError},
+    confinement,
     exit::Exit,
+    sight::Probe,
     state,
 };
 use crate::{
@@ -12,7 +14,7 @@ use crate::{
     config::{Config, ShutdownRule},
     model::EndReason,
     server::{Door, LimitSettings, Server},
-    sys::{self, BindError, SystemClock},
+    sys::{self, BindError, Role, SystemClock},
 };
 use std::{
     io,
@@ -69,21 +71,28 @@ pub fn run(path: &Path, check: bool, attestor: Option<PathBuf>) -> Result<(), Ru
     if check {
         return build::check(&config).map_err(RunError::from);
     }
+    // Counted before: afterwards this process does not read its control group's limits.
+    let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
+    // Every thread that is started from here on inherits it.
+    let role = if attestor.is_some() { Role::Core } else { Role::Single };
+    // Started before: afterwards this process starts no program.
+    let probe = Probe::for_role(role);
+    let lacking = confinement::confine(&config, path, role)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))
+        .worker_threads(workers)
         .thread_name("claviger")
         .enable_all()
         .build()
         .map_err(|error| RunError::Io("starting threads", error))?;
-    let done = runtime.block_on(serve(&config, attestor));
+    let done = runtime.block_on(serve(&config, attestor, probe, lacking));
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
 
-async fn serve(config: &Config, attestor: Option<PathBuf>) -> Result<(), RunError> {
+async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Result<Probe>>, lacking: Vec<String>) -> Result<(), RunError> {
     let started = Instant::now();
-    let attestor = attestor::connect(config, attestor).await.map_err(BuildError::from)?;
-    let built = build::build(config, attestor)?;
+    let attestor = attestor::connect(config, attestor, probe).await.map_err(BuildError::from)?;
+    let built = build::build(config, attestor, lacking)?;
     let broker = built.broker;
     broker.record_daemon(Kind::Start).await.map_err(|refusal| RunError::Record(refusal.detail.unwrap_or_default()))?;
     let revived = broker.start(built.recovered).await;

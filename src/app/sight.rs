@@ -5,7 +5,7 @@ use super::attestor::AttestError;
 use crate::{
     attest::{Attestor, Eyes, Names, Roll},
     model::Registry,
-    sys::{self, Executable, FileId, OVERFLOW_ID, ProcDir},
+    sys::{self, Executable, FileId, OVERFLOW_ID, ProcDir, Role},
 };
 use std::{
     io,
@@ -20,7 +20,7 @@ const PROBE_UID: u32 = 65_533;
 
 /// Attests this process over a connection of its own, and where this process may make one, a child of another user. With an attestor the
 /// first is that already: the attestor is another user, and this process can be looked at by nobody without privilege.
-pub(super) async fn prove(attestor: &Attestor) -> Result<(), AttestError> {
+pub(super) async fn prove(attestor: &Attestor, probe: Option<io::Result<Probe>>) -> Result<(), AttestError> {
     let roll = Roll::new(Registry::default(), Names::default());
     let kernel = |error| AttestError::Kernel(error);
     let me = ProcDir::open(std::process::id()).and_then(|me| Executable::id_of(&me)).map_err(kernel)?;
@@ -32,12 +32,10 @@ pub(super) async fn prove(attestor: &Attestor) -> Result<(), AttestError> {
     if evidence.connect.pid == 0 || evidence.connect.uid == OVERFLOW_ID {
         return Err(blind(format!("this daemon is seen as pid {} of uid {}", evidence.connect.pid, evidence.connect.uid)));
     }
-    if attestor.source().eyes() == Eyes::Process || sys::euid() != 0 {
-        // A daemon that is an ordinary user's attests that user's processes and says so.
-        return Ok(());
-    }
-    let child = Probe::start().map_err(|error| blind(format!("no process of another user can be made to try it: {error}")))?;
-    let subject = attestor.by_pid(child.0.id(), &roll).await;
+    // A daemon that is an ordinary user's attests that user's processes and says so.
+    let Some(probe) = probe else { return Ok(()) };
+    let probe = probe.map_err(|error| blind(format!("no process of another user can be made to try it: {error}")))?;
+    let subject = attestor.by_pid(probe.0.id(), &roll).await;
     let subject = subject.map_err(|error| blind(format!("a process of another user cannot be attested: {error}")))?;
     let process = &subject.evidence.process;
     same_program("a process of another user", me, process.exe.as_ref().map(|exe| exe.id)).map_err(blind)?;
@@ -74,9 +72,14 @@ fn cause(attestor: &Attestor) -> &'static str {
 }
 
 /// The child; it ends with this.
-struct Probe(Child);
+pub(super) struct Probe(Child);
 
 impl Probe {
+    /// The child of a process that looks at others itself and may make another user's; none for any other.
+    pub(super) fn for_role(role: Role) -> Option<io::Result<Self>> {
+        (role == Role::Single && sys::euid() == 0).then(Self::start)
+    }
+
     fn start() -> io::Result<Self> {
         // By the link, so that it is this very file whatever its path leads to now; a user without any right can execute it all the same,
         // for the folders on the way are not walked.
@@ -88,8 +91,7 @@ impl Probe {
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        // Its standard input is closed by waiting for it.
-        let _ = self.0.kill();
+        // Its standard input is closed by waiting for it, and with that it ends: this process may send no signal.
         let _ = self.0.wait();
     }
 }

@@ -1,8 +1,8 @@
 //! The files of the log: their names, how the last one is taken up again after a stop or a crash, and what is pruned.
 
 use super::chain::{self, Tip};
-use super::note::Note;
 use super::kind::Kind;
+use super::note::Note;
 use crate::model::LeaseId;
 use crate::sys::{Keep, Storage, Volume};
 use std::{
@@ -82,7 +82,11 @@ impl Books {
         if (issue || end)
             && let Ok(Row { lease: Some(lease) }) = serde_json::from_slice(line)
         {
-            if issue { self.0.insert(lease) } else { self.0.remove(&lease) };
+            if issue {
+                self.0.insert(lease)
+            } else {
+                self.0.remove(&lease)
+            };
         }
     }
 }

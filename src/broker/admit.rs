@@ -86,6 +86,7 @@ impl Broker {
         if !source.sees_pid_1() {
             out.push("PID 1 cannot be looked at: the daemon's own namespaces stand in for the host's".to_owned());
         }
+        out.extend(self.settings.lacking.iter().cloned());
         out
     }
 

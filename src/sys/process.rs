@@ -1,33 +1,12 @@
 //! This process itself: what others may see of it, who it runs as, and what its service manager passed and wants to hear.
 
-use nix::{
-    sys::resource::{Resource, setrlimit},
-    unistd::{Group, User, geteuid},
-};
+use nix::unistd::{Group, User, geteuid};
 use std::{
     io,
     os::fd::{FromRawFd, OwnedFd},
     os::unix::net::UnixListener,
     time::Duration,
 };
-
-/// Before any secret is read: no core file, no tracing by others of the same uid, no privilege from an exec.
-pub fn harden() -> io::Result<()> {
-    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    // SAFETY: plain system calls with constant arguments.
-    unsafe {
-        nix::errno::Errno::result(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))?;
-        nix::errno::Errno::result(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
-    }
-    Ok(())
-}
-
-/// From now on no program that this process might be made to execute has any of its capabilities (capabilities(7), ambient set).
-pub fn pass_on_no_capability() -> io::Result<()> {
-    // SAFETY: plain system call with constant arguments.
-    nix::errno::Errno::result(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) })?;
-    Ok(())
-}
 
 /// Effective uid.
 pub fn euid() -> u32 {

@@ -199,7 +199,7 @@ fn a_real_full_file_system_is_survived() {
 #[tokio::test]
 async fn what_was_issued_of_late_and_has_not_ended_is_told_at_the_next_start() {
     let (keys, folder, clock) = (Keys::new(), tempfile::tempdir().unwrap(), clock());
-    let lease = |n: u64| LeaseId::from_parts(n, u128::from(n));
+    let lease = |n: u128| LeaseId::from_parts(n as u64, n);
     // A short segment after a long one: both were written of late.
     let audit = on_disk(folder.path(), &keys, &clock, Options { segment_bytes: 4_000, ..options() });
     for n in 0..12 {
