@@ -388,7 +388,16 @@ fn units_and_configuration_name_the_same_things() {
     assert!(service.contains(&format!("LoadCredentialEncrypted={}\n", config.local.key_credential)));
     assert_eq!(config.paths.state, Path::new("/var/lib").join("claviger"));
     assert!(service.contains("StateDirectory=claviger\n") && service.contains("LogsDirectory=claviger\n"));
+    let (attestor, socket) = (unit("claviger-attest.service"), unit("claviger-attest.socket"));
+    assert!(service.contains(&format!("\nUser={}\n", config.attest.daemon_user)));
+    assert!(attestor.contains(&format!("\nUser={}\n", config.attest.attestor_user)));
+    assert!(socket.contains(&format!("\nSocketUser={}\n", config.attest.daemon_user)));
+    let listens = socket.lines().find_map(|line| line.strip_prefix("ListenSequentialPacket=")).unwrap();
+    assert!(service.contains(&format!("ExecStart=/usr/bin/clavigerd --attestor {listens}\n")));
     let users = unit("sysusers.d/claviger.conf");
+    for user in [&config.attest.daemon_user, &config.attest.attestor_user] {
+        assert!(users.contains(&format!("u {user} -")), "{user}");
+    }
     for group in [&config.sockets.operator_group, &config.audit.group] {
         assert!(users.contains(&format!("g {group} -")), "{group}");
     }

@@ -24,6 +24,7 @@ mod recent;
 mod remote;
 mod serve;
 mod source;
+mod turns;
 mod workload;
 
 #[cfg(test)]

@@ -207,18 +207,47 @@ mod tests {
         })
     }
 
+    fn config(cases: u32) -> ProptestConfig {
+        let rng_seed = proptest::test_runner::RngSeed::Fixed(7);
+        ProptestConfig { cases, rng_seed, failure_persistence: None, ..ProptestConfig::default() }
+    }
+
+    /// Whatever these bytes are taken for, it has as many descriptors as it says.
+    fn taken(bytes: &[u8], descriptors: usize) -> Result<(), TestCaseError> {
+        if let Ok(request) = decode_request(bytes, descriptors) {
+            prop_assert_eq!(request.body.descriptors(), descriptors);
+        }
+        if let Ok(answer) = decode_answer(bytes, descriptors) {
+            prop_assert_eq!(answer.body.descriptors(), descriptors);
+        }
+        Ok(())
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 2_000, rng_seed: proptest::test_runner::RngSeed::Fixed(7), failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(config(50_000))]
 
         #[test]
-        fn no_bytes_bring_either_side_down(bytes in proptest::collection::vec(any::<u8>(), 0..600), descriptors in 0usize..70) {
-            if let Ok(request) = decode_request(&bytes, descriptors) {
-                prop_assert_eq!(request.body.descriptors(), descriptors);
-            }
-            if let Ok(answer) = decode_answer(&bytes, descriptors) {
-                prop_assert_eq!(answer.body.descriptors(), descriptors);
-            }
+        fn no_bytes_bring_either_side_down(bytes in proptest::collection::vec(any::<u8>(), 0..100), descriptors in 0usize..70) {
+            taken(&bytes, descriptors)?;
         }
+
+        #[test]
+        fn nor_does_a_message_that_was_damaged(
+            process in process(), damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..4), cut in 0usize..9, descriptors in 0usize..3,
+        ) {
+            let gathered = Box::new(Gathered { process, ancestors: Vec::new(), ancestors_in_full: true });
+            let mut bytes = encode_answer(&Numbered { id: 300, body: Answer::Process { gathered, directory: true } }).unwrap();
+            for (at, value) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            bytes.truncate(bytes.len() - cut.saturating_sub(5));
+            taken(&bytes, descriptors)?;
+        }
+    }
+
+    proptest! {
+        #![proptest_config(config(2_000))]
 
         #[test]
         fn what_is_said_is_heard_and_with_other_descriptors_it_is_not(

@@ -20,7 +20,7 @@ use std::{
 };
 
 /// Threads that answer on one connection.
-const THREADS: usize = 4;
+pub(super) const THREADS: usize = 16;
 /// Connections at a time: the daemon has one; during its restart the one before may linger.
 const CONNECTIONS: usize = 4;
 /// Measurements at a time, those that never end included.
