@@ -19,6 +19,8 @@ const READ: &[&str] = &[
     "/run/systemd/resolve",
     "/var/lib/sss/mc",
     "/usr/share/zoneinfo",
+    // Units and containers that hold leases are watched through their control groups.
+    "/sys/fs/cgroup",
     // Which boot this is, and what this process may.
     "/proc/sys/kernel/random",
     "/proc/self",
