@@ -130,6 +130,7 @@ async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Res
     sys::notify_ready(tier);
     sys::release_start_pages();
     tokio::spawn(keep_alive());
+    tokio::spawn(stay_small(server.clone()));
     if let Some(path) = config.metrics.textfile.clone() {
         tokio::spawn(write_metrics(broker.clone(), path));
     }
@@ -211,6 +212,23 @@ async fn keep_alive() {
     loop {
         sys::notify_watchdog();
         tokio::time::sleep(interval / 2).await;
+    }
+}
+
+/// After a peak of connections what they took is given back.
+async fn stay_small(server: Arc<Server>) {
+    const LOOK_EVERY: Duration = Duration::from_secs(10);
+    const MANY: usize = 512;
+    let mut peak = 0;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let open = server.open();
+        peak = peak.max(open);
+        if peak > 2 * open + MANY {
+            peak = open;
+            // Whoever can does it beside the threads that serve.
+            let _ = tokio::task::spawn_blocking(sys::release_free_memory).await;
+        }
     }
 }
 

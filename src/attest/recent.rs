@@ -16,7 +16,7 @@ use std::{
 /// Microseconds for which what was read is believed.
 const BELIEVED: u64 = 1_000_000;
 /// Processes that are remembered, at most. Each costs three descriptors.
-const MOST: usize = 512;
+const MOST: usize = 128;
 
 /// A process with what was read of it.
 pub(super) struct Seen {
@@ -101,7 +101,11 @@ impl Recent {
         }
         let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= MOST {
-            // Those that are gone or old go with the others: whoever is still above somebody is read again at once.
+            let now = self.clock.boot().0;
+            all.retain(|_, seen| now < seen.until);
+        }
+        if all.len() >= MOST {
+            // Whoever is still above somebody is read again at once.
             all.clear();
         }
         all.insert(evidence.pid, seen);

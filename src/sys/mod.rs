@@ -48,7 +48,7 @@ pub use process::{
     passed_listeners, pause, uid_of, watchdog_interval,
 };
 pub use procfs::{MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, printable, printable_path};
-pub use resident::release_start_pages;
+pub use resident::{release_free_memory, release_start_pages};
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::{Fault, SimulatedVolume};
 pub use socket::{
