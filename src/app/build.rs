@@ -102,8 +102,13 @@ pub fn build(config: &Config, attestor: Arc<Attestor>, lacking: Vec<String>) -> 
     let reserve = Reserve { bytes: config.audit.reserve_bytes, ..Reserve::default() };
     let journal = config.paths.state.join("leases");
     sys::private_folder(&journal)?;
-    let (leases, recovered) = Leases::open(Box::new(DiskVolume::new(&journal, BALLAST)), &state.id, reserve, QUEUE)?;
-    let audit = audit(config, &state, &store, &clock, &boot, reserve)?;
+    // Both are read to their ends, so they are read side by side.
+    let (leases, audit) = std::thread::scope(|both| {
+        let audit = both.spawn(|| audit(config, &state, &store, &clock, &boot, reserve));
+        let leases = Leases::open(Box::new(DiskVolume::new(&journal, BALLAST)), &state.id, reserve, QUEUE);
+        (leases, audit.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let ((leases, recovered), audit) = (leases?, audit?);
     let loading = engines.clone();
     let broker = Broker::new(Parts {
         attestor,
