@@ -76,6 +76,7 @@ fn the_units_do_what_they_promise() {
     put(files, "etc/claviger/key", "6b".repeat(32), 0o400);
     // The watchdog at the speed of a test.
     put(files, "etc/systemd/system/clavigerd.service.d/test.conf", "[Service]\nWatchdogSec=2s\n", 0o644);
+    put(files, "etc/systemd/system/claviger-attest.service.d/test.conf", "[Service]\nWatchdogSec=2s\n", 0o644);
     let machine = Machine::boot(files);
     say(started, "booted");
     machine
@@ -177,6 +178,22 @@ fn the_units_do_what_they_promise() {
     assert_eq!(leases["leases"][0]["id"], issued["lease"]["id"], "{leases}\n{}", machine.journal());
     say(started, "a hung daemon was replaced");
 
+    // So is an attestor that hangs or dies; the daemon stays and its leases with it.
+    let daemon = shown(&machine, "clavigerd", "MainPID");
+    for signal in ["STOP", "KILL"] {
+        let attestor = shown(&machine, "claviger-attest", "MainPID");
+        machine.ok(&format!("kill -{signal} {attestor}"));
+        machine.until(
+            &format!("test $(systemctl show --value -p MainPID claviger-attest) -gt 0 && test $(systemctl show --value -p MainPID claviger-attest) != {attestor}"),
+            Duration::from_secs(20),
+        );
+        machine.until("clav status | grep -q 'attestor a process of its own'", Duration::from_secs(10));
+    }
+    assert_eq!(shown(&machine, "clavigerd", "MainPID"), daemon);
+    let leases = json(&machine, &format!("{CURL} /run/claviger/operator.sock http://claviger/v1/leases"));
+    assert_eq!(leases["leases"][0]["id"], issued["lease"]["id"], "{leases}\n{}", machine.journal());
+    say(started, "a hung attestor and a dead one were replaced");
+
     // A broken file fails the reload and changes nothing.
     machine.ok("echo '[[secret' >/etc/claviger/secrets.d/broken.toml");
     assert!(!machine.run("systemctl reload clavigerd").status.success());
@@ -202,7 +219,12 @@ fn the_units_do_what_they_promise() {
     );
     machine.ok("journalctl -t claviger | grep -q ready");
     assert!(
-        !machine.run("journalctl -t claviger -p warning | grep -v 'No entries' | grep -v broken.toml | grep .").status.success(),
+        !machine
+            .run(
+                "journalctl -t claviger -p warning | grep -v 'No entries' | grep -v broken.toml | grep -v 'the attestor was lost' | grep ."
+            )
+            .status
+            .success(),
         "{}",
         machine.journal()
     );

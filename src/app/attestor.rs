@@ -105,9 +105,24 @@ pub fn run(path: &Path, socket: Option<&Path>) -> Result<(), RunError> {
         tracing::warn!("{lacking}");
     }
     tracing::info!(daemon, looks_at_all = sight.looks_at_all, of_pid_1 = sight.of_pid_1, "ready");
+    let service = Service::new(gatherer, daemon);
+    keep_alive(&service).map_err(|error| RunError::Io("starting a thread", error))?;
     sys::notify_ready("answering");
     // Nothing is kept that a signal would lose: its default ends this process.
-    Service::new(gatherer, daemon).serve(&listener).map_err(|error| RunError::Io("accepting a connection", error))
+    service.serve(&listener).map_err(|error| RunError::Io("accepting a connection", error))
+}
+
+/// Tells the service manager's watchdog that processes are still looked at.
+fn keep_alive(service: &Arc<Service>) -> io::Result<()> {
+    let Some(interval) = sys::watchdog_interval() else { return Ok(()) };
+    let service = service.clone();
+    let tell = move || loop {
+        if service.sees_itself() {
+            sys::notify_watchdog();
+        }
+        sys::pause(interval / 2);
+    };
+    std::thread::Builder::new().name("watchdog".to_owned()).spawn(tell).map(drop)
 }
 
 fn listener(socket: Option<&Path>) -> Result<OwnedFd, RunError> {

@@ -86,6 +86,12 @@ impl Service {
         self.measuring.load(Ordering::Acquire)
     }
 
+    /// Whether it still gathers: it looks at itself as it would at others, and so comes past every lock.
+    pub fn sees_itself(&self) -> bool {
+        let pid = std::process::id();
+        Pidfd::open(pid).and_then(|me| self.gatherer.process(&me, pid, false)).is_ok()
+    }
+
     /// Answers on every connection to `listener`, for ever. Only an error of the listener itself comes back.
     pub fn serve(self: &Arc<Self>, listener: &OwnedFd) -> io::Result<()> {
         loop {

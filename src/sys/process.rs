@@ -49,7 +49,7 @@ pub fn login_uids() -> Vec<u32> {
         .collect()
 }
 
-/// Sleeps. For command-line tools that wait for something outside; nothing in the daemon does.
+/// Sleeps. For command-line tools that wait for something outside, and for the attestor's watchdog thread; nothing in the daemon does.
 #[allow(clippy::disallowed_methods, reason = "this is where waiting lives")]
 pub fn pause(duration: Duration) {
     std::thread::sleep(duration);
