@@ -33,5 +33,5 @@ pub use report::{Flaw, Problem, Report};
 pub use segment::Retention;
 pub use status::Status;
 pub use text::{Facts, NoJson, Recordable, Sentence, Word, WordError};
-pub use verify::{Pinned, read_anchors, read_keys, verify};
+pub use verify::{Pinned, read_anchors, read_keys, verify, verify_volume};
 pub use writer::{Audit, AuditError, MAX_MEMBERS, Need, OpenError, Options, Recorded};

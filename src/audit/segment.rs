@@ -17,6 +17,7 @@ pub(super) const STUB_FILE: &str = "pruned";
 const KEPT_CUT: u64 = 1 << 20;
 /// A last segment shorter than this is not all that was written of late.
 const SHORT: u64 = 1 << 20;
+const MAX_LINE: u64 = 1 << 20;
 
 /// One file of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +105,14 @@ pub(super) fn recover(volume: &mut dyn Volume) -> io::Result<Recovered> {
             last_whole(volume.read(&before.name)?, before.first, &mut books)?;
         }
         let (tip, whole) = last_whole(volume.read(&last.name)?, last.first, &mut books)?;
+        if tip.is_some()
+            && let [.., before, _] = &segments[..]
+            && is_premature(volume, before, last, whole)?
+        {
+            volume.remove(&last.name)?;
+            segments.pop();
+            continue;
+        }
         if whole < last.bytes {
             put_aside(volume, last, whole)?;
             cut += last.bytes - whole;
@@ -117,12 +126,36 @@ pub(super) fn recover(volume: &mut dyn Volume) -> io::Result<Recovered> {
         let mut storage = volume.open(&last.name)?;
         if whole < last.bytes {
             storage.truncate(whole)?;
-            storage.sync()?;
         }
+        // Also when nothing was cut: a daemon that was killed leaves records that the kernel has and the disk has not, and what is built
+        // on them must not be on the disk without them.
+        storage.sync()?;
         let bytes = segments.iter().map(|segment| segment.bytes).sum::<u64>() - (last.bytes - whole);
         return Ok(Recovered { tip, current: Some((last.first, storage)), cut, bytes, unended: books.0 });
     }
     Ok(Recovered { tip: Tip::default(), current: None, cut, bytes: 0, unended: BTreeSet::new() })
+}
+
+/// Whether a file that was to take over from a failed one never did: more stands in the failed one, whole or torn, than the new one's
+/// name says, and the record that would explain it, synced before anything else is acknowledged, is not there. So nobody was promised
+/// what is in the new one, and the failed one is still the last. Of `last`, so many bytes are whole records.
+fn is_premature(volume: &dyn Volume, before: &Segment, last: &Segment, last_bytes: u64) -> io::Result<bool> {
+    let (tip, whole) = last_whole(volume.read(&before.name)?, before.first, &mut Books::default())?;
+    // Where records are missing in between, nothing is made better by removing more.
+    let seq = tip.map_or(before.first - 1, |tip| tip.seq);
+    if seq + 1 < last.first || seq + 1 == last.first && whole == before.bytes {
+        return Ok(false);
+    }
+    let mut lines = BufReader::new(volume.read(&last.name)?.take(last_bytes));
+    let (mut line, said) = (Vec::new(), format!("\"cause\":\"failed\",\"file\":\"{}\"", before.name));
+    while lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? > 0 {
+        let body = line.strip_suffix(b"\n").unwrap_or_default();
+        if chain::scan(body).is_some_and(|scan| scan.kind == "gap") && body.windows(said.len()).any(|part| part == said.as_bytes()) {
+            return Ok(false);
+        }
+        line.clear();
+    }
+    Ok(true)
 }
 
 fn put_aside(volume: &mut dyn Volume, segment: &Segment, whole: u64) -> io::Result<()> {

@@ -8,6 +8,7 @@ use super::chain::{self, Scan, Tip};
 use super::note::{Note, Says};
 use super::report::{Flaw, Report};
 use super::segment::{HEAD_FILE, STUB_FILE, parse_name};
+use crate::sys::Volume;
 use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read},
@@ -49,14 +50,23 @@ pub fn read_anchors(path: &Path) -> io::Result<Vec<Note>> {
 
 /// Verifies the segments in `folder`. An error means that something could not be read; everything else is in the report.
 pub fn verify(folder: &Path, pinned: &Pinned) -> io::Result<Report> {
-    let mut segments = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        segments.extend(entry?.file_name().to_str().and_then(|name| Some((parse_name(name)?, name.to_owned()))));
-    }
+    let names = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    verify_files(names.collect::<io::Result<_>>()?, &|name| Ok(Box::new(File::open(folder.join(name))?)), pinned)
+}
+
+/// The same for a log that need not be in a folder.
+pub fn verify_volume(volume: &dyn Volume, pinned: &Pinned) -> io::Result<Report> {
+    verify_files(volume.list()?.into_iter().map(|(name, _)| name).collect(), &|name| volume.read(name), pinned)
+}
+
+type Open<'a> = dyn Fn(&str) -> io::Result<Box<dyn Read>> + 'a;
+
+fn verify_files(names: Vec<String>, open: &Open<'_>, pinned: &Pinned) -> io::Result<Report> {
+    let mut segments: Vec<_> = names.into_iter().filter_map(|name| Some((parse_name(&name)?, name))).collect();
     segments.sort();
     let mut anchors = pinned.anchors.clone();
     // The log's own head file is the nearest anchor: it finds a log that was cut by accident.
-    anchors.extend(read_note(&folder.join(HEAD_FILE))?);
+    anchors.extend(read_note(open, HEAD_FILE)?);
     anchors.retain(|note| note.says == Says::Head);
     anchors.sort_by_key(|note| note.tip.seq);
     let mut state = State {
@@ -68,7 +78,7 @@ pub fn verify(folder: &Path, pinned: &Pinned) -> io::Result<Report> {
         signed: 0,
         run_reported: false,
         max_unsigned: if pinned.max_unsigned == 0 { MAX_UNSIGNED } else { pinned.max_unsigned },
-        stub: read_note(&folder.join(STUB_FILE))?.filter(|note| note.says == Says::Stub),
+        stub: read_note(open, STUB_FILE)?.filter(|note| note.says == Says::Stub),
         anchors,
         next_anchor: 0,
         missed: Vec::new(),
@@ -76,14 +86,15 @@ pub fn verify(folder: &Path, pinned: &Pinned) -> io::Result<Report> {
     };
     for (at, (first, name)) in segments.iter().enumerate() {
         let next = segments.get(at + 1).map(|(next, _)| *next);
-        state.segment(BufReader::with_capacity(1 << 20, File::open(folder.join(name))?), name, *first, next)?;
+        state.segment(BufReader::with_capacity(1 << 20, open(name)?), name, *first, next)?;
     }
     Ok(state.finish(segments.last().map_or("", |(_, name)| name)))
 }
 
-fn read_note(path: &Path) -> io::Result<Option<Note>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Note::find(&text)),
+fn read_note(open: &Open<'_>, name: &str) -> io::Result<Option<Note>> {
+    let mut text = String::new();
+    match open(name) {
+        Ok(mut file) => file.read_to_string(&mut text).map(|_| Note::find(&text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }

@@ -3,6 +3,10 @@
 //! Each line is 16 hexadecimal digits (the first 8 bytes of the SHA-256 of what follows), a space, and one JSON event. A file begins
 //! with a heading and with every lease that is not over, so older files are removed once it is on the disk. Events are idempotent:
 //! folding one twice, or one that the snapshot already holds, changes nothing.
+//!
+//! A power cut may leave any sectors of what was not synced, so sound lines may follow damaged ones, and that is no reason to refuse a
+//! start. Therefore the first line after a sync is a heading again: behind it stands what was written later, so damage before it is
+//! damage to what was on the disk, which no power cut does.
 
 use super::{
     row::{Ended, Lease},
@@ -31,8 +35,14 @@ pub const FORMAT: u32 = 1;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub(super) enum Event {
-    /// First in each file.
-    Heading { format: u32, state_id: String },
+    /// First in each file, and first after each sync.
+    Heading {
+        format: u32,
+        state_id: String,
+        /// Everything before it in this file is on the disk.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        synced: bool,
+    },
     /// A lease as it is now: reserved, committed or being ended.
     Lease(Box<Lease>),
     /// Its life was extended.
@@ -47,9 +57,9 @@ pub enum JournalError {
     /// The disk.
     #[error("lease journal: {0}")]
     Io(#[from] io::Error),
-    /// A line that is not the last is damaged.
+    /// What was on the disk is damaged.
     #[error(
-        "lease journal: {file}, line {line}: damaged, with sound lines after it. Leases may be missing, so nothing is started; restore the file or move it away to give up the leases in it"
+        "lease journal: {file}, line {line}: damaged, although it was on the disk. Leases may be missing, so nothing is started; restore the file or move it away to give up the leases in it"
     )]
     Damaged {
         /// In which file.
@@ -110,7 +120,8 @@ fn file_number(name: &str) -> Option<u64> {
     name.strip_prefix("leases-")?.strip_suffix(".jsonl")?.parse().ok()
 }
 
-/// Reads every file in order. A damaged tail of the last file is what a crash leaves; damage before sound lines is not.
+/// Reads every file in order. Damage behind the last sync that a heading tells of is what a crash leaves of lines that were not synced:
+/// what stands before it counts. Damage before that is none of a crash's.
 pub(super) fn fold(volume: &dyn Volume, state_id: &str) -> Result<Folded, JournalError> {
     let mut numbers: Vec<u64> = volume.list()?.iter().filter_map(|(name, _)| file_number(name)).collect();
     numbers.sort_unstable();
@@ -126,11 +137,13 @@ pub(super) fn fold(volume: &dyn Volume, state_id: &str) -> Result<Folded, Journa
                     damaged.get_or_insert(n + 1);
                     folded.torn += 1;
                 }
-                Some(_) if damaged.is_some() => {
+                Some(Event::Heading { synced: true, .. }) if damaged.is_some() => {
                     return Err(JournalError::Damaged { file: file_name(number), line: damaged.unwrap_or_default() });
                 }
                 Some(Event::Heading { format, .. }) if format > FORMAT => return Err(JournalError::Newer { found: format }),
                 Some(Event::Heading { state_id: of, .. }) if of != state_id => return Err(JournalError::Foreign),
+                // Without the lines between, what it would do is not what was done.
+                Some(_) if damaged.is_some() => folded.torn += 1,
                 Some(event) => folded.apply(event),
             }
         }
@@ -169,16 +182,25 @@ pub(super) struct Journal {
     state_id: String,
     number: u64,
     snapshot: u64,
+    growth: u64,
     stale: bool,
+    /// Nothing was written since the last sync.
+    clean: bool,
 }
 
 /// A file is followed by another when it is this much longer than its snapshot.
-const GROWTH: u64 = 16 << 20;
+pub(super) const GROWTH: u64 = 16 << 20;
 
 impl Journal {
-    /// Begins a new file; `number` is the last one that was there.
-    pub(super) fn begin(volume: Box<dyn Volume>, table: Arc<Table>, state_id: String, number: u64) -> io::Result<(Self, Box<dyn Storage>)> {
-        let mut journal = Self { volume, table, state_id, number, snapshot: 0, stale: true };
+    /// Begins a new file; `number` is the last one that was there. A file is followed by another `growth` bytes behind twice its snapshot.
+    pub(super) fn begin(
+        volume: Box<dyn Volume>,
+        table: Arc<Table>,
+        state_id: String,
+        number: u64,
+        growth: u64,
+    ) -> io::Result<(Self, Box<dyn Storage>)> {
+        let mut journal = Self { volume, table, state_id, number, snapshot: 0, growth, stale: true, clean: false };
         let mut out = Vec::new();
         let mut storage = journal.open(Reopen::Full, &mut out)?;
         storage.write_all(&out)?;
@@ -187,8 +209,13 @@ impl Journal {
         Ok((journal, storage))
     }
 
+    fn heading(&self, synced: bool, out: &mut Vec<u8>) {
+        encode(&Event::Heading { format: FORMAT, state_id: self.state_id.clone(), synced }, out);
+    }
+
     fn snapshot(&self, out: &mut Vec<u8>) {
-        encode(&Event::Heading { format: FORMAT, state_id: self.state_id.clone() }, out);
+        // Behind what was carried over from a failed file, of which nothing is synced here.
+        self.heading(false, out);
         self.table.each(|lease| encode(&Event::Lease(Box::new(lease.clone())), out), |_| ());
         let mut ended = Vec::new();
         self.table.each(|_| (), |over| ended.push(over.clone()));
@@ -203,6 +230,9 @@ impl Scribe for Journal {
     type Done = ();
 
     fn encode(&mut self, item: Event, out: &mut Vec<u8>) {
+        if std::mem::take(&mut self.clean) {
+            self.heading(true, out);
+        }
         encode(&item, out);
     }
     fn due(&self) -> Option<Duration> {
@@ -211,6 +241,7 @@ impl Scribe for Journal {
     fn turn(&mut self, _low: bool, _out: &mut Vec<u8>) {}
     fn written(&mut self) {}
     fn synced(&mut self) {
+        self.clean = true;
         if std::mem::take(&mut self.stale) {
             for (name, _) in self.volume.list().unwrap_or_default() {
                 if file_number(&name).is_some_and(|number| number < self.number) {
@@ -222,10 +253,15 @@ impl Scribe for Journal {
     }
     fn dropped(&mut self) {}
     fn full(&self, len: u64) -> bool {
-        len > self.snapshot * 2 + GROWTH
+        len > self.snapshot * 2 + self.growth
     }
-    fn close(&mut self, _out: &mut Vec<u8>) {}
+    fn close(&mut self, out: &mut Vec<u8>) {
+        if std::mem::take(&mut self.clean) {
+            self.heading(true, out);
+        }
+    }
     fn open(&mut self, _why: Reopen, out: &mut Vec<u8>) -> io::Result<Box<dyn Storage>> {
+        self.clean = false;
         self.number += 1;
         let storage = self.volume.create(&file_name(self.number))?;
         let before = out.len();

@@ -53,7 +53,7 @@ pub struct Recovered {
     pub live: Vec<Arc<Lease>>,
     /// Ending when it stopped.
     pub ending: Vec<Arc<Lease>>,
-    /// Lines of a torn tail that were left out.
+    /// Lines of a torn tail, not yet synced, that were left out.
     pub torn: usize,
 }
 
@@ -86,12 +86,23 @@ pub struct Postponed {
 
 impl Leases {
     /// Reads the journal back and goes on with a new file that begins with all that is not over.
-    pub fn open(mut volume: Box<dyn Volume>, state_id: &str, reserve: Reserve, queue: usize) -> Result<(Self, Recovered), JournalError> {
+    pub fn open(volume: Box<dyn Volume>, state_id: &str, reserve: Reserve, queue: usize) -> Result<(Self, Recovered), JournalError> {
+        Self::open_growing(volume, state_id, reserve, queue, journal::GROWTH)
+    }
+
+    /// The same with a journal that goes on in another file after so many bytes more than twice its beginning.
+    pub fn open_growing(
+        mut volume: Box<dyn Volume>,
+        state_id: &str,
+        reserve: Reserve,
+        queue: usize,
+        growth: u64,
+    ) -> Result<(Self, Recovered), JournalError> {
         let folded = journal::fold(&*volume, state_id)?;
         journal::mark(&mut *volume, &format!("claviger lease journal, format {FORMAT}\n"))?;
         let table = Arc::new(table::Table::default());
         table.load(folded.leases.into_values(), folded.ended);
-        let (journal, storage) = Journal::begin(volume, table.clone(), state_id.to_owned(), folded.last_file)?;
+        let (journal, storage) = Journal::begin(volume, table.clone(), state_id.to_owned(), folded.last_file, growth)?;
         let log = Log::start("leases", storage, journal, reserve, queue)?;
         let mut recovered = Recovered { torn: folded.torn, ..Recovered::default() };
         for lease in table.all() {

@@ -67,7 +67,7 @@ async fn a_failed_file_that_cannot_be_cut_is_explained_by_the_next() {
     for n in 0..3 {
         last = audit.append(end(n), Need::Soon).await.unwrap().seq();
     }
-    volume.fail(Fault::Truncate(libc::EIO));
+    (0..2).for_each(|_| volume.fail(Fault::Truncate(libc::EIO)));
     volume.fail(Fault::Write(libc::EIO));
     assert!(audit.append(end(9), Need::Soon).await.is_err());
     let _ = audit.append(issue(2), Need::Durable).await.unwrap();

@@ -3,9 +3,9 @@
 //! What is written and what a caller gets back is the business of a [`Scribe`], which runs on that thread and sees the items in
 //! the order in which they will lie in the file; so it can number and chain them.
 //!
-//! After a failed write or sync the file is never touched again except to cut it back to what was synced: the kernel reports a lost
-//! page once and calls it clean afterwards. All who waited for that write or sync are told, and the scribe opens another file,
-//! into which everything goes first that had been acknowledged without a sync.
+//! After a failed sync the file is never touched again except to cut it back to what was synced: the kernel reports a lost page once and
+//! calls it clean afterwards. After a failed write it is cut back to what was written before, and that is synced. All who waited for that
+//! write or sync are told, and the scribe opens another file, into which everything goes first that had been acknowledged without a sync.
 //!
 //! Below a reserve of free space, ordinary items are refused before anything is written, and endings go on. That ends by itself.
 

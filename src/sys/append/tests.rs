@@ -131,6 +131,23 @@ async fn a_failed_write_leaves_nothing_of_its_batch() {
 }
 
 #[tokio::test]
+async fn what_was_acknowledged_before_a_failed_write_never_leaves_the_disk() {
+    let disk = SimulatedVolume::new(1 << 20, 0);
+    disk.keep_moments();
+    let log = Lines::start(disk.clone(), SMALL);
+    log.append("a".into(), Sync::Soon, Room::Ordinary).await.unwrap();
+    let acknowledged = disk.moment();
+    disk.fail(Fault::Write(libc::EIO));
+    log.append("bbbbbbbbbb".into(), Sync::Soon, Room::Ordinary).await.unwrap_err();
+    log.append("c".into(), Sync::Now, Room::Ordinary).await.unwrap();
+    for moment in acknowledged..=disk.moment() {
+        let killed = disk.killed(moment);
+        let all = [killed.content("0"), killed.content("1")].into_iter().flatten().collect::<Vec<_>>().concat();
+        assert!(all.windows(4).any(|part| part == b"1 a\n"), "moment {moment}: {:?}", String::from_utf8_lossy(&all));
+    }
+}
+
+#[tokio::test]
 async fn a_full_disk_refuses_the_ordinary_lets_endings_go_on_and_returns_by_itself() {
     let disk = SimulatedVolume::new(10_000, 2_000);
     let log = Lines::start(disk.clone(), SMALL);

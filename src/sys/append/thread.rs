@@ -199,7 +199,7 @@ impl<S: Scribe> Thread<S> {
         let Some(storage) = &mut self.storage else { return Err(self.failed.unwrap_or(AppendError::Closed)) };
         if let Err(error) = storage.write_all(out) {
             self.scribe.dropped();
-            return Err(self.fail(AppendError::of(Step::Write, &error)));
+            return Err(self.fail(Step::Write, &error));
         }
         self.len += out.len() as u64;
         self.unsynced.extend_from_slice(out);
@@ -214,19 +214,32 @@ impl<S: Scribe> Thread<S> {
         }
         let Some(storage) = &mut self.storage else { return Err(self.failed.unwrap_or(AppendError::Closed)) };
         if let Err(error) = storage.sync() {
-            return Err(self.fail(AppendError::of(Step::Sync, &error)));
+            return Err(self.fail(Step::Sync, &error));
         }
+        self.note_synced();
+        Ok(())
+    }
+
+    fn note_synced(&mut self) {
         self.synced = self.len;
         self.unsynced.clear();
         self.unsynced.shrink_to(1 << 20);
         self.since = None;
         self.scribe.synced();
-        Ok(())
     }
 
-    fn fail(&mut self, error: AppendError) -> AppendError {
+    fn fail(&mut self, step: Step, error: &io::Error) -> AppendError {
+        let error = AppendError::of(step, error);
         if let Some(mut storage) = self.storage.take() {
-            // A courtesy to readers: the log does not depend on it.
+            if step == Step::Write {
+                // What was acknowledged before is in the file, and only there until the next one has it: it is not cut off with the
+                // torn end. If the cut fails, readers see the end of the file where the next one says it is.
+                let _ = storage.truncate(self.len);
+                if !self.unsynced.is_empty() && storage.sync().is_ok() {
+                    self.note_synced();
+                }
+            }
+            // After a failed sync the kernel still shows what the disk may not have: a start must not build on it.
             let _ = storage.truncate(self.synced);
         }
         if error == AppendError::NoSpace && self.scribe.has_ballast() {

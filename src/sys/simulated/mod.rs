@@ -1,6 +1,13 @@
 //! A volume in memory that can run out of space, fail a write or a sync, and crash: for tests of everything that must survive a disk.
+//!
+//! A power cut keeps what was synced. Of everything else each 512-byte sector may be there or not, whatever the order of the writes, and
+//! so may each change of a name that was not made durable.
+
+mod content;
+mod crash;
 
 use super::storage::{Keep, Space, Storage, Volume};
+use content::Content;
 use std::{
     collections::BTreeMap,
     io::{self, Cursor, Read},
@@ -12,21 +19,35 @@ use std::{
 pub enum Fault {
     /// The next write takes half its bytes and fails with this errno.
     Write(i32),
-    /// The next sync fails with this errno; what was not synced is lost.
+    /// The next sync fails with this errno; what was not synced may be lost, and no later sync of the file writes it.
     Sync(i32),
     /// The next cut fails with this errno.
     Truncate(i32),
 }
 
-#[derive(Clone, Default)]
-struct Content {
-    bytes: Vec<u8>,
-    synced: usize,
-    generation: u64,
+/// A change of a name that is not durable yet.
+#[derive(Clone)]
+struct Unsettled {
+    name: String,
+    /// What the name led to before, if anything.
+    before: Option<Content>,
+}
+
+/// The disk between two operations.
+#[derive(Clone)]
+struct Moment {
+    files: BTreeMap<String, Content>,
+    unsettled: Vec<Unsettled>,
+    /// The operation that led here was a sync, and whether it succeeded.
+    synced: Option<bool>,
 }
 
 struct Disk {
     files: BTreeMap<String, Content>,
+    unsettled: Vec<Unsettled>,
+    /// The past, if it is kept.
+    moments: Option<Vec<Moment>>,
+    lies: bool,
     faults: Vec<Fault>,
     capacity: u64,
     ballast: u64,
@@ -35,6 +56,40 @@ struct Disk {
 }
 
 impl Disk {
+    fn new(capacity: u64, ballast: u64) -> Self {
+        let (files, unsettled, faults) = (BTreeMap::new(), Vec::new(), Vec::new());
+        Self { files, unsettled, moments: None, lies: false, faults, capacity, ballast, ballast_held: false, generations: 0 }
+    }
+
+    fn step(&mut self, synced: Option<bool>) {
+        if let Some(moments) = &mut self.moments {
+            moments.push(Moment { files: self.files.clone(), unsettled: self.unsettled.clone(), synced });
+        }
+    }
+
+    /// Puts another file, or none, in a name's place.
+    fn rename(&mut self, name: &str, content: Option<Content>) {
+        let before = match content {
+            Some(content) => self.files.insert(name.to_owned(), content),
+            None => self.files.remove(name),
+        };
+        self.unsettled.push(Unsettled { name: name.to_owned(), before });
+        self.step(None);
+    }
+
+    /// All names are durable.
+    fn settle(&mut self) {
+        if !self.lies {
+            self.unsettled.clear();
+        }
+        self.step(None);
+    }
+
+    fn next_generation(&mut self) -> u64 {
+        self.generations += 1;
+        self.generations
+    }
+
     fn free(&self) -> u64 {
         let used: usize = self.files.values().map(|file| file.bytes.len()).sum();
         self.capacity.saturating_sub(used as u64 + if self.ballast_held { self.ballast } else { 0 })
@@ -48,8 +103,7 @@ pub struct SimulatedVolume(Arc<Mutex<Disk>>);
 impl SimulatedVolume {
     /// An empty disk of `capacity` bytes with a ballast of so many, not held yet.
     pub fn new(capacity: u64, ballast: u64) -> Self {
-        let disk = Disk { files: BTreeMap::new(), faults: Vec::new(), capacity, ballast, ballast_held: false, generations: 0 };
-        Self(Arc::new(Mutex::new(disk)))
+        Self(Arc::new(Mutex::new(Disk::new(capacity, ballast))))
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {
@@ -76,14 +130,12 @@ impl SimulatedVolume {
     /// on as if nothing had happened.
     pub fn crashed(&self, kept: usize) -> SimulatedVolume {
         let disk = self.disk();
-        let after = SimulatedVolume::new(disk.capacity, disk.ballast);
-        for (name, file) in &disk.files {
-            let len = file.bytes.len().min(file.synced + kept);
-            let content = Content { bytes: file.bytes[..len].to_vec(), synced: len, generation: file.generation };
-            after.disk().files.insert(name.clone(), content);
-        }
-        after.disk().generations = disk.generations;
-        after
+        let after = Disk {
+            files: disk.files.iter().map(|(name, file)| (name.clone(), Content::durable(file.beginning(kept), file.generation))).collect(),
+            generations: disk.generations,
+            ..Disk::new(disk.capacity, disk.ballast)
+        };
+        Self(Arc::new(Mutex::new(after)))
     }
 
     /// Copies every file into a folder of the host.
@@ -104,9 +156,9 @@ impl Volume for SimulatedVolume {
             if disk.files.contains_key(name) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
-            disk.generations += 1;
-            let generation = disk.generations;
-            disk.files.insert(name.to_owned(), Content { generation, ..Content::default() });
+            let generation = disk.next_generation();
+            disk.rename(name, Some(Content::durable(Vec::new(), generation)));
+            disk.settle();
         }
         self.storage(name)
     }
@@ -124,14 +176,25 @@ impl Volume for SimulatedVolume {
     }
 
     fn remove(&mut self, name: &str) -> io::Result<()> {
-        self.disk().files.remove(name).map(|_| ()).ok_or(io::ErrorKind::NotFound.into())
+        let mut disk = self.disk();
+        if !disk.files.contains_key(name) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        disk.rename(name, None);
+        disk.settle();
+        Ok(())
     }
 
-    fn replace(&mut self, name: &str, bytes: &[u8], _: Keep) -> io::Result<()> {
+    fn replace(&mut self, name: &str, bytes: &[u8], keep: Keep) -> io::Result<()> {
         let mut disk = self.disk();
-        disk.generations += 1;
-        let content = Content { bytes: bytes.to_vec(), synced: bytes.len(), generation: disk.generations };
-        disk.files.insert(name.to_owned(), content);
+        let generation = disk.next_generation();
+        if keep == Keep::Durably && !disk.lies {
+            disk.rename(name, Some(Content::durable(bytes.to_vec(), generation)));
+            disk.settle();
+        } else {
+            // Not every file system orders a rename behind the file's content.
+            disk.rename(name, Some(Content::loose(bytes.to_vec(), generation)));
+        }
         Ok(())
     }
 
@@ -167,6 +230,12 @@ impl SimulatedFile {
         change(disk.files.get_mut(&self.name).filter(|file| file.generation == self.generation).unwrap_or(&mut Content::default()))
     }
 
+    /// The same, as an operation of which the disk may keep the moment.
+    fn step(&self, synced: Option<bool>, change: impl FnOnce(&mut Content)) {
+        self.with(change);
+        self.volume.disk().step(synced);
+    }
+
     /// Takes the first fault of one sort.
     fn fault(&self, sort: impl Fn(&Fault) -> Option<i32>) -> Option<i32> {
         let mut disk = self.volume.disk();
@@ -184,16 +253,21 @@ impl Storage for SimulatedFile {
             None if free < bytes.len() as u64 => (free as usize, Some(libc::ENOSPC)),
             None => (bytes.len(), None),
         };
-        self.with(|file| file.bytes.extend_from_slice(&bytes[..take]));
+        self.step(None, |file| file.append(&bytes[..take]));
         errno.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
     }
 
     fn sync(&mut self) -> io::Result<()> {
         if let Some(errno) = self.fault(|fault| if let Fault::Sync(errno) = fault { Some(*errno) } else { None }) {
-            self.with(|file| file.bytes.truncate(file.synced));
+            self.step(Some(false), Content::fail_sync);
             return Err(io::Error::from_raw_os_error(errno));
         }
-        self.with(|file| file.synced = file.bytes.len());
+        let lies = self.volume.disk().lies;
+        self.step(Some(true), |file| {
+            if !lies {
+                file.sync()
+            }
+        });
         Ok(())
     }
 
@@ -201,10 +275,7 @@ impl Storage for SimulatedFile {
         if let Some(errno) = self.fault(|fault| if let Fault::Truncate(errno) = fault { Some(*errno) } else { None }) {
             return Err(io::Error::from_raw_os_error(errno));
         }
-        self.with(|file| {
-            file.bytes.truncate(len as usize);
-            file.synced = file.synced.min(file.bytes.len());
-        });
+        self.step(None, |file| file.cut(len as usize));
         Ok(())
     }
 
