@@ -15,7 +15,13 @@ pub(super) fn confine(config: &Config, file: &Path, role: Role) -> Result<Vec<St
     if role != Role::Attestor {
         prepare(config)?;
     }
-    let mut lacking = sys::confine(role, &reach(config, file)).map_err(|error| RunError::Io("confining this process", error))?.0;
+    let mut reach = reach(config, file);
+    // Before Linux 6.13 ids come from files below the pinned directories of peers. What only their owner may read stays closed by Landlock.
+    let told = sys::Kernel::probe().is_ok_and(|kernel| kernel.without(&config.attest.assume_missing).pidfd_info);
+    if !told {
+        reach.read.push("/proc".into());
+    }
+    let mut lacking = sys::confine(role, &reach).map_err(|error| RunError::Io("confining this process", error))?.0;
     if sys::euid() == 0 {
         lacking.push("the daemon runs as root: every file of root's is its own; give it a user (User= of the unit)".to_owned());
     }

@@ -14,7 +14,9 @@ fn every_thread_of_the_daemon_is_confined() {
     let threads: Vec<_> = fs::read_dir(format!("/proc/{}/task", host.pid())).unwrap().flatten().collect();
     assert!(threads.len() > 3, "{threads:?}");
     // Looking at processes, reading for that what only its owner may, and as root giving sockets to their group (capabilities(7)).
-    let three = format!("{:016x}", 1 << 19 | 1 << 2 | 1);
+    // With an attestor beside it the daemon needs none of them.
+    let two = std::env::var("CLAVIGER_TEST_PROCESSES").is_ok_and(|n| n == "2");
+    let three = if two { "0".repeat(16) } else { format!("{:016x}", 1 << 19 | 1 << 2 | 1) };
     for thread in threads {
         let status = fs::read_to_string(thread.path().join("status")).unwrap();
         let of = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t")).unwrap_or("missing");

@@ -51,6 +51,10 @@ fn look(pid: u32, needles: &Needles) -> Memory {
         match memory.read_exact_at(&mut bytes, from) {
             Ok(()) => seen.read += bytes.len(),
             Err(error) => {
+                // A thread that ended meanwhile took its stack along.
+                if !fs::read_to_string(format!("/proc/{pid}/maps")).unwrap().lines().any(|now| now == line) {
+                    continue;
+                }
                 assert_eq!(error.raw_os_error(), Some(libc::EIO), "{line}");
                 seen.closed.push((from, bytes.len()));
                 assert!(what.starts_with("/secretmem"), "{line} cannot be read");
