@@ -3,10 +3,10 @@
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures time")]
 
 use claviger::{
-    attest::{Attestor, ExeHashes, Gatherer, Names, Peer, Roll, Source},
+    attest::{Attestor, ExeHashes, Gatherer, Names, Peer, Remote, Roll, Service, Source},
     digest::SystemRandom,
     model::{Environment, ExecRule, Identity, IdentityKind, IdentityName, Owner, Purpose, Registry, Selector, Sensitivity, WallTime},
-    sys::{Host, Kernel, SystemClock},
+    sys::{Host, Kernel, SystemClock, euid, listen_packets_at},
 };
 use std::{
     error::Error,
@@ -19,6 +19,7 @@ use std::{
 };
 
 const ROUNDS: usize = 5_000;
+const AT_A_TIME: usize = 64;
 /// In the environment of the process that connects: where to.
 const CONNECT: &str = "CLAVIGER_BENCH_CONNECT";
 
@@ -33,6 +34,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     let done = measured(&listener, &caller);
     end(&mut caller)?;
     done
+}
+
+/// An attestor in threads of this process, asked over its socket as the daemon asks.
+async fn attestor(gatherer: Gatherer) -> Result<Source, Box<dyn Error>> {
+    let folder = tempfile::tempdir()?.keep();
+    let path = folder.canonicalize()?.join("attest.sock");
+    let listener = listen_packets_at(&path, 0o600, None)?;
+    let service = Service::new(gatherer, euid());
+    std::thread::spawn(move || service.serve(&listener));
+    let remote = Remote::start(path, euid());
+    let reached = remote.reached(Duration::from_secs(5)).await;
+    std::fs::remove_dir_all(folder)?;
+    if reached { Ok(Source::Attestor(remote)) } else { Err(remote.trouble().unwrap_or_default().into()) }
 }
 
 /// The process that asks: one connection after the other, each until it is closed.
@@ -54,10 +68,10 @@ fn measured(listener: &UnixListener, caller: &Child) -> Result<(), Box<dyn Error
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     println!("kernel: {}; {ROUNDS} connections of one process", kernel.tier());
     println!("{:<66} {:>9} {:>9} {:>9}", "what", "p50 us", "p99 us", "max us");
-    for agents in [false, true] {
-        let clock = Arc::new(SystemClock);
-        let hashes = ExeHashes::new(1 << 28, 1 << 26, clock);
-        let source = Source::Here(Box::new(Gatherer::new(kernel, Host::probe()?, hashes)));
+    for (agents, remote) in [(false, false), (true, false), (false, true), (true, true)] {
+        let hashes = ExeHashes::new(1 << 28, 1 << 26, Arc::new(SystemClock));
+        let gatherer = Gatherer::new(kernel, Host::probe()?, hashes, Arc::new(SystemClock));
+        let source = if remote { runtime.block_on(attestor(gatherer))? } else { Source::Here(Box::new(gatherer)) };
         let attestor = Attestor::new(source, kernel, Vec::new(), Arc::new(SystemRandom::default()));
         attestor.read_ancestors_in_full(agents);
         let roll = roll(agents)?;
@@ -84,12 +98,20 @@ fn measured(listener: &UnixListener, caller: &Child) -> Result<(), Box<dyn Error
             last = Some((peer, stream));
         }
         let with = if agents { ", an agent is registered" } else { "" };
+        let with = format!("{with}{}", if remote { ", attestor asked" } else { "" });
         print(&format!("cold: pinned and read{with}"), pinned);
         print(&format!("cold: judged and identified among 36{with}"), known);
         print(&format!("cold: both{with}"), both);
-        let (peer, _stream) = last.ok_or("no connection was made")?;
+        let (peer, stream) = last.ok_or("no connection was made")?;
         print(&format!("warm: still the same{with}"), repeat(|| attestor.still(&peer).is_ok())?);
         print(&format!("warm: still the same, for an issue{with}"), repeat(|| runtime.block_on(attestor.still_for_issue(&peer)).is_ok())?);
+        let start = Instant::now();
+        for _ in 0..ROUNDS / AT_A_TIME {
+            let all = runtime.block_on(futures_util::future::join_all((0..AT_A_TIME).map(|_| attestor.accept(&stream, &roll))));
+            all.into_iter().collect::<Result<Vec<_>, _>>()?;
+        }
+        let done = (ROUNDS / AT_A_TIME * AT_A_TIME) as f64 / start.elapsed().as_secs_f64();
+        println!("{:<66} {done:>9.0} per second", format!("cold: {AT_A_TIME} at a time{with}"));
     }
     Ok(())
 }

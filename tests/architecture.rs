@@ -13,7 +13,7 @@ use std::{
 const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("sys", &["model"]),
-    ("digest", &["model"]),
+    ("digest", &["model", "sys"]),
     ("wire", &["model"]),
     ("attest", &["model", "sys", "digest"]),
     ("intent", &["model", "attest"]),

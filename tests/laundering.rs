@@ -176,7 +176,8 @@ fn every_way_out_of_an_agents_tree_leads_nowhere() {
     let folder = tempfile::tempdir().unwrap();
     lay_out(folder.path(), &ways, port);
     let machine = Machine::boot(folder.path());
-    machine.ok("systemd-sysusers && systemd-tmpfiles --create claviger.conf && systemctl daemon-reload");
+    machine
+        .ok("systemd-sysusers && systemd-tmpfiles --create claviger.conf && chown claviger /etc/claviger/key && systemctl daemon-reload");
     // Accounts that somebody can log in to. A star is no password and no lock.
     machine.ok("for user in robot apart; do useradd --create-home --shell /bin/sh --password '*' $user; done");
     machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket");

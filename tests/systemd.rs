@@ -76,9 +76,11 @@ fn the_units_do_what_they_promise() {
     put(files, "etc/claviger/key", "6b".repeat(32), 0o400);
     // The watchdog at the speed of a test.
     put(files, "etc/systemd/system/clavigerd.service.d/test.conf", "[Service]\nWatchdogSec=2s\n", 0o644);
+    put(files, "etc/systemd/system/claviger-attest.service.d/test.conf", "[Service]\nWatchdogSec=2s\n", 0o644);
     let machine = Machine::boot(files);
     say(started, "booted");
-    machine.ok("systemd-sysusers && systemd-tmpfiles --create claviger.conf && systemctl daemon-reload");
+    machine
+        .ok("systemd-sysusers && systemd-tmpfiles --create claviger.conf && chown claviger /etc/claviger/key && systemctl daemon-reload");
     machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket");
 
     // Activation: nothing runs until somebody asks.
@@ -98,11 +100,18 @@ fn the_units_do_what_they_promise() {
     let pid = shown(&machine, "clavigerd", "MainPID");
     let status = machine.ok(&format!("cat /proc/{pid}/status"));
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned();
-    // CAP_DAC_READ_SEARCH is bit 2, CAP_SYS_PTRACE bit 19.
+    // The daemon may nothing that its user may not; the attestor has CAP_DAC_READ_SEARCH (bit 2) and CAP_SYS_PTRACE (bit 19), to look.
     for set in ["CapEff:", "CapPrm:", "CapBnd:", "CapAmb:"] {
-        assert_eq!(field(set), "0000000000080004", "{set}");
+        assert_eq!(field(set), "0000000000000000", "{set}");
     }
     assert_eq!((field("Seccomp:").as_str(), field("NoNewPrivs:").as_str()), ("2", "1"));
+    let attestor = machine.ok(&format!("cat /proc/{}/status", shown(&machine, "claviger-attest", "MainPID")));
+    let of_attestor = |name: &str| attestor.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned();
+    for (set, bits) in [("CapEff:", "0000000000080004"), ("CapBnd:", "0000000000080004"), ("CapAmb:", "0000000000000000")] {
+        assert_eq!(of_attestor(set), bits, "{set} of the attestor");
+    }
+    assert_ne!(of_attestor("Uid:"), field("Uid:"));
+    assert_eq!((of_attestor("Seccomp:").as_str(), of_attestor("NoNewPrivs:").as_str()), ("2", "1"));
     // Not dumpable: its memory is root's, although it runs as another user.
     assert_eq!(machine.ok(&format!("stat -c %U /proc/{pid}/mem")), "root\n");
     let host = json(&machine, &format!("{CURL} /run/claviger/operator.sock http://claviger/v1/status"));
@@ -169,6 +178,22 @@ fn the_units_do_what_they_promise() {
     assert_eq!(leases["leases"][0]["id"], issued["lease"]["id"], "{leases}\n{}", machine.journal());
     say(started, "a hung daemon was replaced");
 
+    // So is an attestor that hangs or dies; the daemon stays and its leases with it.
+    let daemon = shown(&machine, "clavigerd", "MainPID");
+    for signal in ["STOP", "KILL"] {
+        let attestor = shown(&machine, "claviger-attest", "MainPID");
+        machine.ok(&format!("kill -{signal} {attestor}"));
+        machine.until(
+            &format!("test $(systemctl show --value -p MainPID claviger-attest) -gt 0 && test $(systemctl show --value -p MainPID claviger-attest) != {attestor}"),
+            Duration::from_secs(20),
+        );
+        machine.until("clav status | grep -q 'attestor a process of its own'", Duration::from_secs(10));
+    }
+    assert_eq!(shown(&machine, "clavigerd", "MainPID"), daemon);
+    let leases = json(&machine, &format!("{CURL} /run/claviger/operator.sock http://claviger/v1/leases"));
+    assert_eq!(leases["leases"][0]["id"], issued["lease"]["id"], "{leases}\n{}", machine.journal());
+    say(started, "a hung attestor and a dead one were replaced");
+
     // A broken file fails the reload and changes nothing.
     machine.ok("echo '[[secret' >/etc/claviger/secrets.d/broken.toml");
     assert!(!machine.run("systemctl reload clavigerd").status.success());
@@ -194,7 +219,12 @@ fn the_units_do_what_they_promise() {
     );
     machine.ok("journalctl -t claviger | grep -q ready");
     assert!(
-        !machine.run("journalctl -t claviger -p warning | grep -v 'No entries' | grep -v broken.toml | grep .").status.success(),
+        !machine
+            .run(
+                "journalctl -t claviger -p warning | grep -v 'No entries' | grep -v broken.toml | grep -v 'the attestor was lost' | grep ."
+            )
+            .status
+            .success(),
         "{}",
         machine.journal()
     );
@@ -202,7 +232,7 @@ fn the_units_do_what_they_promise() {
     say(started, "heads are in the journal, and no warning and no value");
 
     // A new key: one start with both, and from then on without the old.
-    machine.ok("cd /etc/claviger && mv key key.previous && (umask 377; head -c 32 /dev/urandom >key) && \
+    machine.ok("cd /etc/claviger && mv key key.previous && (umask 377; head -c 32 /dev/urandom >key) && chown claviger key && \
          sed -i 's|^##previous_key_file|previous_key_file|' clavigerd.toml && systemctl restart clavigerd && \
          sed -i 's|^previous_key_file|##previous_key_file|' clavigerd.toml && rm key.previous && systemctl restart clavigerd && \
          systemctl start orders");
@@ -236,7 +266,8 @@ fn with_orders(folder: &Path, unit: &str) -> Machine {
     let unit = format!("[Service]\nUser=orders\nRuntimeDirectory=orders\nType=notify\nNotifyAccess=all\n{unit}");
     put(folder, "etc/systemd/system/orders.service", unit, 0o644);
     let machine = Machine::boot(folder);
-    machine.ok("systemd-sysusers && systemd-tmpfiles --create claviger.conf && systemctl daemon-reload");
+    machine
+        .ok("systemd-sysusers && systemd-tmpfiles --create claviger.conf && chown claviger /etc/claviger/key && systemctl daemon-reload");
     machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket");
     let put = format!("printf %s s3cret-value | {CURL} /run/claviger/operator.sock -T - http://claviger/v1/secrets/local/orders/api-key");
     assert_eq!(json(&machine, &put)["version"], 1);
@@ -361,7 +392,7 @@ fn the_package_installs_upgrades_and_goes() {
     machine.ok("systemctl is-enabled clavigerd-workload.socket clavigerd-operator.socket clavigerd.service");
     assert!(!machine.run("systemctl start clavigerd").status.success());
     machine.ok("journalctl -u clavigerd | grep -q \"there is no key.*clav init\"");
-    machine.ok("umask 377; head -c 32 /dev/urandom >/etc/claviger/key; umask 22; systemctl reset-failed clavigerd");
+    machine.ok("umask 377; head -c 32 /dev/urandom >/etc/claviger/key; umask 22; chown claviger /etc/claviger/key; systemctl reset-failed clavigerd");
     machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket");
     let health = json(&machine, &format!("{CURL} /run/claviger/workload.sock http://claviger/v1/health"));
     assert_eq!(health["status"], "ok", "{health}");
@@ -384,4 +415,77 @@ fn the_package_installs_upgrades_and_goes() {
     );
     machine.ok("dpkg -P claviger && test ! -e /etc/claviger && test ! -e /var/lib/claviger && ls /var/log/claviger/audit-*");
     say(started, "removed, then purged; the audit log stays");
+}
+
+/// Tries every way from the attestor's unit into the daemon, and prints those that are open.
+const TAKEN_OVER: &str = r#"
+import ctypes, errno, os, socket
+pid = int(open("/run/daemon-pid").read())
+libc = ctypes.CDLL(None, use_errno=True)
+arm = os.uname().machine == "aarch64"
+number = {"ptrace": 117, "readv": 270, "writev": 271, "kcmp": 272, "setns": 268, "unshare": 97} if arm else \
+         {"ptrace": 101, "readv": 310, "writev": 311, "kcmp": 312, "setns": 308, "unshare": 272}
+def call(name, nr, *arguments):
+    ctypes.set_errno(0)
+    done = libc.syscall(nr, *arguments)
+    report(name, None if done >= 0 else ctypes.get_errno())
+def report(name, error):
+    print("OPEN" if error is None else "closed", name, errno.errorcode.get(error), flush=True)
+def attempt(name, act):
+    try:
+        act()
+        report(name, None)
+    except OSError as error:
+        report(name, error.errno)
+pidfd = os.pidfd_open(pid)
+call("ptrace-attach", number["ptrace"], 16, pid, 0, 0)
+call("ptrace-seize", number["ptrace"], 0x4206, pid, 0, 0)
+call("process_vm_readv", number["readv"], pid, 0, 0, 0, 0, 0)
+call("process_vm_writev", number["writev"], pid, 0, 0, 0, 0, 0)
+call("kcmp", number["kcmp"], pid, os.getpid(), 1, 0, 0)
+call("pidfd_getfd", 438, pidfd, 0, 0)
+call("pidfd_send_signal", 424, pidfd, 0, 0, 0)
+call("setns", number["setns"], pidfd, 0x00020000)
+call("unshare", number["unshare"], 0x10000000)
+attempt("kill", lambda: os.kill(pid, 0))
+attempt("mem-rdwr", lambda: os.open(f"/proc/{pid}/mem", os.O_RDWR))
+attempt("mem-wronly", lambda: os.open(f"/proc/{pid}/mem", os.O_WRONLY))
+attempt("root", lambda: os.open(f"/proc/{pid}/root/etc/claviger/x", os.O_WRONLY | os.O_CREAT))
+attempt("inet", lambda: socket.socket(socket.AF_INET))
+attempt("inet6", lambda: socket.socket(socket.AF_INET6))
+attempt("netlink", lambda: socket.socket(socket.AF_NETLINK))
+attempt("packet", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+def something(found):
+    if not found:
+        raise OSError(errno.ENOENT, "something else lies over it")
+attempt("state", lambda: something(os.listdir("/var/lib/claviger")))
+attempt("log", lambda: something(os.listdir("/var/log/claviger")))
+attempt("key", lambda: something(open("/etc/claviger/key").read()))
+attempt("etc", lambda: open("/etc/claviger/x", "w"))
+attempt("run", lambda: open("/run/claviger/x", "w"))
+attempt("setuid", lambda: os.setuid(0))
+print("DONE", flush=True)
+"#;
+
+#[test]
+fn an_attestor_that_was_taken_over_gets_into_no_process() {
+    if let Err(why) = Machine::possible() {
+        eprintln!("SKIPPED: no systemd was booted: {why}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // The attestor's unit as it is, with another program in it.
+    let left_out = ["Requires=", "After=", "Type=", "NotifyAccess=", "Sockets=", "Restart", "StartLimit", "ExecStart="];
+    let unit = fs::read_to_string(root().join("systemd/claviger-attest.service")).unwrap();
+    let kept: String =
+        unit.lines().filter(|line| !left_out.iter().any(|key| line.starts_with(key))).flat_map(|line| [line, "\n"]).collect();
+    let start = "[Service]\nType=oneshot\nExecStart=/usr/bin/python3 /opt/taken-over.py\n";
+    put(folder.path(), "etc/systemd/system/taken-over.service", kept + start, 0o644);
+    put(folder.path(), "opt/taken-over.py", TAKEN_OVER, 0o644);
+    let machine = with_orders(folder.path(), "ExecStart=/bin/true\n");
+    machine.ok(&format!("echo {} >/run/daemon-pid", shown(&machine, "clavigerd", "MainPID")));
+    machine.ok("systemctl start taken-over");
+    let said = machine.until("journalctl -u taken-over -o cat | grep -E '^(OPEN|closed|DONE)' | grep -B99 DONE", Duration::from_secs(10));
+    let (open, closed): (Vec<&str>, Vec<&str>) = said.lines().filter(|line| *line != "DONE").partition(|line| line.starts_with("OPEN"));
+    assert!(open.is_empty() && closed.len() == 23, "{said}");
 }

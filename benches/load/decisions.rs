@@ -66,7 +66,7 @@ fn myself(registry: Registry) -> Workload {
     let (stream, _) = listener.accept().expect("own socket");
     let kernel = Kernel::probe().expect("a kernel");
     let hashes = ExeHashes::new(1 << 28, 1 << 26, Arc::new(SystemClock));
-    let source = Source::Here(Box::new(Gatherer::new(kernel, Host::probe().expect("a host"), hashes)));
+    let source = Source::Here(Box::new(Gatherer::new(kernel, Host::probe().expect("a host"), hashes, Arc::new(SystemClock))));
     let attestor = Attestor::new(source, kernel, Vec::new(), Arc::new(SystemRandom::default()));
     let roll = Roll::new(registry, Names::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

@@ -73,8 +73,8 @@ impl Run {
     fn elsewhere(&self, at: &str) {
         let path = option(&self.arguments, "--get").unwrap_or_else(|| "/".to_owned());
         let server = option(&self.arguments, "--pid").unwrap_or(0);
-        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
-        let rows = self.connections().into_iter().flat_map(|n| measure(&[target(at, at, &[request.clone()], server)], n, self.seconds()));
+        let request = [format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")];
+        let rows = self.connections().into_iter().flat_map(|n| measure(&[target(at, at, &request, server)], n, self.seconds()));
         print_rows(&rows.collect::<Vec<_>>());
     }
 

@@ -27,6 +27,10 @@ pub const STORM_UID: u32 = 61_000;
 /// How many of them.
 pub const STORM: u32 = 300;
 
+/// Limits that limit nothing: what is measured is the daemon, not its patience.
+const OPEN: &str =
+    "[limits]\nconnections = 10000\nconnections_total = 20000\nconnections_per_second = 1000000\nrequests_per_second = 1000000\n";
+
 /// A child that ends with this program.
 pub struct Guard(pub Child);
 
@@ -47,8 +51,13 @@ pub struct Stage {
 impl Stage {
     /// Starts a daemon on a new state with one identity and so many more, and says how long it took to be ready, in milliseconds.
     pub fn start(more: u32) -> (Self, f64) {
+        Self::start_with(more, OPEN, "")
+    }
+
+    /// The same with these limits, and with more rows of identities.
+    pub fn start_with(more: u32, limits: &str, rows: &str) -> (Self, f64) {
         let dir = folder();
-        files(dir.path(), more);
+        files(dir.path(), more, limits, rows);
         let listeners = ["workload.sock", "operator.sock"].map(|name| {
             let path = dir.path().join(name);
             let listener = UnixListener::bind(&path).expect("own folder");
@@ -141,7 +150,7 @@ fn launch(dir: &Path, listeners: &[UnixListener; 2]) -> (Guard, f64) {
     (child, began.elapsed().as_secs_f64() * 1000.0)
 }
 
-fn files(dir: &Path, more: u32) {
+fn files(dir: &Path, more: u32, limits: &str, rows: &str) {
     for folder in ["policy.d", "secrets.d", "identities.d", "audit"] {
         fs::create_dir(dir.join(folder)).expect("own folder");
     }
@@ -152,8 +161,7 @@ fn files(dir: &Path, more: u32) {
         "[sockets]\nworkload = \"{d}/workload.sock\"\noperator = \"{d}/operator.sock\"\n[paths]\nstate = \"{d}/state\"\naudit = \"{d}/audit\"\n\
          policy = \"{d}/policy.d\"\nsecrets = \"{d}/secrets.d\"\nidentities = \"{d}/identities.d\"\n[local]\nkey_file = \"{d}/key\"\n\
          [attest]\nclients = [\"{}\"]\n\
-         [limits]\nconnections = 10000\nconnections_total = 20000\nconnections_per_second = 1000000\nrequests_per_second = 1000000\n\
-         [leases]\nper_identity = 100000000\n[audit]\nanchors = []\nhourly_bytes_per_identity = 68719476736\n",
+         {limits}[leases]\nper_identity = 100000000\n[audit]\nanchors = []\nhourly_bytes_per_identity = 68719476736\n",
         env!("CARGO_BIN_EXE_clav")
     );
     let write = |name: &str, text: &str| fs::write(dir.join(name), text).expect("own folder");
@@ -181,6 +189,7 @@ fn files(dir: &Path, more: u32) {
         );
     }
     write("policy.d/10-bench.cedar", &grants);
+    identities += rows;
     write("identities.d/bench.toml", &identities);
     write(
         "secrets.d/bench.toml",

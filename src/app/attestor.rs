@@ -1,11 +1,17 @@
 //! Whoever attests, put together: within the daemon, or as a process of its own that the daemon asks.
 
-use super::{build::BuildError, run::RunError, state};
+use super::{
+    build::BuildError,
+    confinement,
+    run::RunError,
+    sight::{self, Probe},
+    state,
+};
 use crate::{
     attest::{Attestor, ClientProgram, ExeHashes, Gatherer, Remote, Service, Source},
     config::Config,
     digest::SystemRandom,
-    sys::{self, Host, Kernel, SystemClock},
+    sys::{self, Host, Kernel, Role, SystemClock},
 };
 use std::{
     io,
@@ -27,13 +33,16 @@ pub enum AttestError {
     /// The attestor cannot be asked.
     #[error("the attestor {0}; look at claviger-attest.service")]
     Unreachable(String),
+    /// It cannot see what it must: what failed, and why that is.
+    #[error("{0}; the cause: {1}")]
+    Blind(String, &'static str),
     /// systemd passed none.
     #[error("no socket was passed to the attestor, and none was named by --socket")]
     NoSocket,
 }
 
 /// At a start the attestor may be starting as well.
-const REACHED_WITHIN: Duration = Duration::from_secs(10);
+const REACHED_WITHIN: Duration = Duration::from_secs(5);
 /// The name by which systemd passes the attestor's socket.
 const SOCKET_NAME: &str = "attest";
 
@@ -49,12 +58,12 @@ fn kernel(config: &Config) -> Result<Kernel, AttestError> {
 fn gatherer(config: &Config) -> Result<Gatherer, AttestError> {
     let host = Host::probe().map_err(AttestError::Kernel)?;
     let hashes = ExeHashes::new(config.attest.hash_max_bytes, config.attest.hash_bytes_per_second, Arc::new(SystemClock));
-    Ok(Gatherer::new(kernel(config)?, host, hashes))
+    Ok(Gatherer::new(kernel(config)?, host, hashes, Arc::new(SystemClock)))
 }
 
 /// What attests for the daemon: the attestor at `socket`, or this process itself.
-pub async fn connect(config: &Config, socket: Option<PathBuf>) -> Result<Arc<Attestor>, AttestError> {
-    let kernel = kernel(config)?;
+pub async fn connect(config: &Config, socket: Option<PathBuf>, probe: Option<io::Result<Probe>>) -> Result<Arc<Attestor>, AttestError> {
+    let mut kernel = kernel(config)?;
     let source = match socket {
         None => Source::Here(Box::new(gatherer(config)?)),
         Some(socket) => {
@@ -62,6 +71,8 @@ pub async fn connect(config: &Config, socket: Option<PathBuf>) -> Result<Arc<Att
             if !remote.reached(REACHED_WITHIN).await {
                 return Err(AttestError::Unreachable(remote.trouble().unwrap_or_default()));
             }
+            // The daemon's own filter lets it open none.
+            kernel = kernel.handles_found_elsewhere(remote.sight().is_some_and(|sight| sight.finds_handles));
             Source::Attestor(remote)
         }
     };
@@ -70,7 +81,14 @@ pub async fn connect(config: &Config, socket: Option<PathBuf>) -> Result<Arc<Att
         let file = source.file(path.as_os_str().as_bytes()).await.map_err(|error| AttestError::Unreachable(error.to_string()))?;
         clients.extend(file.and_then(|file| ClientProgram::of(&path, &file, sys::euid())));
     }
-    Ok(Arc::new(Attestor::new(source, kernel, clients, Arc::new(SystemRandom::default()))))
+    let attestor = Attestor::new(source, kernel, clients, Arc::new(SystemRandom::default()));
+    sight::prove(&attestor, probe).await?;
+    Ok(Arc::new(attestor))
+}
+
+/// Does nothing until its standard input ends: the child that a daemon attests when it starts.
+pub fn probe() {
+    let _ = io::copy(&mut io::stdin(), &mut io::sink());
 }
 
 /// The attestor as a process: answers the daemon until it is told to stop.
@@ -82,10 +100,29 @@ pub fn run(path: &Path, socket: Option<&Path>) -> Result<(), RunError> {
     let gatherer = gatherer(&config).map_err(BuildError::from)?;
     let sight = gatherer.sight();
     let listener = listener(socket)?;
+    // Threads are started for each conversation, and inherit it.
+    for lacking in confinement::confine(&config, &path, Role::Attestor)? {
+        tracing::warn!("{lacking}");
+    }
     tracing::info!(daemon, looks_at_all = sight.looks_at_all, of_pid_1 = sight.of_pid_1, "ready");
+    let service = Service::new(gatherer, daemon);
+    keep_alive(&service).map_err(|error| RunError::Io("starting a thread", error))?;
     sys::notify_ready("answering");
     // Nothing is kept that a signal would lose: its default ends this process.
-    Service::new(gatherer, daemon).serve(&listener).map_err(|error| RunError::Io("accepting a connection", error))
+    service.serve(&listener).map_err(|error| RunError::Io("accepting a connection", error))
+}
+
+/// Tells the service manager's watchdog that processes are still looked at.
+fn keep_alive(service: &Arc<Service>) -> io::Result<()> {
+    let Some(interval) = sys::watchdog_interval() else { return Ok(()) };
+    let service = service.clone();
+    let tell = move || loop {
+        if service.sees_itself() {
+            sys::notify_watchdog();
+        }
+        sys::pause(interval / 2);
+    };
+    std::thread::Builder::new().name("watchdog".to_owned()).spawn(tell).map(drop)
 }
 
 fn listener(socket: Option<&Path>) -> Result<OwnedFd, RunError> {

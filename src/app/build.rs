@@ -84,8 +84,8 @@ const LOCAL: &str = "local";
 const QUEUE: usize = 8192;
 const BALLAST: u64 = 1 << 20;
 
-/// Builds everything but the sockets around what attests.
-pub fn build(config: &Config, attestor: Arc<Attestor>) -> Result<Built, BuildError> {
+/// Builds everything but the sockets around what attests. `lacking` says what this process could not give up.
+pub fn build(config: &Config, attestor: Arc<Attestor>, lacking: Vec<String>) -> Result<Built, BuildError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let random = Arc::new(SystemRandom::default());
     let state = state::open(&config.paths.state, &*random)?;
@@ -102,8 +102,13 @@ pub fn build(config: &Config, attestor: Arc<Attestor>) -> Result<Built, BuildErr
     let reserve = Reserve { bytes: config.audit.reserve_bytes, ..Reserve::default() };
     let journal = config.paths.state.join("leases");
     sys::private_folder(&journal)?;
-    let (leases, recovered) = Leases::open(Box::new(DiskVolume::new(&journal, BALLAST)), &state.id, reserve, QUEUE)?;
-    let audit = audit(config, &state, &store, &clock, &boot, reserve)?;
+    // Both are read to their ends, so they are read side by side.
+    let (leases, audit) = std::thread::scope(|both| {
+        let audit = both.spawn(|| audit(config, &state, &store, &clock, &boot, reserve));
+        let leases = Leases::open(Box::new(DiskVolume::new(&journal, BALLAST)), &state.id, reserve, QUEUE);
+        (leases, audit.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let ((leases, recovered), audit) = (leases?, audit?);
     let loading = engines.clone();
     let broker = Broker::new(Parts {
         attestor,
@@ -122,6 +127,7 @@ pub fn build(config: &Config, attestor: Arc<Attestor>) -> Result<Built, BuildErr
             per_identity: config.leases.per_identity,
             freeze_file: config.paths.state.join("frozen"),
             boot: boot.into(),
+            lacking,
         },
         read_only: state.read_only,
         keys: key_places(config),
@@ -216,9 +222,6 @@ fn audit(
     reserve: Reserve,
 ) -> Result<Audit, BuildError> {
     let folder = &config.paths.audit;
-    std::fs::create_dir_all(folder).map_err(|error| BuildError::Io(folder.display().to_string(), error))?;
-    // Only its group reads the log; a host without that group leaves it to root and us.
-    sys::share_folder(folder, sys::gid_of(&config.audit.group))?;
     let key = signing::audit_key(store, folder)?;
     let word = |text: &str| Word::parse(text).map_err(|error| BuildError::Config(error.to_string()));
     let anchors = config.audit.anchors.iter().map(|kind| -> Box<dyn Anchor> {

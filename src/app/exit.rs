@@ -39,14 +39,21 @@ enum Command {
         #[arg(long, value_name = "SOCKET")]
         socket: Option<PathBuf>,
     },
+    /// Do nothing until standard input ends.
+    #[command(hide = true, name = super::sight::PROBE)]
+    Probe,
 }
 
 /// The whole program.
 pub fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
+    if matches!(arguments.command, Some(Command::Probe)) {
+        attestor::probe();
+        return std::process::ExitCode::SUCCESS;
+    }
     telemetry::start();
     let done = match arguments.command {
-        None => run::run(&arguments.config, arguments.check, arguments.attestor),
+        None | Some(Command::Probe) => run::run(&arguments.config, arguments.check, arguments.attestor),
         Some(Command::Attest { socket }) => attestor::run(&arguments.config, socket.as_deref()),
     };
     let exit = match done {

@@ -2,10 +2,12 @@
 
 mod attestor;
 mod build;
+mod confinement;
 mod doubts;
 mod exit;
 mod load;
 mod run;
+mod sight;
 mod signing;
 mod state;
 mod telemetry;

@@ -1,9 +1,11 @@
 //! The daemon from its first line to its last: sockets, signals, and an orderly end.
 
 use super::{
-    attestor,
+    attestor::{self, AttestError},
     build::{self, BuildError},
+    confinement,
     exit::Exit,
+    sight::Probe,
     state,
 };
 use crate::{
@@ -12,7 +14,7 @@ use crate::{
     config::{Config, ShutdownRule},
     model::EndReason,
     server::{Door, LimitSettings, Server},
-    sys::{self, BindError, SystemClock},
+    sys::{self, BindError, Role, SystemClock},
 };
 use std::{
     io,
@@ -48,6 +50,8 @@ impl RunError {
     /// The code to end with.
     pub fn exit(&self) -> Exit {
         match self {
+            // It may be starting, or be mended: to try again is right.
+            RunError::Build(BuildError::Attest(AttestError::Unreachable(_))) => Exit::Failed,
             RunError::Build(_) | RunError::Bind(BindError::Unsafe(..) | BindError::Occupied(_)) => Exit::Config,
             RunError::Bind(_) | RunError::Io(..) | RunError::Record(_) => Exit::Failed,
         }
@@ -67,21 +71,28 @@ pub fn run(path: &Path, check: bool, attestor: Option<PathBuf>) -> Result<(), Ru
     if check {
         return build::check(&config).map_err(RunError::from);
     }
+    // Counted before: afterwards this process does not read its control group's limits.
+    let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
+    // Every thread that is started from here on inherits it.
+    let role = if attestor.is_some() { Role::Core } else { Role::Single };
+    // Started before: afterwards this process starts no program.
+    let probe = Probe::for_role(role);
+    let lacking = confinement::confine(&config, path, role)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))
+        .worker_threads(workers)
         .thread_name("claviger")
         .enable_all()
         .build()
         .map_err(|error| RunError::Io("starting threads", error))?;
-    let done = runtime.block_on(serve(&config, attestor));
+    let done = runtime.block_on(serve(&config, attestor, probe, lacking));
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
 
-async fn serve(config: &Config, attestor: Option<PathBuf>) -> Result<(), RunError> {
+async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Result<Probe>>, lacking: Vec<String>) -> Result<(), RunError> {
     let started = Instant::now();
-    let attestor = attestor::connect(config, attestor).await.map_err(BuildError::from)?;
-    let built = build::build(config, attestor)?;
+    let attestor = attestor::connect(config, attestor, probe).await.map_err(BuildError::from)?;
+    let built = build::build(config, attestor, lacking)?;
     let broker = built.broker;
     broker.record_daemon(Kind::Start).await.map_err(|refusal| RunError::Record(refusal.detail.unwrap_or_default()))?;
     let revived = broker.start(built.recovered).await;
@@ -119,6 +130,7 @@ async fn serve(config: &Config, attestor: Option<PathBuf>) -> Result<(), RunErro
     sys::notify_ready(tier);
     sys::release_start_pages();
     tokio::spawn(keep_alive());
+    tokio::spawn(stay_small(server.clone()));
     if let Some(path) = config.metrics.textfile.clone() {
         tokio::spawn(write_metrics(broker.clone(), path));
     }
@@ -200,6 +212,23 @@ async fn keep_alive() {
     loop {
         sys::notify_watchdog();
         tokio::time::sleep(interval / 2).await;
+    }
+}
+
+/// After a peak of connections what they took is given back.
+async fn stay_small(server: Arc<Server>) {
+    const LOOK_EVERY: Duration = Duration::from_secs(10);
+    const MANY: usize = 512;
+    let mut peak = 0;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let open = server.open();
+        peak = peak.max(open);
+        if peak > 2 * open + MANY {
+            peak = open;
+            // Whoever can does it beside the threads that serve.
+            let _ = tokio::task::spawn_blocking(sys::release_free_memory).await;
+        }
     }
 }
 

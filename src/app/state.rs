@@ -45,7 +45,7 @@ pub enum StateError {
     Damaged(PathBuf, serde_json::Error),
     /// There is no key.
     #[error(
-        "there is no key that can be used: {0}. It must be a private file (chmod 0400); 'clav init' makes one where there is none, or pass the systemd credential {1}"
+        "there is no key that can be used: {0}. It must be a private file of the daemon's user (chmod 0400, chown claviger); 'clav init' makes one where there is none, or pass the systemd credential {1}"
     )]
     NoKey(String, String),
     /// The key is not one.

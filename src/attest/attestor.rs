@@ -6,6 +6,7 @@ use super::{
     judge::{facts_of, judge},
     pins::{Changed, Pins},
     source::Source,
+    turns::Turns,
     workload::Workload,
 };
 use crate::{
@@ -81,12 +82,13 @@ pub struct Attestor {
     clients: Vec<ClientProgram>,
     random: Arc<dyn Random>,
     ancestors_in_full: AtomicBool,
+    turns: Turns,
 }
 
 impl Attestor {
     /// `kernel` is what this process may use of the kernel; `clients` are the programs that speak for their parents.
     pub fn new(source: Source, kernel: Kernel, clients: Vec<ClientProgram>, random: Arc<dyn Random>) -> Self {
-        Self { source, kernel, clients, random, ancestors_in_full: AtomicBool::new(true) }
+        Self { source, kernel, clients, random, ancestors_in_full: AtomicBool::new(true), turns: Turns::default() }
     }
 
     /// Who gathers, for status.
@@ -113,6 +115,7 @@ impl Attestor {
         let cred = peer_cred(socket)?;
         let groups = peer_groups(socket)?;
         let pidfd = if self.kernel.peer_pidfd && !crate::mutation!("peer-pidfd") { peer_pidfd(socket)? } else { Pidfd::open(cred.pid)? };
+        let _turn = self.turns.take(cred.uid).await;
         let (gathered, pins) = self.source.process(&self.kernel, pidfd, cred.pid, self.full()).await?;
         let connect = ConnectIds { pid: cred.pid, uid: cred.uid, gid: cred.gid, groups };
         let own = self.subject(gathered, pins, Some(connect), self.kernel.peer_pidfd, roll).await;

@@ -120,6 +120,10 @@ pub struct Sight {
     pub of_pid_1: bool,
     /// It may look at every process (`CAP_SYS_PTRACE`).
     pub looks_at_all: bool,
+    /// It runs in a user namespace of its own, where other users are nobody and its capabilities count for nothing.
+    pub own_users: bool,
+    /// Remembered processes are found again by their handles.
+    pub finds_handles: bool,
     /// `PIDFD_GET_INFO` is used; without it the directory of the process goes with the evidence.
     pub pidfd_info: bool,
 }

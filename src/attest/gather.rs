@@ -5,9 +5,10 @@
 use super::{
     evidence::{ExeEvidence, Gathered, Look, Measured, ProcessEvidence, Sight},
     hash::{ExeHashes, HashError},
+    recent::{Recent, Seen},
 };
-use crate::sys::{Executable, Host, HostFile, Kernel, MapPin, Pidfd, ProcDir};
-use std::io;
+use crate::sys::{Clock, Executable, Found, Host, HostFile, Kernel, MapPin, PidHandle, Pidfd, ProcDir};
+use std::{io, sync::Arc};
 
 /// Ancestors looked at, at most: deeper trees are not attested.
 const MAX_ANCESTORS: usize = 64;
@@ -17,30 +18,60 @@ pub struct Gatherer {
     kernel: Kernel,
     host: Host,
     hashes: ExeHashes,
+    recent: Recent,
     privileged: bool,
 }
 
 impl Gatherer {
     /// Gathers through what this kernel offers.
-    pub fn new(kernel: Kernel, host: Host, hashes: ExeHashes) -> Self {
-        Self { kernel, host, hashes, privileged: crate::sys::may_look_at_all() }
+    pub fn new(kernel: Kernel, host: Host, hashes: ExeHashes, clock: Arc<dyn Clock>) -> Self {
+        Self { kernel, host, hashes, recent: Recent::new(clock), privileged: crate::sys::may_look_at_all() }
     }
 
     /// What it can see.
     pub fn sight(&self) -> Sight {
-        Sight { of_pid_1: self.host.of_pid_1, looks_at_all: self.privileged, pidfd_info: self.kernel.pidfd_info }
+        Sight {
+            of_pid_1: self.host.of_pid_1,
+            looks_at_all: self.privileged,
+            own_users: crate::sys::has_own_users(),
+            finds_handles: self.kernel.pidfd_handle,
+            pidfd_info: self.kernel.pidfd_info,
+        }
     }
 
     /// Everything about the process that a pidfd pins, whose number is `pid`; `full` reads its ancestors as closely, as matching agents
-    /// needs. With it comes what pins its memory map, and its directory.
-    pub fn process(&self, pidfd: &Pidfd, pid: u32, full: bool) -> io::Result<(Gathered, MapPin, ProcDir)> {
-        let proc = self.directory(pidfd, pid)?;
-        let map = proc.pin()?;
-        let process = self.read(&proc, self.executable(&proc, false)?.as_ref())?;
+    /// needs. With it comes what pins its memory map, and on kernels without `PIDFD_GET_INFO` its directory.
+    pub fn process(&self, pidfd: &Pidfd, pid: u32, full: bool) -> io::Result<(Gathered, MapPin, Option<ProcDir>)> {
+        let own = if self.kernel.pidfd_info { Some(pidfd.info()?.pid) } else { pidfd.pid_from_fdinfo() };
+        if own != Some(pid) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let (process, map, directory) = match self.remembered(pid, true) {
+            Some((seen, _)) => {
+                let (status, proc) = (seen.proc.status()?, &seen.proc);
+                let (uids, gids, groups, tracer) = (status.uids, status.gids, status.groups, status.tracer);
+                let (login_uid, foreign) = (proc.login_uid(), self.foreign(proc));
+                let process = ProcessEvidence { uids, gids, groups, tracer, login_uid, foreign, ..seen.evidence.clone() };
+                (process, seen.map.try_clone()?, None)
+            }
+            None => {
+                let proc = ProcDir::of(pidfd, pid)?;
+                let before = if self.kernel.pidfd_info { Some(Recent::before(pid, &proc)?) } else { None };
+                let map = before.as_ref().map_or_else(|| proc.pin(), |before| before.map.try_clone())?;
+                let process = self.read(&proc, self.executable(&proc, false)?.as_ref())?;
+                match before {
+                    Some(before) => {
+                        self.recent.keep(before, true, &process)?;
+                        (process, map, None)
+                    }
+                    None => (process, map, Some(proc)),
+                }
+            }
+        };
         let mut tries = 0;
         // An ancestor that goes while they are read moves its children elsewhere, so the walk starts over, a few times.
         let ancestors = loop {
-            match self.walk_ancestors(pidfd, &proc, full) {
+            match self.walk_ancestors(pidfd, directory.as_ref(), full) {
                 Err(error) if is_gone(&error) && tries < 5 && pidfd.is_alive() => tries += 1,
                 done => break done?,
             }
@@ -49,7 +80,15 @@ impl Gatherer {
         if !map.holds() || !pidfd.is_alive() {
             return Err(io::ErrorKind::NotFound.into());
         }
-        Ok((Gathered { process, ancestors, ancestors_in_full: full }, map, proc))
+        Ok((Gathered { process, ancestors, ancestors_in_full: full }, map, directory))
+    }
+
+    fn remembered(&self, pid: u32, full: bool) -> Option<(Arc<Seen>, u32)> {
+        if self.kernel.pidfd_info { self.recent.find(pid, full) } else { None }
+    }
+
+    fn foreign(&self, proc: &ProcDir) -> Vec<String> {
+        self.host.foreign(proc).into_iter().map(str::to_owned).collect()
     }
 
     /// What it executes and who traces it now; `None` when it is gone.
@@ -69,6 +108,11 @@ impl Gatherer {
         let exe = Executable::of(&self.directory(pidfd, pid)?)?;
         let sha256 = self.hashes.of(&exe, uid)?;
         if pidfd.is_alive() { Ok(Measured { exe: exe.id, sha256 }) } else { Err(HashError::Changed) }
+    }
+
+    /// A remembered process of this boot. Opening handles takes a privilege of its own on some hosts.
+    pub fn find(&self, handle: PidHandle) -> Found {
+        if self.kernel.pidfd_handle { Pidfd::find(handle) } else { Found::Unsupported }
     }
 
     /// What a path leads to on the host; `None` when nowhere that can be trusted.
@@ -109,7 +153,7 @@ impl Gatherer {
             invocation: cgroup.as_deref().and_then(invocation_of),
             cgroup,
             login_uid: proc.login_uid(),
-            foreign: self.host.foreign(proc).into_iter().map(str::to_owned).collect(),
+            foreign: self.foreign(proc),
         })
     }
 
@@ -129,44 +173,71 @@ impl Gatherer {
         }
     }
 
-    fn walk_ancestors(&self, pidfd: &Pidfd, from: &ProcDir, full: bool) -> io::Result<Vec<ProcessEvidence>> {
+    fn walk_ancestors(&self, pidfd: &Pidfd, from: Option<&ProcDir>, full: bool) -> io::Result<Vec<ProcessEvidence>> {
+        let parent_of_first = || match from {
+            None => pidfd.info().map(|info| info.ppid),
+            Some(proc) => proc.stat().map(|stat| stat.ppid),
+        };
         let mut out: Vec<ProcessEvidence> = Vec::new();
-        let mut pid = self.parent_pid(pidfd, from)?;
-        let mut child: Option<ProcDir> = None;
+        let mut pid = parent_of_first()?;
+        let mut child: Option<Above> = None;
         while pid > 1 {
             if out.len() == MAX_ANCESTORS {
                 return Err(io::Error::other("the process tree is deeper than is attested"));
             }
-            let proc = ProcDir::open(pid)?;
-            let stat = proc.stat()?;
-            let evidence = if full {
-                // Whoever could hide an ancestor's program could hide an agent. A daemon without privilege sees its own user only.
-                self.read(&proc, self.executable(&proc, !self.privileged)?.as_ref())?
-            } else {
-                let status = proc.status()?;
-                let exe = proc.link("exe").ok().map(|path| ExeEvidence { path: path.into_encoded_bytes(), ..Default::default() });
-                let (login_uid, cgroup) = (proc.login_uid(), proc.cgroup()?);
-                let (uids, gids, start, session) = (status.uids, status.gids, stat.start, stat.session);
-                ProcessEvidence { pid, start, session, uids, gids, exe, login_uid, cgroup, ..Default::default() }
+            let (evidence, next, above) = match self.remembered(pid, full) {
+                Some((seen, parent)) => (seen.evidence.clone(), parent, Above::Remembered(seen)),
+                None => self.read_ancestor(pid, full)?,
             };
-            let next = stat.ppid;
             // The child still has this parent, so what was read was its parent and not a later process of the same number.
             let still = match &child {
-                None => self.parent_pid(pidfd, from)? == pid,
-                Some(child) => child.stat()?.ppid == pid,
+                None => parent_of_first()?,
+                Some(child) => child.parent()?,
             };
-            if !still {
+            if still != pid {
                 return Err(io::ErrorKind::NotFound.into());
             }
             out.push(evidence);
-            child = Some(proc);
+            child = Some(above);
             pid = next;
         }
         Ok(out)
     }
 
-    fn parent_pid(&self, pidfd: &Pidfd, proc: &ProcDir) -> io::Result<u32> {
-        if self.kernel.pidfd_info { pidfd.info().map(|info| info.ppid) } else { proc.stat().map(|stat| stat.ppid) }
+    fn read_ancestor(&self, pid: u32, full: bool) -> io::Result<(ProcessEvidence, u32, Above)> {
+        let proc = ProcDir::open(pid)?;
+        // What may not be pinned, by somebody without privilege, is not remembered.
+        let before = if self.kernel.pidfd_info { Recent::before(pid, &proc).ok() } else { None };
+        let stat = proc.stat()?;
+        let evidence = if full {
+            // Whoever could hide an ancestor's program could hide an agent. A daemon without privilege sees its own user only.
+            self.read(&proc, self.executable(&proc, !self.privileged)?.as_ref())?
+        } else {
+            let status = proc.status()?;
+            let exe = proc.link("exe").ok().map(|path| ExeEvidence { path: path.into_encoded_bytes(), ..Default::default() });
+            let (login_uid, cgroup) = (proc.login_uid(), proc.cgroup()?);
+            let (uids, gids, start, session) = (status.uids, status.gids, stat.start, stat.session);
+            ProcessEvidence { pid, start, session, uids, gids, exe, login_uid, cgroup, ..Default::default() }
+        };
+        if let Some(before) = before {
+            self.recent.keep(before, full, &evidence)?;
+        }
+        Ok((evidence, stat.ppid, Above::Read(proc)))
+    }
+}
+
+/// An ancestor whose parent is asked for once more.
+enum Above {
+    Read(ProcDir),
+    Remembered(Arc<Seen>),
+}
+
+impl Above {
+    fn parent(&self) -> io::Result<u32> {
+        match self {
+            Above::Read(proc) => proc.stat().map(|stat| stat.ppid),
+            Above::Remembered(seen) => seen.parent(),
+        }
     }
 }
 

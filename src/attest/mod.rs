@@ -20,9 +20,11 @@ mod identity;
 mod judge;
 mod pins;
 pub mod protocol;
+mod recent;
 mod remote;
 mod serve;
 mod source;
+mod turns;
 mod workload;
 
 #[cfg(test)]
@@ -41,4 +43,4 @@ pub use protocol::{Answer, Malformed, Numbered, Request, decode_answer, decode_r
 pub use remote::{Remote, Unavailable};
 pub use serve::Service;
 pub use source::Source;
-pub use workload::{Basis, Workload};
+pub use workload::{Basis, Eyes, Workload};

@@ -6,7 +6,7 @@
 //! because during an upgrade one may still be the one before.
 
 use super::evidence::{Gathered, Look, Measured, Sight};
-use crate::sys::HostFile;
+use crate::sys::{HostFile, PidHandle};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Changes with every change of a type below.
@@ -54,6 +54,11 @@ pub enum Request {
         /// Whose budget pays.
         uid: u32,
     },
+    /// The process of this boot that this handle names.
+    Find {
+        /// See [`PidHandle`].
+        handle: PidHandle,
+    },
     /// What does this path lead to?
     File {
         /// Absolute, raw.
@@ -82,17 +87,30 @@ pub enum Answer {
     Look(Vec<Option<Look>>),
     /// To [`Request::Measure`].
     Measured(Measured),
+    /// To [`Request::Find`]; beside it a pidfd, if the process lives.
+    Found(Lives),
     /// To [`Request::File`].
     File(Option<HostFile>),
     /// There is no answer, and why.
     Failed(String),
 }
 
+/// What became of a remembered process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lives {
+    /// It lives.
+    Yes,
+    /// It is gone, or a zombie.
+    No,
+    /// Handles cannot be opened here.
+    Unknown,
+}
+
 impl Request {
     /// How many descriptors come with it.
     pub fn descriptors(&self) -> usize {
         match self {
-            Request::Hello { .. } | Request::File { .. } => 0,
+            Request::Hello { .. } | Request::Find { .. } | Request::File { .. } => 0,
             Request::Process { .. } | Request::Measure { .. } => 1,
             Request::Look { pids } => pids.len(),
         }
@@ -103,7 +121,7 @@ impl Request {
         match self {
             Request::Look { pids } => !pids.is_empty() && pids.len() <= MAX_LOOK,
             Request::File { path } => path.len() <= 4096,
-            Request::Hello { .. } | Request::Process { .. } | Request::Measure { .. } => true,
+            Request::Hello { .. } | Request::Process { .. } | Request::Measure { .. } | Request::Find { .. } => true,
         }
     }
 
@@ -113,6 +131,7 @@ impl Request {
             (Request::Hello { .. }, Answer::Hello { .. })
             | (Request::Process { .. }, Answer::Process { .. })
             | (Request::Measure { .. }, Answer::Measured(_))
+            | (Request::Find { .. }, Answer::Found(_))
             | (Request::File { .. }, Answer::File(_))
             | (_, Answer::Failed(_)) => true,
             (Request::Look { pids }, Answer::Look(looks)) => pids.len() == looks.len(),
@@ -126,6 +145,7 @@ impl Answer {
     pub fn descriptors(&self) -> usize {
         match self {
             Answer::Process { directory, .. } => 1 + usize::from(*directory),
+            Answer::Found(lives) => usize::from(*lives == Lives::Yes),
             Answer::Hello { .. } | Answer::Look(_) | Answer::Measured(_) | Answer::File(_) | Answer::Failed(_) => 0,
         }
     }
@@ -187,18 +207,47 @@ mod tests {
         })
     }
 
+    fn config(cases: u32) -> ProptestConfig {
+        let rng_seed = proptest::test_runner::RngSeed::Fixed(7);
+        ProptestConfig { cases, rng_seed, failure_persistence: None, ..ProptestConfig::default() }
+    }
+
+    /// Whatever these bytes are taken for, it has as many descriptors as it says.
+    fn taken(bytes: &[u8], descriptors: usize) -> Result<(), TestCaseError> {
+        if let Ok(request) = decode_request(bytes, descriptors) {
+            prop_assert_eq!(request.body.descriptors(), descriptors);
+        }
+        if let Ok(answer) = decode_answer(bytes, descriptors) {
+            prop_assert_eq!(answer.body.descriptors(), descriptors);
+        }
+        Ok(())
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 2_000, rng_seed: proptest::test_runner::RngSeed::Fixed(7), ..ProptestConfig::default() })]
+        #![proptest_config(config(50_000))]
 
         #[test]
-        fn no_bytes_bring_either_side_down(bytes in proptest::collection::vec(any::<u8>(), 0..600), descriptors in 0usize..70) {
-            if let Ok(request) = decode_request(&bytes, descriptors) {
-                prop_assert_eq!(request.body.descriptors(), descriptors);
-            }
-            if let Ok(answer) = decode_answer(&bytes, descriptors) {
-                prop_assert_eq!(answer.body.descriptors(), descriptors);
-            }
+        fn no_bytes_bring_either_side_down(bytes in proptest::collection::vec(any::<u8>(), 0..100), descriptors in 0usize..70) {
+            taken(&bytes, descriptors)?;
         }
+
+        #[test]
+        fn nor_does_a_message_that_was_damaged(
+            process in process(), damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..4), cut in 0usize..9, descriptors in 0usize..3,
+        ) {
+            let gathered = Box::new(Gathered { process, ancestors: Vec::new(), ancestors_in_full: true });
+            let mut bytes = encode_answer(&Numbered { id: 300, body: Answer::Process { gathered, directory: true } }).unwrap();
+            for (at, value) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            bytes.truncate(bytes.len() - cut.saturating_sub(5));
+            taken(&bytes, descriptors)?;
+        }
+    }
+
+    proptest! {
+        #![proptest_config(config(2_000))]
 
         #[test]
         fn what_is_said_is_heard_and_with_other_descriptors_it_is_not(

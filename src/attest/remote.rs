@@ -8,7 +8,7 @@ use super::{
     evidence::Sight,
     protocol::{Answer, MAX_BYTES, Numbered, Request, VERSION, decode_answer, encode_request},
 };
-use crate::sys::AsyncPackets;
+use crate::sys::{AsyncPackets, OVERFLOW_ID};
 use std::{
     collections::HashMap,
     io,
@@ -249,7 +249,13 @@ impl Link {
             };
             // What anybody else says through this connection is no answer; what came with it is closed here.
             if packet.sender.uid != self.attestor && !crate::mutation!("attestor-sender") {
-                return io::Error::other(format!("uid {} answered, not uid {}", packet.sender.uid, self.attestor));
+                let why = match packet.sender.uid {
+                    OVERFLOW_ID => {
+                        " (nobody): this daemon runs in a user namespace of its own (PrivateUsers=), where all others are nobody"
+                    }
+                    _ => "",
+                };
+                return io::Error::other(format!("uid {}{why} answered, not uid {}", packet.sender.uid, self.attestor));
             }
             let answer = match decode_answer(&buffer[..packet.len], packet.descriptors.len()) {
                 Ok(answer) => answer,

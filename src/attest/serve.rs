@@ -6,9 +6,9 @@
 
 use super::{
     gather::Gatherer,
-    protocol::{Answer, MAX_BYTES, Numbered, Request, VERSION, decode_request, encode_answer},
+    protocol::{Answer, Lives, MAX_BYTES, Numbered, Request, VERSION, decode_request, encode_answer},
 };
-use crate::sys::{Packets, PeerCred, Pidfd};
+use crate::sys::{Found, Packets, PeerCred, Pidfd};
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -20,7 +20,7 @@ use std::{
 };
 
 /// Threads that answer on one connection.
-const THREADS: usize = 4;
+pub(super) const THREADS: usize = 16;
 /// Connections at a time: the daemon has one; during its restart the one before may linger.
 const CONNECTIONS: usize = 4;
 /// Measurements at a time, those that never end included.
@@ -86,6 +86,12 @@ impl Service {
         self.measuring.load(Ordering::Acquire)
     }
 
+    /// Whether it still gathers: it looks at itself as it would at others, and so comes past every lock.
+    pub fn sees_itself(&self) -> bool {
+        let pid = std::process::id();
+        Pidfd::open(pid).and_then(|me| self.gatherer.process(&me, pid, false)).is_ok()
+    }
+
     /// Answers on every connection to `listener`, for ever. Only an error of the listener itself comes back.
     pub fn serve(self: &Arc<Self>, listener: &OwnedFd) -> io::Result<()> {
         loop {
@@ -142,10 +148,9 @@ impl Conversation {
             Request::Hello { version: _ } => self.say(id, Answer::Hello { version: VERSION, sight: gatherer.sight() }, &[])?,
             Request::Process { pid, full } => match gatherer.process(&pidfds.next().ok_or_else(gone)??, pid, full) {
                 Ok((gathered, map, directory)) => {
-                    let with_directory = !gatherer.sight().pidfd_info;
-                    let beside = [map.as_fd(), directory.fd().as_fd()];
-                    let beside = if with_directory { &beside[..] } else { &beside[..1] };
-                    self.say(id, Answer::Process { gathered: Box::new(gathered), directory: with_directory }, beside)?;
+                    let mut beside = vec![map.as_fd()];
+                    beside.extend(directory.as_ref().map(|directory| directory.fd().as_fd()));
+                    self.say(id, Answer::Process { gathered: Box::new(gathered), directory: directory.is_some() }, &beside)?;
                 }
                 Err(error) => self.say(id, Answer::Failed(error.to_string()), &[])?,
             },
@@ -154,6 +159,11 @@ impl Conversation {
                 self.say(id, Answer::Look(looks), &[])?;
             }
             Request::Measure { pid, uid } => self.measure(id, pidfds.next().ok_or_else(gone)??, pid, uid)?,
+            Request::Find { handle } => match gatherer.find(handle) {
+                Found::Alive(pidfd) => self.say(id, Answer::Found(Lives::Yes), &[pidfd.as_fd()])?,
+                Found::Gone => self.say(id, Answer::Found(Lives::No), &[])?,
+                Found::Unsupported => self.say(id, Answer::Found(Lives::Unknown), &[])?,
+            },
             Request::File { path } => self.say(id, Answer::File(gatherer.file(&path)), &[])?,
         }
         Ok(true)

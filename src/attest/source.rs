@@ -4,13 +4,14 @@
 //! data. A connection is never passed on: whoever attests cannot read or write it.
 
 use super::{
-    evidence::{Gathered, Look},
+    evidence::{Gathered, Look, Sight},
     gather::Gatherer,
     pins::Pins,
-    protocol::{Answer, MAX_LOOK, Request},
+    protocol::{Answer, Lives, MAX_LOOK, Request},
     remote::Remote,
+    workload::Eyes,
 };
-use crate::sys::{HostFile, Kernel, Pidfd};
+use crate::sys::{Found, HostFile, Kernel, PidHandle, Pidfd};
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -30,8 +31,7 @@ impl Source {
         let (gathered, map, directory) = match self {
             Source::Here(gatherer) => {
                 let (gathered, map, directory) = gatherer.process(&pidfd, pid, full)?;
-                let directory = (!kernel.pidfd_info).then(|| directory.into());
-                (gathered, OwnedFd::from(map), directory)
+                (gathered, OwnedFd::from(map), directory.map(OwnedFd::from))
             }
             Source::Attestor(attestor) => {
                 let (answer, beside) = attestor.ask(Request::Process { pid, full }, &[pidfd.as_fd()]).await?;
@@ -79,6 +79,27 @@ impl Source {
         if same { Ok(measured.sha256) } else { Err("the process executes another file now".to_owned()) }
     }
 
+    /// The process that was remembered by this handle.
+    pub async fn find(&self, handle: PidHandle) -> io::Result<Found> {
+        let attestor = match self {
+            Source::Here(gatherer) => return Ok(gatherer.find(handle)),
+            Source::Attestor(attestor) => attestor,
+        };
+        match attestor.ask(Request::Find { handle }, &[]).await? {
+            (Answer::Found(Lives::Yes), beside) => {
+                let found = Pidfd::received(beside.into_iter().next().ok_or_else(other)?)?;
+                // It names itself: nobody's word is needed for which process it is.
+                if found.handle() != Some(handle) {
+                    return Err(other());
+                }
+                Ok(if found.is_alive() { Found::Alive(found) } else { Found::Gone })
+            }
+            (Answer::Found(Lives::No), _) => Ok(Found::Gone),
+            (Answer::Found(Lives::Unknown), _) => Ok(Found::Unsupported),
+            _ => Err(other()),
+        }
+    }
+
     /// What an absolute path leads to on the host.
     pub async fn file(&self, path: &[u8]) -> io::Result<Option<HostFile>> {
         match self {
@@ -90,16 +111,24 @@ impl Source {
         }
     }
 
-    /// This process gathers itself, and so has both the privilege and the secrets.
-    pub fn is_here(&self) -> bool {
-        matches!(self, Source::Here(_))
+    /// Which process gathers.
+    pub fn eyes(&self) -> Eyes {
+        match self {
+            Source::Here(_) => Eyes::Daemon,
+            Source::Attestor(_) => Eyes::Process,
+        }
     }
 
     /// Whether the host's PID 1 is what namespaces and paths are compared with.
     pub fn sees_pid_1(&self) -> bool {
+        self.sight().is_none_or(|sight| sight.of_pid_1)
+    }
+
+    /// What whoever gathers can see; `None` while nobody is there.
+    pub fn sight(&self) -> Option<Sight> {
         match self {
-            Source::Here(gatherer) => gatherer.sight().of_pid_1,
-            Source::Attestor(attestor) => attestor.sight().is_none_or(|sight| sight.of_pid_1),
+            Source::Here(gatherer) => Some(gatherer.sight()),
+            Source::Attestor(attestor) => attestor.sight(),
         }
     }
 

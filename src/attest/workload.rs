@@ -30,6 +30,16 @@ pub enum Basis {
     ExclusiveUid,
 }
 
+/// Which process looked at the caller; part of every record beside the basis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Eyes {
+    /// The daemon itself: whoever takes it over has the secrets and can read every process.
+    Daemon,
+    /// A process without secrets, for a daemon without privilege.
+    Process,
+}
+
 impl Workload {
     pub(super) fn new(
         identity: Arc<Identity>,

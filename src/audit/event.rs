@@ -147,6 +147,8 @@ pub struct Event {
     #[serde(skip_serializing_if = "Option::is_none")]
     basis: Option<Facts>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    attestor: Option<Facts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     attested: Option<Facts>,
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<Facts>,
@@ -209,8 +211,8 @@ impl Event {
     #[rustfmt::skip]
     pub fn new(kind: Kind) -> Self {
         Self {
-            kind, request: None, lease: None, identity: None, uid: None, assurance: None, basis: None, attested: None, client: None,
-            source: None, claimed: None, effective: None, channel: None, secret: None, credential: None, policy: None, holder: None,
+            kind, request: None, lease: None, identity: None, uid: None, assurance: None, basis: None, attestor: None, attested: None,
+            client: None, source: None, claimed: None, effective: None, channel: None, secret: None, credential: None, policy: None, holder: None,
             expires: None, ended: None, cause: None, by: None, outcome: None, code: None, remedies: Vec::new(), detail: None, folded: None, more: None,
         }
     }
@@ -231,6 +233,8 @@ impl Event {
         assurance: Assurance;
         /// What the assurance rests on.
         basis: Facts;
+        /// Which process looked: what the attestation is worth where that one is taken over.
+        attestor: Facts;
         /// What the kernel said about the subject.
         attested: Facts;
         /// What the kernel said about our client, when it spoke for the subject.

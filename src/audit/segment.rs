@@ -1,15 +1,22 @@
 //! The files of the log: their names, how the last one is taken up again after a stop or a crash, and what is pruned.
 
 use super::chain::{self, Tip};
+use super::kind::Kind;
 use super::note::Note;
+use crate::model::LeaseId;
 use crate::sys::{Keep, Storage, Volume};
-use std::io::{self, BufRead, BufReader, Read};
+use std::{
+    collections::BTreeSet,
+    io::{self, BufRead, BufReader, Read},
+};
 
 /// The last signed head, so that a log that was cut is noticed here.
 pub(super) const HEAD_FILE: &str = "head";
 /// The signed statement of what was pruned.
 pub(super) const STUB_FILE: &str = "pruned";
 const KEPT_CUT: u64 = 1 << 20;
+/// A last segment shorter than this is not all that was written of late.
+const SHORT: u64 = 1 << 20;
 const MAX_LINE: u64 = 1 << 20;
 
 /// One file of the log.
@@ -58,6 +65,31 @@ pub(super) struct Recovered {
     pub cut: u64,
     /// Bytes of all segments.
     pub bytes: u64,
+    /// Leases that were issued of late and have not ended, by the record.
+    pub unended: BTreeSet<LeaseId>,
+}
+
+/// Issues and ends of leases, in the order of the record.
+#[derive(Default)]
+struct Books(BTreeSet<LeaseId>);
+
+impl Books {
+    fn see(&mut self, kind: &str, line: &[u8]) {
+        #[derive(serde::Deserialize)]
+        struct Row {
+            lease: Option<LeaseId>,
+        }
+        let (issue, end) = (kind == Kind::Issue.as_str(), kind == Kind::End.as_str());
+        if (issue || end)
+            && let Ok(Row { lease: Some(lease) }) = serde_json::from_slice(line)
+        {
+            if issue {
+                self.0.insert(lease)
+            } else {
+                self.0.remove(&lease)
+            };
+        }
+    }
 }
 
 /// Finds the last whole record, and cuts what follows it.
@@ -65,7 +97,14 @@ pub(super) fn recover(volume: &mut dyn Volume) -> io::Result<Recovered> {
     let mut segments = list(volume)?;
     let mut cut = 0;
     while let Some(last) = segments.last() {
-        let (tip, whole) = last_whole(volume.read(&last.name)?, last.first)?;
+        // A segment that was just begun says little of late.
+        let mut books = Books::default();
+        if let [.., before, _] = &segments[..]
+            && last.bytes < SHORT
+        {
+            last_whole(volume.read(&before.name)?, before.first, &mut books)?;
+        }
+        let (tip, whole) = last_whole(volume.read(&last.name)?, last.first, &mut books)?;
         if tip.is_some()
             && let [.., before, _] = &segments[..]
             && is_premature(volume, before, last, whole)?
@@ -92,16 +131,16 @@ pub(super) fn recover(volume: &mut dyn Volume) -> io::Result<Recovered> {
         // on them must not be on the disk without them.
         storage.sync()?;
         let bytes = segments.iter().map(|segment| segment.bytes).sum::<u64>() - (last.bytes - whole);
-        return Ok(Recovered { tip, current: Some((last.first, storage)), cut, bytes });
+        return Ok(Recovered { tip, current: Some((last.first, storage)), cut, bytes, unended: books.0 });
     }
-    Ok(Recovered { tip: Tip::default(), current: None, cut, bytes: 0 })
+    Ok(Recovered { tip: Tip::default(), current: None, cut, bytes: 0, unended: BTreeSet::new() })
 }
 
 /// Whether a file that was to take over from a failed one never did: more stands in the failed one, whole or torn, than the new one's
 /// name says, and the record that would explain it, synced before anything else is acknowledged, is not there. So nobody was promised
 /// what is in the new one, and the failed one is still the last. Of `last`, so many bytes are whole records.
 fn is_premature(volume: &dyn Volume, before: &Segment, last: &Segment, last_bytes: u64) -> io::Result<bool> {
-    let (tip, whole) = last_whole(volume.read(&before.name)?, before.first)?;
+    let (tip, whole) = last_whole(volume.read(&before.name)?, before.first, &mut Books::default())?;
     // Where records are missing in between, nothing is made better by removing more.
     let seq = tip.map_or(before.first - 1, |tip| tip.seq);
     if seq + 1 < last.first || seq + 1 == last.first && whole == before.bytes {
@@ -128,7 +167,7 @@ fn put_aside(volume: &mut dyn Volume, segment: &Segment, whole: u64) -> io::Resu
 }
 
 /// The last record of the longest beginning that is whole and linked, and the bytes of that beginning.
-fn last_whole(file: Box<dyn Read>, first: u64) -> io::Result<(Option<Tip>, u64)> {
+fn last_whole(file: Box<dyn Read>, first: u64, books: &mut Books) -> io::Result<(Option<Tip>, u64)> {
     let mut reader = BufReader::with_capacity(1 << 18, file);
     let (mut tip, mut whole, mut line): (Option<Tip>, u64, Vec<u8>) = (None, 0, Vec::new());
     loop {
@@ -143,6 +182,7 @@ fn last_whole(file: Box<dyn Read>, first: u64) -> io::Result<(Option<Tip>, u64)>
         if !linked {
             break;
         }
+        books.see(scan.kind, body);
         tip = Some(Tip { seq: scan.seq, hash: scan.hash });
         whole += read;
     }

@@ -15,6 +15,7 @@ use crate::model::{LeaseId, Sensitivity};
 use crate::sys::append::{AppendError, Log, Reserve, Room, Sync};
 use crate::sys::{Clock, Volume};
 use std::{
+    collections::BTreeSet,
     io,
     sync::{Arc, Mutex},
     time::Duration,
@@ -162,6 +163,7 @@ pub struct Audit {
     shared: Arc<Shared>,
     publisher: Arc<Publisher>,
     clock: Arc<dyn Clock>,
+    unended: Mutex<BTreeSet<LeaseId>>,
 }
 
 impl Audit {
@@ -216,7 +218,12 @@ impl Audit {
         let scribe = AuditScribe::new(parts, tip, first, found.bytes, own);
         let log = Log::start("audit", storage, scribe, options.reserve, options.queue)?;
         log.poke();
-        Ok(Self { log, folds, shared, publisher, clock })
+        Ok(Self { log, folds, shared, publisher, clock, unended: Mutex::new(found.unended) })
+    }
+
+    /// Leases that were issued shortly before the log was opened and have not ended, by the record; asked for once.
+    pub fn take_unended(&self) -> BTreeSet<LeaseId> {
+        std::mem::take(&mut *lock(&self.unended))
     }
 
     /// Puts an event on the record. Returns when `need`, or more if the event needs more, is met.

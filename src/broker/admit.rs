@@ -2,6 +2,7 @@
 
 use super::{Broker, Caller, Operator, Stop, record::Trail};
 use crate::{
+    attest::Eyes,
     intent::Ask,
     model::{Code, IdentityKind, Refusal, RequestId},
     wire::Explanation,
@@ -57,15 +58,24 @@ impl Broker {
         }
     }
 
+    /// Who looks at those who ask, and whether that one is there.
+    pub fn attestor_status(&self) -> String {
+        let source = self.attestor.source();
+        match (source.eyes(), source.trouble()) {
+            (Eyes::Daemon, _) => "within the daemon".to_owned(),
+            (Eyes::Process, None) => format!("a process of its own; lost {} times", source.lost()),
+            (Eyes::Process, Some(why)) => {
+                format!("NOT THERE, it {why}: nobody new is attested until it is back; leases are kept. Lost {} times", source.lost())
+            }
+        }
+    }
+
     /// What this deployment does not protect against, in sentences.
     pub fn unprotected(&self) -> Vec<String> {
         let (source, kernel) = (self.attestor.source(), self.attestor.kernel());
         let mut out = Vec::new();
-        if source.is_here() {
+        if source.eyes() == Eyes::Daemon {
             out.push("one process: whoever takes the daemon over has the secrets and can read every process".to_owned());
-        }
-        if let Some(why) = source.trouble() {
-            out.push(format!("the attestor {why}: nobody new is attested until it is back; leases are kept"));
         }
         if !kernel.peer_pidfd {
             out.push("this kernel does not pin a peer at connect: plain HTTP clients reach uid only".to_owned());
@@ -76,6 +86,7 @@ impl Broker {
         if !source.sees_pid_1() {
             out.push("PID 1 cannot be looked at: the daemon's own namespaces stand in for the host's".to_owned());
         }
+        out.extend(self.settings.lacking.iter().cloned());
         out
     }
 

@@ -29,6 +29,7 @@ pub(super) struct Known {
     generation: u64,
     pub(super) workload: Workload,
     pub(super) basis: Option<Facts>,
+    pub(super) attestor: Option<Facts>,
     pub(super) attested: Option<Facts>,
     pub(super) client: Option<Facts>,
 }
@@ -76,6 +77,7 @@ impl Caller {
         let known = Arc::new(Known {
             generation: governance.generation,
             basis: record::facts(&workload.basis()),
+            attestor: record::facts(&attestor.source().eyes()),
             attested: record::facts(&**workload.facts()),
             client: workload.client().and_then(|client| record::facts(&**client)),
             workload,

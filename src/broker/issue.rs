@@ -174,7 +174,7 @@ impl Broker {
     ) -> Result<Option<Arc<Lease>>, Stop> {
         let Some((key, digest)) = key else { return Ok(None) };
         let Some(lease) = self.leases.find_key(identity, key) else { return Ok(None) };
-        let same_body = lease.idempotency.as_ref().is_some_and(|(_, before)| before == digest);
+        let same_body = lease.idempotency.as_ref().is_some_and(|known| known.1 == *digest);
         match same_body && lease.holder.key() == bound.holder.key() {
             true if lease.state == State::Live => Ok(Some(lease)),
             true => Ok(None),
@@ -219,7 +219,7 @@ impl Broker {
             renewable: permit.renewable(),
             grant: permit.grant().id.clone(),
             bundle: permit.bundle().clone(),
-            idempotency: key,
+            idempotency: key.map(Box::new),
             reference: Default::default(),
             state: State::Reserved,
         })

@@ -32,6 +32,8 @@ pub struct Metrics {
     connections: Gauge,
     audit_seq: Gauge,
     frozen: Gauge,
+    attestor: Gauge,
+    attestor_lost: Gauge,
 }
 
 impl Default for Metrics {
@@ -49,6 +51,8 @@ impl Default for Metrics {
             connections: Gauge::default(),
             audit_seq: Gauge::default(),
             frozen: Gauge::default(),
+            attestor: Gauge::default(),
+            attestor_lost: Gauge::default(),
             registry: Mutex::default(),
         };
         registry.register("leases_issued", "Leases issued", metrics.issued.clone());
@@ -62,6 +66,8 @@ impl Default for Metrics {
         registry.register("connections", "Open connections", metrics.connections.clone());
         registry.register("audit_sequence", "Number of the last audit record", metrics.audit_seq.clone());
         registry.register("frozen", "1 while an operator has stopped issuing", metrics.frozen.clone());
+        registry.register("attestor", "1 while somebody can be asked who a caller is", metrics.attestor.clone());
+        registry.register("attestor_lost", "How often the attestor was lost since the start", metrics.attestor_lost.clone());
         *metrics.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = registry;
         metrics
     }
@@ -99,6 +105,8 @@ impl super::Broker {
         metrics.holders.set(self.reaper.count() as i64);
         metrics.audit_seq.set(self.audit.status().seq as i64);
         metrics.frozen.set(i64::from(self.is_frozen()));
+        metrics.attestor.set(i64::from(self.attestor.source().trouble().is_none()));
+        metrics.attestor_lost.set(self.attestor.source().lost() as i64);
         let mut text = String::new();
         let registry = metrics.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // Writing into a String cannot fail.

@@ -68,6 +68,8 @@ pub struct Settings {
     pub freeze_file: std::path::PathBuf,
     /// The id of this boot.
     pub boot: Arc<str>,
+    /// What this process could not give up on this host, in sentences.
+    pub lacking: Vec<String>,
 }
 
 /// Everything a broker is made of.

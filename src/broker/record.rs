@@ -2,7 +2,7 @@
 
 use super::{Stop, caller::Known};
 use crate::{
-    attest::{Basis, Facts as ProcessFacts, Peer},
+    attest::{Basis, Eyes, Facts as ProcessFacts, Peer},
     audit::{Decided, Event, Facts, Holder as HolderFacts, Kind, Recordable, Word},
     engine::UpstreamRef,
     intent::{Ask, Claimed, Effective, Intent, Source},
@@ -17,6 +17,8 @@ use std::sync::Arc;
 impl Recordable for ProcessFacts {}
 /// A closed list.
 impl Recordable for Basis {}
+/// A closed list.
+impl Recordable for Eyes {}
 /// A closed list.
 impl Recordable for Source {}
 /// Parsed names, numbers and one checked line.
@@ -81,6 +83,7 @@ impl Trail {
         if let Some(known) = &self.known {
             event = event.identity(known.workload.identity()).assurance(known.workload.assurance());
             event = add(event, Event::basis, &known.basis);
+            event = add(event, Event::attestor, &known.attestor);
             event = add(event, Event::attested, &known.attested);
             event = add(event, Event::client, &known.client);
         }

@@ -10,8 +10,9 @@ use super::{
 };
 use crate::{
     attest::{Subject, Unavailable, Workload},
+    audit::{Ended, Event, Kind, Need, Outcome},
     lease::{Holder, HolderKey, Lease, Recovered, State},
-    model::{EndReason, ExecRule, HolderKind},
+    model::{EndReason, EndResult, ExecRule, HolderKind},
     sys::{Found, GroupWatch, Pidfd},
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -23,7 +24,7 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 /// What became of what was found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Revived {
-    /// Reservations that were settled or are being settled.
+    /// Reservations that were settled or are being settled, and issues that the record knows and no journal.
     pub settled: usize,
     /// Leases whose holders live on.
     pub bound: usize,
@@ -46,7 +47,11 @@ impl Broker {
             holders.entry(lease.holder.key()).or_default().push(lease);
         }
         for (key, leases) in holders {
-            let Some(bound) = leases.first().and_then(|lease| self.find_again(&lease.holder)) else {
+            let bound = match leases.first() {
+                Some(lease) => self.find_again(&lease.holder).await,
+                None => None,
+            };
+            let Some(bound) = bound else {
                 revived.lost += leases.len();
                 leases.iter().for_each(|lease| drop(self.begin_end(lease.id, EndReason::HolderGone)));
                 continue;
@@ -71,6 +76,7 @@ impl Broker {
                 tokio::spawn(async move { broker.resume(lease.id, tries).await });
             }
         }
+        revived.settled += self.close_books().await;
         let (broker, governance) = (self.clone(), self.governance());
         tokio::spawn(async move {
             // The files may have changed while the daemon was down.
@@ -82,16 +88,64 @@ impl Broker {
         revived
     }
 
+    /// Ends on the record what was issued on the record and is in no journal: where nothing exists upstream, record and journal are written
+    /// at the same time, and the daemon may die, or the power go, between the two. Nobody was answered then, or no holder is left.
+    async fn close_books(&self) -> usize {
+        let mut closed = 0;
+        for id in self.audit.take_unended() {
+            if self.leases.find(id).is_some() || self.leases.find_ended(id).is_some() {
+                continue;
+            }
+            closed += 1;
+            let now = self.clock.wall();
+            let (reason, result) = (EndReason::Unfinished, EndResult::Lapsed);
+            let ended = Ended { reason, result, asked: now, ended: now, dead: None, attempts: 1 };
+            let event = Event::new(Kind::End).lease(id).ended(ended).outcome(Outcome::Done);
+            if let Err(error) = self.audit.append(event.detail("issued on the record and in no journal"), Need::Soon).await {
+                tracing::error!(lease = %id, %error, "an ending is not on the record");
+            }
+        }
+        closed
+    }
+
     /// The very process or group that held, if it lives.
-    fn find_again(&self, holder: &Arc<Holder>) -> Option<Bound> {
+    async fn find_again(&self, holder: &Arc<Holder>) -> Option<Bound> {
         (holder.boot == self.settings.boot).then_some(())?;
         let by = match (holder.kind, &holder.cgroup) {
             (HolderKind::Unit | HolderKind::Container, Some(group)) => {
                 GroupWatch::open(&group.path, group.id).is_ok_and(|watch| watch.is_populated()).then_some(By::Group)?
             }
-            _ => By::Pidfd(Arc::new(find(holder)?)),
+            _ => By::Pidfd(Arc::new(self.find(holder).await?)),
         };
         Some(Bound { holder: holder.clone(), by })
+    }
+
+    /// The very process that held, if it lives. That nobody can look for it is no reason to end a lease: that is waited for.
+    async fn find(&self, holder: &Holder) -> Option<Pidfd> {
+        let mut found = match holder.handle {
+            Some(handle) => self.attestor.source().find(handle).await,
+            None => Ok(Found::Unsupported),
+        };
+        while let (Some(handle), Err(error)) = (holder.handle, &found) {
+            if !Unavailable::is(error) {
+                return None;
+            }
+            self.wait_for_attestor().await;
+            found = self.attestor.source().find(handle).await;
+        }
+        match found.ok()? {
+            Found::Alive(pidfd) => return Some(pidfd),
+            Found::Gone => return None,
+            Found::Unsupported => {}
+        }
+        let pidfd = Pidfd::open(holder.pid).ok()?;
+        // A pidfs inode is never used twice in one boot; without one nothing tells a reused number apart.
+        (holder.inode.is_some() && pidfd.inode() == holder.inode && pidfd.is_alive()).then_some(pidfd)
+    }
+
+    async fn wait_for_attestor(&self) {
+        self.attestor.source().reached(LOOK_FOR_ATTESTOR).await;
+        tokio::time::sleep(BETWEEN_TRIES).await;
     }
 
     /// What a process is now; `None` when it is gone. That nobody can look at it is no reason to end a lease: that is waited for.
@@ -100,8 +154,7 @@ impl Broker {
             match self.attestor.look_again(pidfd.try_clone().ok()?, pid, &self.governance().roll).await {
                 Ok(subject) => return Some(subject),
                 Err(error) if Unavailable::is(&error) => {
-                    self.attestor.source().reached(LOOK_FOR_ATTESTOR).await;
-                    tokio::time::sleep(BETWEEN_TRIES).await;
+                    self.wait_for_attestor().await;
                 }
                 Err(_) => return None,
             }
@@ -133,18 +186,4 @@ impl Broker {
             && self.governance().roll.registry().find(&lease.identity).is_some_and(|row| row.on_exec == ExecRule::Reattest);
         same_process && (same_program || may_change) && same_identity
     }
-}
-
-/// The very process that held, if it lives.
-fn find(holder: &Holder) -> Option<Pidfd> {
-    if let Some(handle) = holder.handle {
-        match Pidfd::find(handle) {
-            Found::Alive(pidfd) => return Some(pidfd),
-            Found::Gone => return None,
-            Found::Unsupported => {}
-        }
-    }
-    let pidfd = Pidfd::open(holder.pid).ok()?;
-    // A pidfs inode is never used twice in one boot; without one nothing tells a reused number apart.
-    (holder.inode.is_some() && pidfd.inode() == holder.inode && pidfd.is_alive()).then_some(pidfd)
 }

@@ -22,12 +22,16 @@ pub(super) struct Arguments {
     root: Option<PathBuf>,
 }
 
+/// The daemon's user in the shipped unit.
+const DAEMON: &str = "claviger";
+
 const CONFIG: &str = include_str!("../../config/clavigerd.toml");
 
 pub(super) fn run(desk: &Desk, arguments: Arguments) -> Done {
     if arguments.root.is_none() && sys::euid() != 0 {
         return Err(Failure::Usage("init makes root's files: run it as root, or with --root DIR".into()));
     }
+    let image = arguments.root.is_some();
     let mut work = Work { root: arguments.root.unwrap_or_else(|| "/".into()), made: 0, desk };
     let folders = [
         ("etc/claviger", 0o755, None),
@@ -45,6 +49,9 @@ pub(super) fn run(desk: &Desk, arguments: Arguments) -> Done {
     let mut key = zeroize::Zeroizing::new([0u8; 32]);
     SystemRandom::default().fill(&mut *key);
     work.file("etc/claviger/key", SecretBytes::take_from(&mut *key).expose(), 0o400)?;
+    if !image {
+        work.hand_to_daemon("etc/claviger/key")?;
+    }
     work.file("etc/claviger/clavigerd.toml", CONFIG.as_bytes(), 0o644)?;
     work.file("etc/claviger/policy.d/00-baseline.cedar", BASELINE.as_bytes(), 0o644)?;
     let user = first_user();
@@ -106,6 +113,18 @@ impl Work<'_> {
             Err(error) => return Err(fault(error)),
         };
         self.tell(&at, new)
+    }
+
+    /// The daemon has no privilege: what it is to read must be its user's.
+    fn hand_to_daemon(&mut self, path: &str) -> Result<(), Failure> {
+        let at = self.root.join(path);
+        let fault = |error: std::io::Error| Failure::fault(format!("{}: {error}", at.display()));
+        let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::symlink_metadata(&at).map_err(fault)?);
+        match sys::uid_of(DAEMON) {
+            Some(daemon) if owner == 0 => std::os::unix::fs::lchown(&at, Some(daemon), None).map_err(fault),
+            Some(_) => Ok(()),
+            None => line(&self.desk.style.yellow(&format!("user {DAEMON} does not exist: make it, then chown {DAEMON} {}", at.display()))),
+        }
     }
 
     fn tell(&mut self, at: &Path, new: bool) -> Result<(), Failure> {

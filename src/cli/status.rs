@@ -12,6 +12,11 @@ pub(super) async fn run(desk: &Desk) -> Done {
     }
     let style = &desk.style;
     line(&format!("{} {}", style.bold("kernel"), status.kernel))?;
+    line(&format!(
+        "{} {}",
+        style.bold("attestor"),
+        if status.attestor.starts_with("NOT") { style.red(&status.attestor) } else { status.attestor.clone() }
+    ))?;
     let state = match (status.frozen, &status.read_only) {
         (true, _) => style.red("frozen: issuing is stopped by an operator ('clav freeze --off' allows it again)"),
         (false, Some(why)) => style.red(&format!("read-only: {why}")),

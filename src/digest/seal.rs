@@ -1,7 +1,10 @@
 //! Sealing with AES-256-GCM, and keys derived by HKDF-SHA-256.
 
 use super::random::Random;
-use crate::model::SecretBytes;
+use crate::{
+    model::SecretBytes,
+    sys::{VaultBytes, scrub_stack},
+};
 use ring::{aead, hkdf};
 use zeroize::Zeroizing;
 
@@ -10,8 +13,10 @@ use zeroize::Zeroizing;
 #[error("sealed bytes do not open: another key, another place, or they were changed")]
 pub struct SealError;
 
-/// A 256-bit key. There is deliberately no `Debug` or `Clone`.
-pub struct SealKey(Zeroizing<[u8; 32]>);
+/// A 256-bit key, which rests in the vault. There is deliberately no `Debug` or `Clone`.
+///
+/// What computing with it leaves on the stack (the cipher's round keys, blocks of the value) is wiped before a call returns.
+pub struct SealKey(VaultBytes);
 
 const NONCE: usize = 12;
 
@@ -21,43 +26,64 @@ impl SealKey {
 
     /// Takes over existing key bytes; `None` unless there are exactly 32.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        Some(Self(Zeroizing::new(bytes.try_into().ok()?)))
+        (bytes.len() == Self::LEN).then(|| Self(VaultBytes::of(bytes)))
     }
 
     /// A new key.
     pub fn generate(random: &dyn Random) -> Self {
-        let mut key = Zeroizing::new([0; 32]);
-        random.fill(&mut *key);
+        let mut key = VaultBytes::zeroed(Self::LEN);
+        random.fill(key.bytes_mut());
         Self(key)
     }
 
     /// Another key for another use: HKDF-SHA-256 (RFC 5869) with `label` as its info.
     pub fn derive(&self, label: &str) -> SealKey {
+        let derived = self.derive_on_stack(label);
+        scrub_stack();
+        derived
+    }
+
+    #[inline(never)]
+    fn derive_on_stack(&self, label: &str) -> SealKey {
         struct Len;
         impl hkdf::KeyType for Len {
             fn len(&self) -> usize {
-                32
+                SealKey::LEN
             }
         }
-        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"claviger").extract(&*self.0);
-        let mut out = Zeroizing::new([0; 32]);
+        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"claviger").extract(self.expose());
+        let mut out = VaultBytes::zeroed(Self::LEN);
         // Both calls fail only for more than 255 blocks of output; one is asked.
-        prk.expand(&[label.as_bytes()], Len).and_then(|okm| okm.fill(&mut *out)).expect("32 bytes are within HKDF's bound");
+        prk.expand(&[label.as_bytes()], Len).and_then(|okm| okm.fill(out.bytes_mut())).expect("32 bytes are within HKDF's bound");
         SealKey(out)
     }
 
     /// HMAC-SHA-256 of `message` under this key, for values that must be made again from their name.
     pub fn mac(&self, message: &[u8]) -> SecretBytes {
-        SecretBytes::take_from(&mut super::hash::hmac_sha256(&*self.0, message))
+        let mac = self.mac_on_stack(message);
+        scrub_stack();
+        mac
+    }
+
+    #[inline(never)]
+    fn mac_on_stack(&self, message: &[u8]) -> SecretBytes {
+        SecretBytes::take_from(&mut super::hash::hmac_sha256(self.expose(), message))
     }
 
     /// The key itself, to be wrapped by another.
     pub fn expose(&self) -> &[u8] {
-        &*self.0
+        self.0.expose()
     }
 
     /// Seals `plain`; `context` must be given again to open it. The result begins with a random 96-bit nonce.
     pub fn seal(&self, context: &[u8], plain: &[u8], random: &dyn Random) -> Vec<u8> {
+        let sealed = self.seal_on_stack(context, plain, random);
+        scrub_stack();
+        sealed
+    }
+
+    #[inline(never)]
+    fn seal_on_stack(&self, context: &[u8], plain: &[u8], random: &dyn Random) -> Vec<u8> {
         let mut nonce = [0; NONCE];
         random.fill(&mut nonce);
         let mut out = Vec::with_capacity(NONCE + plain.len() + 16);
@@ -76,6 +102,13 @@ impl SealKey {
 
     /// Opens what `seal` made with the same context.
     pub fn open(&self, context: &[u8], sealed: &[u8]) -> Result<SecretBytes, SealError> {
+        let opened = self.open_on_stack(context, sealed);
+        scrub_stack();
+        opened
+    }
+
+    #[inline(never)]
+    fn open_on_stack(&self, context: &[u8], sealed: &[u8]) -> Result<SecretBytes, SealError> {
         let (nonce, body) = sealed.split_at_checked(NONCE).ok_or(SealError)?;
         let mut body = Zeroizing::new(body.to_vec());
         let nonce = aead::Nonce::try_assume_unique_for_key(nonce).map_err(|_| SealError)?;
@@ -85,7 +118,7 @@ impl SealKey {
 
     fn key(&self) -> aead::LessSafeKey {
         // 32 bytes always make a key of this algorithm.
-        aead::LessSafeKey::new(aead::UnboundKey::new(&aead::AES_256_GCM, &*self.0).expect("32 bytes are an AES-256 key"))
+        aead::LessSafeKey::new(aead::UnboundKey::new(&aead::AES_256_GCM, self.expose()).expect("32 bytes are an AES-256 key"))
     }
 }
 
@@ -110,5 +143,29 @@ mod tests {
         for cut in 0..sealed.len() {
             assert!(key.open(b"name\0v1", &sealed[..cut]).is_err());
         }
+    }
+
+    /// Whether the bytes lie somewhere in the 16 KiB below this frame, as the kernel reads them.
+    #[inline(never)]
+    fn below(needle: &[u8]) -> bool {
+        use std::os::unix::fs::FileExt;
+        let here = 0u8;
+        let mut stack = vec![0; 16 << 10];
+        let from = &raw const here as u64 - stack.len() as u64;
+        std::fs::File::open("/proc/self/mem").unwrap().read_exact_at(&mut stack, from).unwrap();
+        stack.windows(needle.len()).any(|window| window == needle)
+    }
+
+    #[test]
+    fn nothing_of_a_key_is_left_on_the_stack() {
+        let random = SeededRandom::new(2);
+        let key = SealKey::generate(&random);
+        let sealed = key.seal(b"place", b"value", &random);
+        // The cipher's first round key is the key's first half.
+        let left = |compute: &dyn Fn() -> bool| compute() && below(&key.expose()[..16]);
+        assert!(left(&|| key.open_on_stack(b"place", &sealed).is_ok()), "computing leaves it there");
+        assert!(!left(&|| key.open(b"place", &sealed).is_ok()));
+        assert!(!left(&|| !key.seal(b"place", b"value", &random).is_empty()));
+        assert!(!left(&|| key.derive("other").expose().len() == 32 && !key.mac(b"message").is_empty()));
     }
 }

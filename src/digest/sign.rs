@@ -1,6 +1,9 @@
 //! Ed25519 (RFC 8032) and ECDSA P-256 with SHA-256 (ES256, RFC 7518) signatures.
 
-use crate::model::SecretBytes;
+use crate::{
+    model::SecretBytes,
+    sys::{Vaulted, scrub_stack},
+};
 use ring::{
     rand::SystemRandom,
     signature::{self, KeyPair},
@@ -11,19 +14,32 @@ use ring::{
 #[error("is not a private key of the expected kind (PKCS #8)")]
 pub struct KeyError;
 
-/// An Ed25519 private key.
-pub struct Ed25519Key(signature::Ed25519KeyPair);
+/// Calls `compute`, which has a key on its stack, and wipes what that left.
+fn scrubbed<T>(compute: impl FnOnce() -> T) -> T {
+    #[inline(never)]
+    fn below<T>(compute: impl FnOnce() -> T) -> T {
+        compute()
+    }
+    let out = below(compute);
+    scrub_stack();
+    out
+}
+
+/// An Ed25519 private key, which rests in the vault: the crypto library does not wipe its own.
+pub struct Ed25519Key(Vaulted<signature::Ed25519KeyPair>);
 
 impl Ed25519Key {
     /// A new key as PKCS #8 bytes.
     pub fn generate() -> Result<SecretBytes, KeyError> {
-        let document = signature::Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| KeyError)?;
-        Ok(SecretBytes::new(document.as_ref().to_vec()))
+        scrubbed(|| {
+            let document = signature::Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| KeyError)?;
+            Ok(SecretBytes::new(document.as_ref().to_vec()))
+        })
     }
 
     /// Reads PKCS #8.
     pub fn from_pkcs8(bytes: &[u8]) -> Result<Self, KeyError> {
-        signature::Ed25519KeyPair::from_pkcs8(bytes).map(Self).map_err(|_| KeyError)
+        scrubbed(|| signature::Ed25519KeyPair::from_pkcs8(bytes).map(|key| Self(Vaulted::new(key))).map_err(|_| KeyError))
     }
 
     /// The 32 public bytes.
@@ -33,7 +49,7 @@ impl Ed25519Key {
 
     /// The 64-byte signature.
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
-        self.0.sign(message).as_ref().to_vec()
+        scrubbed(|| self.0.sign(message).as_ref().to_vec())
     }
 }
 
@@ -42,22 +58,26 @@ pub fn verify_ed25519(public: &[u8], message: &[u8], signature: &[u8]) -> bool {
     signature::UnparsedPublicKey::new(&signature::ED25519, public).verify(message, signature).is_ok()
 }
 
-/// A P-256 private key for ES256.
-pub struct EcdsaKey(signature::EcdsaKeyPair);
+/// A P-256 private key for ES256, which rests in the vault.
+pub struct EcdsaKey(Vaulted<signature::EcdsaKeyPair>);
 
 impl EcdsaKey {
     /// A new key as PKCS #8 bytes.
     pub fn generate() -> Result<SecretBytes, KeyError> {
-        let document = signature::EcdsaKeyPair::generate_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
-            .map_err(|_| KeyError)?;
-        Ok(SecretBytes::new(document.as_ref().to_vec()))
+        scrubbed(|| {
+            let document = signature::EcdsaKeyPair::generate_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+                .map_err(|_| KeyError)?;
+            Ok(SecretBytes::new(document.as_ref().to_vec()))
+        })
     }
 
     /// Reads PKCS #8.
     pub fn from_pkcs8(bytes: &[u8]) -> Result<Self, KeyError> {
-        signature::EcdsaKeyPair::from_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, bytes, &SystemRandom::new())
-            .map(Self)
-            .map_err(|_| KeyError)
+        scrubbed(|| {
+            signature::EcdsaKeyPair::from_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, bytes, &SystemRandom::new())
+                .map(|key| Self(Vaulted::new(key)))
+                .map_err(|_| KeyError)
+        })
     }
 
     /// The public point, uncompressed: 0x04, x, y.
@@ -67,7 +87,7 @@ impl EcdsaKey {
 
     /// The 64-byte signature r || s.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
-        self.0.sign(&SystemRandom::new(), message).map(|s| s.as_ref().to_vec()).map_err(|_| KeyError)
+        scrubbed(|| self.0.sign(&SystemRandom::new(), message).map(|s| s.as_ref().to_vec()).map_err(|_| KeyError))
     }
 }
 

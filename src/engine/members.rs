@@ -6,22 +6,22 @@ use serde::{
     ser::SerializeMap,
 };
 use serde_json::Value;
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 /// Names with values; none twice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Members(Box<[(Box<str>, Value)]>);
+pub struct Members(Box<[(Cow<'static, str>, Value)]>);
 
 impl Members {
     /// The value of that name.
     pub fn get(&self, name: &str) -> Option<&Value> {
-        self.0.iter().find(|(known, _)| &**known == name).map(|(_, value)| value)
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
     /// Adds a value, or replaces the one of that name.
-    pub fn insert(&mut self, name: &str, value: impl Into<Value>) {
+    pub fn insert(&mut self, name: &'static str, value: impl Into<Value>) {
         let mut members = std::mem::take(&mut self.0).into_vec();
-        match members.iter_mut().find(|(known, _)| &**known == name) {
+        match members.iter_mut().find(|(known, _)| known == name) {
             Some((_, old)) => *old = value.into(),
             None => members.push((name.into(), value.into())),
         }
@@ -51,8 +51,8 @@ impl<'de> Deserialize<'de> for Members {
                 f.write_str("an object")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut members: Vec<(Box<str>, Value)> = Vec::new();
-                while let Some((name, value)) = map.next_entry::<Box<str>, Value>()? {
+                let mut members: Vec<(Cow<'static, str>, Value)> = Vec::new();
+                while let Some((name, value)) = map.next_entry::<Cow<'static, str>, Value>()? {
                     if members.iter().any(|(known, _)| *known == name) {
                         return Err(A::Error::custom("a name stands twice"));
                     }

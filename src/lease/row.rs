@@ -174,7 +174,7 @@ pub struct Lease {
     pub bundle: Arc<str>,
     /// The caller's key against repetition with the digest of the body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub idempotency: Option<(String, String)>,
+    pub idempotency: Option<Box<(String, String)>>,
     /// The engine's reference.
     pub reference: UpstreamRef,
     /// Where it is in its life.

@@ -82,7 +82,7 @@ impl Table {
     /// Adds a reservation, unless the identity's key against repetition is taken.
     pub(super) fn reserve(&self, lease: Arc<Lease>) -> bool {
         let mut inner = self.lock();
-        let taken = lease.idempotency.as_ref().is_some_and(|(key, _)| inner.by_key.contains_key(&(lease.identity.clone(), key.clone())));
+        let taken = lease.idempotency.as_ref().is_some_and(|known| inner.by_key.contains_key(&(lease.identity.clone(), known.0.clone())));
         if !taken {
             inner.insert(lease);
         }
@@ -268,7 +268,7 @@ impl Inner {
         if lease.state == State::Live {
             self.by_deadline.insert((lease.deadline, lease.id));
         }
-        if let Some((key, _)) = &lease.idempotency {
+        if let Some(key) = lease.idempotency.as_deref().map(|known| &known.0) {
             self.by_key.insert((lease.identity.clone(), key.clone()), lease.id);
         }
         let (reads, decided) = self.leases.get(&lease.id).map_or((0, None), |entry| (entry.reads, entry.decided));
@@ -300,7 +300,7 @@ impl Inner {
             }
         }
         self.by_deadline.remove(&(lease.deadline, id));
-        if let Some((key, _)) = &lease.idempotency {
+        if let Some(key) = lease.idempotency.as_deref().map(|known| &known.0) {
             self.by_key.remove(&(lease.identity.clone(), key.clone()));
         }
     }

@@ -46,7 +46,7 @@ fn lease(n: u128) -> Lease {
         renewable: true,
         grant: "grant.x".into(),
         bundle: "b".into(),
-        idempotency: (n == 1).then(|| ("0123456789abcdef".to_owned(), "d".to_owned())),
+        idempotency: (n == 1).then(|| Box::new(("0123456789abcdef".to_owned(), "d".to_owned()))),
         reference: UpstreamRef::default(),
         state: State::Reserved,
     }

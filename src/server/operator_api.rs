@@ -222,6 +222,7 @@ fn status(broker: &Broker, id: RequestId) -> Status {
         request: id,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: broker.attestor().kernel().tier().to_owned(),
+        attestor: broker.attestor_status(),
         unprotected: broker.unprotected(),
         uptime: broker.uptime(),
         frozen: broker.is_frozen(),

@@ -184,7 +184,7 @@ impl Turn {
 
     fn read(&mut self, held: &impl AsFd, id: &FileId, proc: Option<&ProcDir>) -> io::Result<String> {
         // Another namespace's table may know the mount all the same.
-        let key = (id.mount, proc.map(|proc| proc.namespace("mnt")).transpose()?.map_or(0, |(_, ino)| ino));
+        let key = (id.mount, proc.map(|proc| proc.namespace("mnt")).transpose()?.unwrap_or(0));
         let now = SystemClock.boot();
         if let Some((_, errno)) = self.0.get(&key).filter(|(until, _)| now < *until) {
             return Err((*errno).into());

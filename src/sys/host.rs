@@ -16,9 +16,9 @@ use std::{ffi::OsStr, io, os::fd::OwnedFd, os::unix::ffi::OsStrExt};
 pub struct Host {
     root: OwnedFd,
     root_id: FileId,
-    user: Option<(u64, u64)>,
-    pid: Option<(u64, u64)>,
-    mnt: Option<(u64, u64)>,
+    user: Option<u64>,
+    pid: Option<u64>,
+    mnt: Option<u64>,
     /// Taken from PID 1. Otherwise PID 1 cannot be looked at and the daemon's own namespaces stand in: then a peer in the host's
     /// namespaces counts as foreign if the daemon's differ, so less is attested, never more.
     pub of_pid_1: bool,

@@ -5,6 +5,7 @@ mod blocking;
 mod cgroup;
 mod child;
 mod clock;
+mod confine;
 mod exe;
 mod file;
 mod host;
@@ -24,11 +25,14 @@ mod storage;
 mod stream;
 mod terminal;
 mod trusted;
+mod vault;
+mod wiping;
 
 pub use blocking::blocking;
 pub use cgroup::GroupWatch;
 pub use child::{forward_signal, sealed_memory};
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use confine::{Reach, Role, Shortfall, confine, harden};
 pub use exe::{Executable, FileId, TRUSTED_FILE_SYSTEMS, file_id};
 pub use file::{FileError, FileLock, file_names, private_folder, read_private, share_folder, write_atomic};
 pub use host::{Host, HostFile};
@@ -40,13 +44,13 @@ pub use peer::{OVERFLOW_ID, PeerCred, pass_credentials, peer_cred, peer_groups, 
 pub use pidfd::{Found, PidHandle, PidInfo, Pidfd};
 pub use probe::{Feature, Kernel};
 pub use process::{
-    euid, gid_of, harden, login_uids, may_look_at_all, notify_ready, notify_reloading, notify_stopping, notify_watchdog, passed_listeners,
-    pause, uid_of, watchdog_interval,
+    euid, gid_of, has_own_users, login_uids, may_look_at_all, notify_ready, notify_reloading, notify_stopping, notify_watchdog,
+    passed_listeners, pause, uid_of, watchdog_interval,
 };
 pub use procfs::{MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, printable, printable_path};
 #[cfg(feature = "testing")]
 pub use procfs::{parse_stat, parse_status, parse_tracer};
-pub use resident::release_start_pages;
+pub use resident::{release_free_memory, release_start_pages};
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::{Fault, SimulatedVolume};
 pub use socket::{
@@ -57,3 +61,5 @@ pub use storage::{DiskVolume, Keep, Space, Storage, Volume};
 pub use stream::{CheckedStream, Cut, Leave, Reading};
 pub use terminal::{in_foreground, prompt_secret};
 pub use trusted::{TrustError, read_trusted, read_trusted_folder};
+pub use vault::{VaultBytes, Vaulted, vault_shortfall};
+pub use wiping::{WipingAllocator, scrub_stack};

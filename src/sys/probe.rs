@@ -58,6 +58,13 @@ impl Kernel {
         self
     }
 
+    /// The same kernel, where another process opens handles for this one, or cannot.
+    pub fn handles_found_elsewhere(mut self, found: bool) -> Kernel {
+        let own = Pidfd::open(std::process::id()).ok().and_then(|own| own.handle());
+        self.pidfd_handle = found && own.is_some();
+        self
+    }
+
     /// One line for people: the tier and what it loses.
     pub fn tier(&self) -> &'static str {
         match (self.peer_pidfd, self.pidfd_info, self.pidfd_handle) {

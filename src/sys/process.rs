@@ -1,26 +1,12 @@
 //! This process itself: what others may see of it, who it runs as, and what its service manager passed and wants to hear.
 
-use nix::{
-    sys::resource::{Resource, setrlimit},
-    unistd::{Group, User, geteuid},
-};
+use nix::unistd::{Group, User, geteuid};
 use std::{
     io,
     os::fd::{FromRawFd, OwnedFd},
     os::unix::net::UnixListener,
     time::Duration,
 };
-
-/// Before any secret is read: no core file, no tracing by others of the same uid, no privilege from an exec.
-pub fn harden() -> io::Result<()> {
-    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    // SAFETY: plain system calls with constant arguments.
-    unsafe {
-        nix::errno::Errno::result(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))?;
-        nix::errno::Errno::result(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
-    }
-    Ok(())
-}
 
 /// Effective uid.
 pub fn euid() -> u32 {
@@ -32,6 +18,12 @@ pub fn may_look_at_all() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let set = status.lines().find_map(|line| line.strip_prefix("CapEff:")).and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
     set.is_some_and(|set| set >> 19 & 1 == 1)
+}
+
+/// Whether this process is in a user namespace that does not hold all users (user_namespaces(7)): there others are shown as nobody.
+pub fn has_own_users() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_ascii_whitespace().ne(["0", "0", "4294967295"])
 }
 
 /// The uid of a user name, by the host's name service. May block: for start and load only.
@@ -57,7 +49,7 @@ pub fn login_uids() -> Vec<u32> {
         .collect()
 }
 
-/// Sleeps. For command-line tools that wait for something outside; nothing in the daemon does.
+/// Sleeps. For command-line tools that wait for something outside, and for the attestor's watchdog thread; nothing in the daemon does.
 #[allow(clippy::disallowed_methods, reason = "this is where waiting lives")]
 pub fn pause(duration: Duration) {
     std::thread::sleep(duration);

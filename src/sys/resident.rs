@@ -7,16 +7,21 @@ use std::ffi::c_void;
 ///
 /// madvise(2): for a private mapping of a file that was never written, `MADV_DONTNEED` drops nothing but the mapping.
 pub fn release_start_pages() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: plain call; it only returns memory that is free already.
-    unsafe {
-        libc::malloc_trim(0);
-    }
+    release_free_memory();
     let (Ok(own), Ok(maps)) = (std::fs::read_link("/proc/self/exe"), std::fs::read_to_string("/proc/self/maps")) else { return };
     for (start, end) in maps.lines().filter_map(|line| code_of(line, own.to_str()?)) {
         // SAFETY: the range is a mapping of this program's file that may be read and executed and not written, so every page of it can
         // be read from the file again.
         unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_DONTNEED) };
+    }
+}
+
+/// Gives back heap that is free: the C library keeps what a peak took. Takes milliseconds, during which other threads wait for memory.
+pub fn release_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: plain call; it only returns memory that is free already.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

@@ -176,6 +176,9 @@ pub struct Status {
     pub version: String,
     /// What the kernel gives, in one line.
     pub kernel: String,
+    /// Who looks at those who ask, and whether that one is there.
+    #[serde(default)]
+    pub attestor: String,
     /// What this deployment does not protect.
     pub unprotected: Vec<String>,
     /// Seconds since start.

@@ -39,6 +39,29 @@ fn running_a_registered_workload_below_an_agent_is_still_the_agent() {
 }
 
 #[test]
+fn an_ancestor_that_becomes_the_agent_is_the_agent_at_once() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::start(setup());
+    let (robot, orders) = (host.program("robot"), host.program("orders"));
+    for _ in 0..5 {
+        // Its children have asked a moment before, so it was just looked at, as nobody in particular.
+        let mut above = host.hold(AGENT, "before", &["hold", ONE]);
+        above.say("fork-call GET /v1/whoami");
+        let before = above.line();
+        assert_eq!(before["body"]["refused"]["code"], "left_agent_session", "{before}");
+        above.say(&format!(
+            "exec {robot} -B {} {} child plain {orders} call GET /v1/whoami",
+            host.path("actor.py"),
+            host.path("workload.sock")
+        ));
+        let after = above.line();
+        assert_eq!(after["body"]["identity"]["name"], "robot", "{after}");
+    }
+}
+
+#[test]
 fn leaving_the_tree_gains_nothing() {
     if !is_root() {
         return;

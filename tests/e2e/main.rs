@@ -11,7 +11,9 @@ mod postgres;
 
 mod agents;
 mod attacks;
+mod attestor;
 mod canary;
+mod confined;
 mod cores;
 mod crash;
 mod database;
@@ -20,4 +22,6 @@ mod hostile;
 mod leases;
 mod operators;
 mod request;
+mod residue;
 mod shapes;
+mod sight;

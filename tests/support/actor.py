@@ -76,6 +76,8 @@ elif VERB in ("hold", "fd"):  # BODY: take a lease, do as told; or go on with a 
         words = line.split()
         if words[0] == "call":
             say(ask(s, *words[1:]))
+        elif words[0] == "call-anew":  # on a connection of its own: the daemon is another
+            say(ask(connect(), *words[1:]))
         elif words[0] == "exec":
             os.execv(words[1], words[1:])
         elif words[0] == "exec-actor":  # the same script in another program, with the same argument

@@ -26,7 +26,7 @@ pub const AGENT: u32 = 61_003;
 const PYTHON: &str = "/usr/bin/python3";
 
 /// A build with a defence taken out stands in when the tests themselves are tested.
-fn program_under_test() -> String {
+pub fn program_under_test() -> String {
     std::env::var("CLAVIGER_TEST_DAEMON").unwrap_or_else(|_| env!("CARGO_BIN_EXE_clavigerd").to_owned())
 }
 
@@ -124,7 +124,11 @@ impl Host {
 
     /// Starts the attestor, with the two capabilities that its unit gives it and nothing else.
     pub fn launch_attestor(&mut self) {
-        let caps = "-all,+sys_ptrace,+dac_read_search";
+        self.launch_attestor_with("-all,+sys_ptrace,+dac_read_search");
+    }
+
+    /// The same with these capabilities.
+    pub fn launch_attestor_with(&mut self, caps: &str) {
         let mut command = Command::new("setpriv");
         command.args([&format!("--reuid={ATTESTOR}"), &format!("--regid={ATTESTOR}"), "--clear-groups"]);
         command.args(["--inh-caps", caps, "--ambient-caps", caps, "--bounding-set", caps, "--", &program_under_test()]);

@@ -42,12 +42,15 @@ pub fn package(files: &Path) {
     let daemon = std::env::var("CLAVIGER_TEST_DAEMON").unwrap_or_else(|_| env!("CARGO_BIN_EXE_clavigerd").to_owned());
     put(files, "usr/bin/clavigerd", fs::read(daemon).unwrap(), 0o755);
     put(files, "usr/bin/clav", fs::read(env!("CARGO_BIN_EXE_clav")).unwrap(), 0o755);
-    for unit in ["clavigerd.service", "clavigerd-workload.socket", "clavigerd-operator.socket"] {
+    for unit in
+        ["clavigerd.service", "clavigerd-workload.socket", "clavigerd-operator.socket", "claviger-attest.service", "claviger-attest.socket"]
+    {
         put(files, &format!("usr/lib/systemd/system/{unit}"), fs::read(root().join("systemd").join(unit)).unwrap(), 0o644);
     }
     if let Ok(removed) = std::env::var("CLAVIGER_MUTATION") {
         let text = format!("[Service]\nEnvironment=CLAVIGER_MUTATION={removed}\n");
-        put(files, "etc/systemd/system/clavigerd.service.d/mutation.conf", text, 0o644);
+        put(files, "etc/systemd/system/clavigerd.service.d/mutation.conf", &text, 0o644);
+        put(files, "etc/systemd/system/claviger-attest.service.d/mutation.conf", &text, 0o644);
     }
     copy_folder(files, &root().join("systemd/sysusers.d"), "usr/lib/sysusers.d");
     copy_folder(files, &root().join("systemd/tmpfiles.d"), "usr/lib/tmpfiles.d");

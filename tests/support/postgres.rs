@@ -44,6 +44,8 @@ impl Postgres {
         let user = unprivileged();
         let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
         let ca_pem = lay_out(&folder, user);
+        // A daemon without privilege must reach the socket in it; the data have a folder of their own.
+        fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o711)).expect("our own folder");
         let keeper = spawn(&programs, &folder, user, port);
         let cluster = Self { folder, port, ca_pem, keeper };
         cluster.wait_and_fill().await;

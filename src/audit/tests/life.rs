@@ -195,3 +195,23 @@ fn a_real_full_file_system_is_survived() {
     assert!(unmounted.is_ok_and(|status| status.success()));
     assert!(report.is_sound(), "{:#?}", report.problems);
 }
+
+#[tokio::test]
+async fn what_was_issued_of_late_and_has_not_ended_is_told_at_the_next_start() {
+    let (keys, folder, clock) = (Keys::new(), tempfile::tempdir().unwrap(), clock());
+    let lease = |n: u128| LeaseId::from_parts(n as u64, n);
+    // A short segment after a long one: both were written of late.
+    let audit = on_disk(folder.path(), &keys, &clock, Options { segment_bytes: 4_000, ..options() });
+    for n in 0..12 {
+        let _ = audit.append(issue(n).lease(lease(n)), Need::Soon).await.unwrap();
+    }
+    for n in [3, 7, 11] {
+        let _ = audit.append(Event::new(Kind::End).lease(lease(n)), Need::Soon).await.unwrap();
+    }
+    audit.stop();
+    let audit = on_disk(folder.path(), &keys, &clock, options());
+    let told = audit.take_unended();
+    assert!(told.contains(&lease(10)) && ![3, 7, 11].iter().any(|n| told.contains(&lease(*n))), "{told:?}");
+    assert!(audit.take_unended().is_empty(), "once");
+    audit.stop();
+}

@@ -39,6 +39,13 @@ pub(super) fn look(desk: &Desk, config: &Config, findings: &mut Findings) {
 fn key(config: &Config, findings: &mut Findings) {
     let path = &config.local.key_file;
     match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_file() && meta.uid() == 0 && crate::sys::uid_of(&config.attest.daemon_user).is_some_and(|uid| uid != 0) => {
+            findings.warn(
+                "key",
+                format!("{} belongs to root, and the daemon runs as {}", path.display(), config.attest.daemon_user),
+                format!("chown {} {}", config.attest.daemon_user, path.display()),
+            )
+        }
         Ok(meta) if meta.is_file() && meta.mode() & 0o077 == 0 => {
             findings.ok("key", format!("{} ({:04o})", path.display(), meta.mode() & 0o7777))
         }

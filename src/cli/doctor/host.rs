@@ -28,7 +28,7 @@ pub(super) fn look(config: &Config, findings: &mut Findings) {
         Ok(_) => findings.warn(
             "PID 1",
             "cannot be looked at from here",
-            "run doctor as root, outside containers; the daemon needs CAP_SYS_PTRACE",
+            "run doctor as root, outside containers; whoever attests needs CAP_SYS_PTRACE",
         ),
         Err(error) => findings.fail("PID 1", error.to_string(), "mount /proc"),
     }

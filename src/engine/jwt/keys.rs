@@ -8,6 +8,7 @@ use super::JwtError;
 use crate::{
     digest::{EcdsaKey, Ed25519Key, sha256},
     model::{SecretBytes, Ttl, WallTime},
+    sys::VaultBytes,
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
@@ -42,7 +43,7 @@ pub(super) struct SigningKey {
     pub(super) algorithm: Algorithm,
     pub(super) signs_from: WallTime,
     pair: Pair,
-    pkcs8: SecretBytes,
+    pkcs8: VaultBytes,
 }
 
 enum Pair {
@@ -56,16 +57,16 @@ impl SigningKey {
             Algorithm::Es256 => EcdsaKey::generate()?,
             Algorithm::EdDsa => Ed25519Key::generate()?,
         };
-        Self::load(algorithm, signs_from, pkcs8)
+        Self::load(algorithm, signs_from, pkcs8.expose())
     }
 
-    fn load(algorithm: Algorithm, signs_from: WallTime, pkcs8: SecretBytes) -> Result<Self, JwtError> {
+    fn load(algorithm: Algorithm, signs_from: WallTime, pkcs8: &[u8]) -> Result<Self, JwtError> {
         let pair = match algorithm {
-            Algorithm::Es256 => Pair::Es256(EcdsaKey::from_pkcs8(pkcs8.expose())?),
-            Algorithm::EdDsa => Pair::EdDsa(Ed25519Key::from_pkcs8(pkcs8.expose())?),
+            Algorithm::Es256 => Pair::Es256(EcdsaKey::from_pkcs8(pkcs8)?),
+            Algorithm::EdDsa => Pair::EdDsa(Ed25519Key::from_pkcs8(pkcs8)?),
         };
         let kid = URL_SAFE_NO_PAD.encode(sha256(&[thumbprint_input(&pair).as_bytes()]));
-        Ok(Self { kid, algorithm, signs_from, pair, pkcs8 })
+        Ok(Self { kid, algorithm, signs_from, pair, pkcs8: VaultBytes::of(pkcs8) })
     }
 
     pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, JwtError> {
@@ -204,7 +205,7 @@ impl KeyRing {
         let mut keys = Vec::with_capacity(head.keys.len());
         for key in head.keys {
             let (own, after) = rest.split_at_checked(key.bytes).ok_or(JwtError::Unreadable)?;
-            keys.push(Arc::new(SigningKey::load(key.algorithm, key.signs_from, SecretBytes::new(own.to_vec()))?));
+            keys.push(Arc::new(SigningKey::load(key.algorithm, key.signs_from, own)?));
             rest = after;
         }
         if rest.is_empty() { Ok(Self(keys)) } else { Err(JwtError::Unreadable) }
@@ -268,7 +269,7 @@ mod tests {
         document.extend_from_slice(&seed);
         document.extend_from_slice(&hex::decode("a123032100").unwrap());
         document.extend_from_slice(&public);
-        let key = SigningKey::load(Algorithm::EdDsa, at(0), SecretBytes::new(document)).unwrap();
+        let key = SigningKey::load(Algorithm::EdDsa, at(0), &document).unwrap();
         assert_eq!(key.kid, "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
         assert_eq!(key.jwk()["x"], "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo");
     }

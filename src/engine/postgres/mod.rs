@@ -15,7 +15,7 @@ use super::{Again, Engine, EngineError, Issued, Mark, Order, UpstreamRef};
 use crate::{
     digest::SealKey,
     model::{EndResult, EndsBy, LeaseId, SecretBytes, SecretDefinition},
-    sys::Clock,
+    sys::{Clock, VaultBytes},
 };
 use async_trait::async_trait;
 use config::Settings;
@@ -36,11 +36,13 @@ pub struct PostgresEngine {
 impl PostgresEngine {
     /// An engine that connects when it is first asked. `root` must outlive the leases, also through a change of the master key
     /// ([`LocalStore::own_key`](super::local::LocalStore::own_key)): the passwords of live leases follow from it.
-    pub fn new(config: PostgresConfig, mark: Mark, root: &SealKey, clock: Arc<dyn Clock>) -> Result<Self, EngineError> {
+    pub fn new(mut config: PostgresConfig, mark: Mark, root: &SealKey, clock: Arc<dyn Clock>) -> Result<Self, EngineError> {
         config.check()?;
         let key = root.derive(&format!("postgres:{}", config.name));
+        // It is kept as long as the engine lives.
+        let password = config.password.take().map(|password| VaultBytes::of(password.expose()));
         let config = Arc::new(config);
-        Ok(Self { pool: Pool::new(config.clone(), clock)?, config, mark, key })
+        Ok(Self { pool: Pool::new(config.clone(), password, clock)?, config, mark, key })
     }
 
     fn issued(&self, role: &Role, password: SecretBytes, reference: UpstreamRef, database: &str) -> Issued {

@@ -6,7 +6,10 @@ use super::{
     fault,
     tls::Tls,
 };
-use crate::{model::BootTime, sys::Clock};
+use crate::{
+    model::BootTime,
+    sys::{Clock, VaultBytes},
+};
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -18,6 +21,7 @@ use tokio_postgres::{Client, Config, NoTls, config::SslMode};
 /// was dropped on the way is closed.
 pub(super) struct Pool {
     config: Arc<PostgresConfig>,
+    password: Option<VaultBytes>,
     tls: Option<Tls>,
     slots: Semaphore,
     idle: Mutex<Vec<Connection>>,
@@ -56,13 +60,13 @@ impl Session<'_> {
 }
 
 impl Pool {
-    pub(super) fn new(config: Arc<PostgresConfig>, clock: Arc<dyn Clock>) -> Result<Self, EngineError> {
+    pub(super) fn new(config: Arc<PostgresConfig>, password: Option<VaultBytes>, clock: Arc<dyn Clock>) -> Result<Self, EngineError> {
         let tls = match &config.server {
             Server::Unix { .. } => None,
             Server::Tls { ca_pem, server_name, .. } => Some(Tls::new(ca_pem, server_name.clone())?),
         };
         let slots = Semaphore::new(config.max_connections);
-        Ok(Self { config, tls, slots, idle: Mutex::default(), setback: Mutex::default(), clock })
+        Ok(Self { config, password, tls, slots, idle: Mutex::default(), setback: Mutex::default(), clock })
     }
 
     /// A connection to that database, warm if there is one. The caller bounds the wait.
@@ -126,7 +130,7 @@ impl Pool {
             Server::Unix { folder, port } => settings.host_path(folder).port(*port).ssl_mode(SslMode::Disable),
             Server::Tls { host, port, .. } => settings.host(host).port(*port).ssl_mode(SslMode::Require),
         };
-        if let Some(password) = &self.config.password {
+        if let Some(password) = &self.password {
             settings.password(password.expose());
         }
         // Nothing that a user can make in a database is found by an unqualified name: this role may be a powerful one.

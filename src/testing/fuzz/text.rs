@@ -54,7 +54,9 @@ pub(super) const NAME: Target = Target {
 
 pub(super) const SELECTOR: Target = Target {
     name: "selector",
-    samples: || samples(&["unix:uid:1000", "exe:path:/usr/bin/orders", "systemd:unit:orders.service", "exe:sha256:00", "agent:root:true"]),
+    samples: || {
+        samples(&["unix:uid:1000", "unix:path:/usr/bin/orders", "systemd:id:orders.service", "exe:root-owned:/bin/x", "cgroup:path:/a/b"])
+    },
     words: &[":", "unix:", "exe:", "systemd:", "/../", "//", "\0", " ", "+1", "00"],
     run: |bytes| utf8(bytes, |text| same(Selector::parse(text), text)),
 };
@@ -123,7 +125,7 @@ pub(super) const SECRETS: Target = Target {
     name: "secrets",
     samples: || {
         samples(&[
-            "[[secret]]\nname = \"db/ro\"\nengine = \"local\"\nowner = \"team\"\nsensitivity = \"internal\"\nenvironment = \"prod\"\npurposes = [\"serve\"]\noperation = \"read\"\nttl = { default = \"15m\", max = \"1h\" }\n",
+            "[[secret]]\nname = \"db/ro\"\nengine = \"local\"\nowner = \"team\"\nsensitivity = \"internal\"\nenvironment = \"prod\"\npurposes = [\"serve\"]\noperation = \"read\"\nttl = { default = \"15m\", max = \"1h\" }\ndescription = \"d\"\n",
         ])
     },
     words: TOML,
@@ -142,7 +144,7 @@ pub(super) const IDENTITIES: Target = Target {
     name: "identities",
     samples: || {
         samples(&[
-            "[[identity]]\nname = \"orders\"\nkind = \"workload\"\nowner = \"team\"\nenvironment = \"prod\"\npurposes = [\"serve\"]\nmax_sensitivity = \"internal\"\nexpires = \"2027-01-01\"\nselectors = [\"unix:uid:1000\", \"exe:path:/usr/bin/orders\"]\n",
+            "[[identity]]\nname = \"orders\"\nkind = \"workload\"\nowner = \"team\"\nenvironment = \"prod\"\npurposes = [\"serve\"]\nmax_sensitivity = \"internal\"\nexpires = \"2027-01-01\"\nselectors = [\"unix:uid:1000\", \"unix:path:/usr/bin/orders\"]\n",
         ])
     },
     words: TOML,

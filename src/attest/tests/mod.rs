@@ -1,5 +1,7 @@
 //! Facts to identity, rule by rule.
 
+mod conversation;
+
 use super::{
     facts::{Exe, Facts, Unit},
     identity::{Candidate, Names, Roll},

@@ -1,0 +1,75 @@
+//! The filter of system calls (seccomp(2)): what is listed is allowed, a few end the process, everything else answers EPERM.
+
+use super::{
+    Role,
+    syscalls::{Rule, allowed, fatal},
+};
+use nix::errno::Errno;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch, apply_filter,
+};
+use std::{collections::BTreeMap, io};
+
+/// Installs it for this thread and all that it starts. The sentence if this kernel or the container around does not take filters.
+pub(super) fn install(role: Role, internet: bool) -> io::Result<Option<String>> {
+    // The kernel asks all of them, and the harshest word counts.
+    let allow = compile(allowed(role, internet), SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32))?;
+    let kill = compile(fatal().iter().map(|call| (*call, Rule::Any)).collect(), SeccompAction::KillProcess, SeccompAction::Allow)?;
+    // The flags of clone3(2) lie in memory that a filter cannot read. The C library takes "not there" for an old kernel and uses
+    // clone(2), whose flags are looked at.
+    let threads = compile(vec![(libc::SYS_clone3, Rule::Any)], SeccompAction::Errno(libc::ENOSYS as u32), SeccompAction::Allow)?;
+    // The one that allows so little comes last: installing another would need more than it lets through.
+    for program in [&kill, &threads, &allow] {
+        match apply_filter(program) {
+            Ok(()) => {}
+            Err(error) => {
+                let errno = errno_of(&error);
+                return match errno {
+                    Some(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM | Errno::EACCES) => Ok(Some(format!(
+                        "system calls are not filtered: {error}; whoever takes this process over may call whatever the host allows"
+                    ))),
+                    _ => Err(io::Error::other(error)),
+                };
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn errno_of(error: &seccompiler::Error) -> Option<Errno> {
+    match error {
+        seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error.raw_os_error().map(Errno::from_raw),
+        _ => None,
+    }
+}
+
+fn compile(rules: Vec<(libc::c_long, Rule)>, matched: SeccompAction, otherwise: SeccompAction) -> io::Result<BpfProgram> {
+    let mut table: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    let mut whole = Vec::new();
+    for (call, rule) in rules {
+        let chain = table.entry(call).or_default();
+        match rule {
+            Rule::Any => whole.push(call),
+            Rule::Where(conditions) => {
+                let conditions: Result<Vec<_>, _> = conditions
+                    .iter()
+                    .map(|one| {
+                        SeccompCondition::new(
+                            one.argument,
+                            SeccompCmpArgLen::Dword,
+                            SeccompCmpOp::MaskedEq(one.mask.into()),
+                            one.equals.into(),
+                        )
+                    })
+                    .collect();
+                chain.push(SeccompRule::new(conditions.map_err(io::Error::other)?).map_err(io::Error::other)?);
+            }
+        }
+    }
+    // No condition at all beside others is all of them.
+    for call in whole {
+        table.insert(call, Vec::new());
+    }
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
+    SeccompFilter::new(table, otherwise, matched, arch).and_then(TryInto::try_into).map_err(io::Error::other)
+}
