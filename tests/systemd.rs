@@ -197,7 +197,8 @@ fn the_units_do_what_they_promise() {
     // A broken file fails the reload and changes nothing.
     machine.ok("echo '[[secret' >/etc/claviger/secrets.d/broken.toml");
     assert!(!machine.run("systemctl reload clavigerd").status.success());
-    machine.ok("journalctl -u clavigerd | grep -q secrets.d/broken.toml:1");
+    // What a program wrote is in the journal some time after it has ended.
+    machine.until("journalctl -u clavigerd | grep -q secrets.d/broken.toml:1", Duration::from_secs(10));
     assert_eq!(json(&machine, &format!("{CURL} /run/claviger/workload.sock http://claviger/v1/health"))["status"], "ok");
     machine.ok("rm /etc/claviger/secrets.d/broken.toml && systemctl reload clavigerd");
     // reload(8) may return before the daemon has said that it is done.
