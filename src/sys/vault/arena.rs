@@ -97,6 +97,24 @@ impl Slot {
 }
 
 fn map(size: usize) -> Result<(NonNull<u8>, Kind), Errno> {
+    let inner = reserve(size)?;
+    if secret(inner.as_ptr().cast(), size).is_ok() {
+        return Ok((inner, Kind::Secret));
+    }
+    // Pages of its own: where secret memory was refused the kernel has taken the old ones away, and another thread may have mapped there.
+    let inner = reserve(size)?;
+    let at = inner.as_ptr().cast();
+    // SAFETY: pages of our own, reserved just now; nothing is mapped anew, so there is never a hole.
+    unsafe {
+        Errno::result(libc::mprotect(at, size, libc::PROT_READ | libc::PROT_WRITE))?;
+        let kept_out = libc::madvise(at, size, libc::MADV_DONTDUMP) == 0;
+        let locked = libc::mlock(at, size) == 0;
+        Ok((inner, if kept_out && locked { Kind::Locked } else { Kind::Plain }))
+    }
+}
+
+/// So many bytes that nobody may touch yet, between two pages that nobody ever may.
+fn reserve(size: usize) -> Result<NonNull<u8>, Errno> {
     let whole = size + 2 * PAGE;
     // SAFETY: a new mapping.
     let outer = unsafe { libc::mmap(null_mut(), whole, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
@@ -104,24 +122,10 @@ fn map(size: usize) -> Result<(NonNull<u8>, Kind), Errno> {
         return Err(Errno::last());
     }
     // SAFETY: within the mapping made above; the pages on both sides stay closed.
-    let inner = unsafe { outer.byte_add(PAGE) };
-    let start = NonNull::new(inner.cast::<u8>()).ok_or(Errno::ENOMEM)?;
-    if secret(inner, size).is_ok() {
-        return Ok((start, Kind::Secret));
-    }
-    // SAFETY: pages of our own; whatever failed halfway is replaced.
-    unsafe {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
-        if libc::mmap(inner, size, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) == libc::MAP_FAILED {
-            return Err(Errno::last());
-        }
-        let kept_out = libc::madvise(inner, size, libc::MADV_DONTDUMP) == 0;
-        let locked = libc::mlock(inner, size) == 0;
-        Ok((start, if kept_out && locked { Kind::Locked } else { Kind::Plain }))
-    }
+    NonNull::new(unsafe { outer.byte_add(PAGE) }.cast::<u8>()).ok_or(Errno::ENOMEM)
 }
 
-/// Puts secret memory over these pages and touches it, so that a limit is met now and not by a signal later.
+/// Puts secret memory over these pages; a limit on locked memory is met here. After an error they may be gone.
 fn secret(at: *mut libc::c_void, size: usize) -> Result<(), Errno> {
     // SAFETY: makes a descriptor that nobody else has.
     let fd = unsafe {
