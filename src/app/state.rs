@@ -21,6 +21,11 @@ struct Head {
     machine: Option<String>,
 }
 
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
 /// What the state folder says.
 pub struct State {
     /// The random id that was made at first start.
@@ -37,7 +42,7 @@ pub enum StateError {
     /// A file.
     #[error(transparent)]
     File(#[from] sys::FileError),
-    /// Written by a later version.
+    /// Written by another version, mostly a later one.
     #[error("{0}: the state has format {1}, this version reads up to {FORMAT}; nothing was changed. Start the version that wrote it")]
     Newer(PathBuf, u32),
     /// Damaged.
@@ -60,7 +65,13 @@ pub fn open(folder: &Path, random: &dyn Random) -> Result<State, StateError> {
     let machine = sys::machine_id();
     let head = if path.exists() {
         let text = sys::read_private(&path, 4096)?;
-        serde_json::from_slice(text.expose()).map_err(|error| StateError::Damaged(path.clone(), error))?
+        let damaged = |error| StateError::Damaged(path.clone(), error);
+        // The format alone first: another one may have members that this version does not know.
+        let Format { format } = serde_json::from_slice(text.expose()).map_err(damaged)?;
+        if !(1..=FORMAT).contains(&format) {
+            return Err(StateError::Newer(path, format));
+        }
+        serde_json::from_slice(text.expose()).map_err(damaged)?
     } else {
         let head = Head { format: FORMAT, state: format!("{:032x}", random.u128()), machine: machine.clone() };
         // A struct of strings and a number always has a JSON form.
@@ -68,9 +79,6 @@ pub fn open(folder: &Path, random: &dyn Random) -> Result<State, StateError> {
         sys::write_atomic(&path, &text, 0o600)?;
         head
     };
-    if head.format > FORMAT {
-        return Err(StateError::Newer(path, head.format));
-    }
     let read_only = (head.machine != machine).then(|| {
         format!(
             "this state was made on machine {}, this is {}: a cloned image or a copied folder. Nothing is issued and nothing is ended. Move {} away to begin anew; on the one machine that goes on with this state, put its id into state.json",
@@ -125,4 +133,31 @@ fn read_key(path: PathBuf, config: &Config) -> Result<SealKey, StateError> {
 pub fn config(path: &Path) -> Result<Config, String> {
     let text = sys::read_trusted(path, 1 << 20).map_err(|error| error.to_string())?;
     Config::parse(&File { path: path.display().to_string(), text }).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::SeededRandom;
+
+    #[test]
+    fn another_format_is_refused_whatever_else_stands_there_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (folder, random) = (folder.path().join("state"), SeededRandom::new(1));
+        let first = open(&folder, &random).unwrap();
+        assert_eq!(open(&folder, &random).unwrap().id, first.id);
+        for (text, newer) in [
+            (r#"{"format":2,"state":"x","machine":null}"#, true),
+            (r#"{"format":2,"state":{"of":"another kind"},"more":1}"#, true),
+            (r#"{"format":0,"state":"x","machine":null}"#, true),
+            (r#"{"format":1,"state":"x","machine":null,"more":1}"#, false),
+            ("{", false),
+        ] {
+            let path = folder.join("state.json");
+            sys::write_atomic(&path, text.as_bytes(), 0o600).unwrap();
+            let error = open(&folder, &random).err().unwrap();
+            assert_eq!(matches!(error, StateError::Newer(..)), newer, "{text}: {error}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+    }
 }

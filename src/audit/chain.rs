@@ -17,6 +17,8 @@ pub struct Tip {
     pub hash: Digest,
 }
 
+/// The format of a record.
+const FORMAT: u32 = 1;
 const OPEN: &[u8] = b"{\"v\":1,\"seq\":";
 const TIME: &[u8] = b",\"time\":\"";
 const TIME_LEN: usize = 27;
@@ -98,6 +100,14 @@ pub fn scan(line: &[u8]) -> Option<Scan<'_>> {
     let (prev, rest) = trailer.strip_prefix(text(PREV))?.split_at(HEX);
     let hash = rest.strip_prefix(text(HASH))?.strip_suffix(text(END))?;
     Some(Scan { seq, time, kind, prev: digest(prev)?, hash: digest(hash)? })
+}
+
+/// The format of a line that `scan` does not take because it is of another one than this version writes.
+pub fn other_format(line: &[u8]) -> Option<u32> {
+    let rest = line.strip_prefix(b"{\"v\":")?;
+    let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+    let format = std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()?;
+    (format != FORMAT && rest.get(digits) == Some(&b',')).then_some(format)
 }
 
 /// The hash that a scanned line should bear.

@@ -174,6 +174,12 @@ fn last_whole(file: Box<dyn Read>, first: u64, books: &mut Books) -> io::Result<
         line.clear();
         let read = reader.read_until(b'\n', &mut line)? as u64;
         let Some(body) = line.strip_suffix(b"\n") else { break };
+        if let Some(format) = chain::other_format(body) {
+            // Cutting it off as torn would destroy what another version wrote.
+            return Err(io::Error::other(format!(
+                "a record has format {format}, this version reads 1; nothing was changed. Start the version that wrote it"
+            )));
+        }
         let Some(scan) = chain::scan(body).filter(|scan| scan.hash == chain::hash_of(body)) else { break };
         let linked = match tip {
             Some(tip) => (scan.seq, scan.prev) == (tip.seq + 1, tip.hash),

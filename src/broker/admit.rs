@@ -5,6 +5,7 @@ use crate::{
     attest::Eyes,
     intent::Ask,
     model::{Code, IdentityKind, Refusal, RequestId},
+    sys,
     wire::Explanation,
 };
 use serde_json::{Value, json};
@@ -87,6 +88,8 @@ impl Broker {
             out.push("PID 1 cannot be looked at: the daemon's own namespaces stand in for the host's".to_owned());
         }
         out.extend(self.settings.lacking.iter().cloned());
+        // The vault may have grown since, and worse memory than at the start may have been all there was.
+        out.extend(sys::vault_shortfall().filter(|why| !self.settings.lacking.contains(why)));
         out
     }
 

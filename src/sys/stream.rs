@@ -174,7 +174,7 @@ struct Chunk {
     extra: bool,
 }
 
-/// The next chunk behind the `seen` bytes. With `seen` or `flags` of a look it stays in the socket.
+/// The next chunk behind the `seen` bytes; with `MSG_PEEK` among the flags it stays in the socket.
 ///
 /// Of different senders' chunks the kernel hands out only the first one's, with that one's ids: when there is nothing behind what was
 /// seen, there is nothing at all, or something of another sender.

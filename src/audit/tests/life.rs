@@ -215,3 +215,19 @@ async fn what_was_issued_of_late_and_has_not_ended_is_told_at_the_next_start() {
     assert!(audit.take_unended().is_empty(), "once");
     audit.stop();
 }
+
+#[tokio::test]
+async fn a_log_of_another_format_is_refused_and_left_alone() {
+    let (keys, folder, clock) = (Keys::new(), tempfile::tempdir().unwrap(), clock());
+    let audit = on_disk(folder.path(), &keys, &clock, options());
+    let _ = audit.append(issue(1), Need::Durable).await.unwrap();
+    audit.stop();
+    let path = folder.path().join("audit-00000000000000000001.jsonl");
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    text.push_str("{\"v\":2,\"seq\":9,\"something\":\"else\"}\n");
+    std::fs::write(&path, &text).unwrap();
+    let volume = Box::new(crate::sys::DiskVolume::new(folder.path(), 0));
+    let error = Audit::open(options(), volume, keys.key(), clock, vec![]).err().unwrap();
+    assert!(error.to_string().contains("format 2"), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+}

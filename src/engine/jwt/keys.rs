@@ -197,10 +197,16 @@ impl KeyRing {
     pub(super) fn from_bytes(bytes: &SecretBytes) -> Result<Self, JwtError> {
         let bytes = bytes.expose();
         let line = bytes.iter().position(|byte| *byte == b'\n').ok_or(JwtError::Unreadable)?;
-        let head: Head = serde_json::from_slice(&bytes[..line]).map_err(|_| JwtError::Unreadable)?;
-        if head.format != 1 {
-            return Err(JwtError::Unreadable);
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
         }
+        // The format alone first: another one may have members that this version does not know.
+        let Format { format } = serde_json::from_slice(&bytes[..line]).map_err(|_| JwtError::Unreadable)?;
+        if format != 1 {
+            return Err(JwtError::Format(format));
+        }
+        let head: Head = serde_json::from_slice(&bytes[..line]).map_err(|_| JwtError::Unreadable)?;
         let mut rest = &bytes[line + 1..];
         let mut keys = Vec::with_capacity(head.keys.len());
         for key in head.keys {

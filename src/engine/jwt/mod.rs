@@ -42,6 +42,9 @@ pub enum JwtError {
     /// What the store kept is no key ring.
     #[error("the kept signing keys cannot be read")]
     Unreadable,
+    /// Kept by another version.
+    #[error("the kept signing keys have format {0}, this version reads 1; nothing was changed. Start the version that wrote them")]
+    Format(u32),
     /// The last hand-over is not done.
     #[error("the last new key signs only from {}: wait until then", .0.rfc3339())]
     Pending(WallTime),

@@ -66,7 +66,7 @@ struct Index {
     records: BTreeMap<String, Arc<Record>>,
 }
 
-/// `store.json`: which store this is.
+/// `.store`: which store this is.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Head {
@@ -280,9 +280,17 @@ fn open_head(folder: &Path, records_are_there: bool, random: &dyn Random) -> Res
     let path = folder.join(".store");
     match read_private(&path, FILE_MAX) {
         Ok(bytes) => {
-            let head: Head = serde_json::from_slice(bytes.expose())
-                .map_err(|why| StoreError::Unreadable { path: path.clone(), why: why.to_string() })?;
-            if head.format == FORMAT { Ok(head.store) } else { Err(StoreError::Format { path, found: head.format }) }
+            #[derive(Deserialize)]
+            struct Format {
+                format: u32,
+            }
+            let unreadable = |why: serde_json::Error| StoreError::Unreadable { path: path.clone(), why: why.to_string() };
+            // The format alone first: another one may have members that this version does not know.
+            let Format { format } = serde_json::from_slice(bytes.expose()).map_err(unreadable)?;
+            if format != FORMAT {
+                return Err(StoreError::Format { path, found: format });
+            }
+            serde_json::from_slice::<Head>(bytes.expose()).map(|head| head.store).map_err(unreadable)
         }
         Err(crate::sys::FileError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound && !records_are_there => {
             let head = Head { format: FORMAT, store: hex::encode(random.u128().to_be_bytes()) };

@@ -19,20 +19,17 @@ pub(super) fn install(role: Role, internet: bool) -> io::Result<Option<String>> 
     // clone(2), whose flags are looked at.
     let threads = compile(vec![(libc::SYS_clone3, Rule::Any)], SeccompAction::Errno(libc::ENOSYS as u32), SeccompAction::Allow)?;
     // The one that allows so little comes last: installing another would need more than it lets through.
-    for program in [&kill, &threads, &allow] {
-        match apply_filter(program) {
-            Ok(()) => {}
-            Err(error) => {
-                let errno = errno_of(&error);
-                return match errno {
-                    Some(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM | Errno::EACCES) => Ok(Some(format!(
-                        "system calls are not filtered: {error}; whoever takes this process over may call whatever the host allows"
-                    ))),
-                    _ => Err(io::Error::other(error)),
-                };
-            }
-        }
+    let (first, others) = (&kill, [&threads, &allow]);
+    if let Err(error) = apply_filter(first) {
+        return match errno_of(&error) {
+            Some(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM | Errno::EACCES) => Ok(Some(format!(
+                "system calls are not filtered: {error}; whoever takes this process over may call whatever the host allows"
+            ))),
+            _ => Err(io::Error::other(error)),
+        };
     }
+    // Where one is taken, another that is not is our fault and not the host's.
+    others.into_iter().try_for_each(|program| apply_filter(program).map_err(io::Error::other))?;
     Ok(None)
 }
 

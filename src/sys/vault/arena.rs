@@ -10,7 +10,8 @@ use std::{
 pub(super) const GRANULE: usize = 64;
 /// An arena without its guards; room for some four thousand keys.
 const SIZE: usize = 256 << 10;
-const PAGE: usize = 4096;
+/// A multiple of every page size that Linux has (4, 16 or 64 KiB).
+const PAGE: usize = 64 << 10;
 
 /// How closed an arena is, from the best to the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
