@@ -7,7 +7,7 @@ use super::{
     state::{self, State, StateError},
 };
 use crate::{
-    attest::Attestor,
+    attest::{Attestor, Launches, LaunchesError},
     audit::{Anchor, Audit, JournalAnchor, OpenError, Options, Retention, SyslogAnchor, Word},
     broker::{Broker, KeyPlaces, LoadProblems, Parts, PublishError, Settings},
     config::{AnchorKind, Config, EngineConfig, PostgresConfig},
@@ -45,6 +45,9 @@ pub enum BuildError {
     /// Two engines of one name.
     #[error("engine {0} is configured twice")]
     Twice(EngineName),
+    /// The table of launched programs.
+    #[error(transparent)]
+    Launches(#[from] LaunchesError),
     /// The lease journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -99,6 +102,7 @@ pub fn build(config: &Config, attestor: Arc<Attestor>, lacking: Vec<String>) -> 
         tracing::warn!("{warning}");
     }
     let boot = sys::boot_id().map_err(|error| BuildError::Io("boot id".into(), error))?;
+    attestor.know_launches(Arc::new(Launches::open(&config.paths.state.join("launches"), &boot, &*random)?));
     let reserve = Reserve { bytes: config.audit.reserve_bytes, ..Reserve::default() };
     let journal = config.paths.state.join("leases");
     sys::private_folder(&journal)?;
@@ -127,6 +131,7 @@ pub fn build(config: &Config, attestor: Arc<Attestor>, lacking: Vec<String>) -> 
             per_identity: config.leases.per_identity,
             freeze_file: config.paths.state.join("frozen"),
             boot: boot.into(),
+            launcher: config.attest.launcher.clone(),
             lacking,
         },
         read_only: state.read_only,

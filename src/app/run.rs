@@ -18,7 +18,7 @@ use crate::{
 };
 use std::{
     io,
-    os::unix::net::UnixListener,
+    os::{fd::OwnedFd, unix::net::UnixListener},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -109,7 +109,11 @@ async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Res
         answer: Duration::from_secs(limits.answer_seconds.into()),
     };
     let server = Arc::new(Server::new(broker.clone(), settings, Arc::new(SystemClock), config.paths.audit.clone(), stopped));
-    for (listener, door) in listeners(config)? {
+    let doors = listeners(config)?;
+    if let Some(listener) = doors.launch {
+        server.serve_launches(listener).map_err(|error| RunError::Io("starting a thread", error))?;
+    }
+    for (listener, door) in doors.front {
         let server = server.clone();
         tokio::spawn(async move {
             if let Err(error) = server.serve(listener, door).await {
@@ -155,18 +159,29 @@ async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Res
     Ok(())
 }
 
-/// The two listeners: those that systemd passed under their names, or our own.
-fn listeners(config: &Config) -> Result<Vec<(UnixListener, Door)>, RunError> {
+struct Listeners {
+    front: Vec<(UnixListener, Door)>,
+    launch: Option<OwnedFd>,
+}
+
+/// Those that systemd passed under their names, or our own.
+fn listeners(config: &Config) -> Result<Listeners, RunError> {
     let io = |error| RunError::Io("taking over a listening socket", error);
     let mut found: Vec<(UnixListener, Door)> = Vec::new();
+    let (mut launches, mut passed) = (None, false);
     for (name, listener) in sys::passed_listeners().map_err(io)? {
+        passed = true;
         let door = match name.as_str() {
+            "launch" => {
+                launches = Some(sys::adopt_packets(listener).map_err(io)?);
+                continue;
+            }
             "workload" => Door::Workload,
             "operator" => Door::Operator,
             other => {
                 tracing::warn!(
                     name = other,
-                    "a passed socket has a name that is not known; FileDescriptorName must be workload or operator"
+                    "a passed socket has a name that is not known; FileDescriptorName must be workload, operator or launch"
                 );
                 continue;
             }
@@ -181,7 +196,11 @@ fn listeners(config: &Config) -> Result<Vec<(UnixListener, Door)>, RunError> {
         let mode = if group.is_some() { 0o660 } else { 0o600 };
         found.push((sys::listen_at(&config.sockets.operator, mode, group)?, Door::Operator));
     }
-    Ok(found)
+    // Where the service manager holds the doors, it decides whether there is this one.
+    if launches.is_none() && !passed {
+        launches = Some(sys::listen_packets_at(&config.sockets.launch(), 0o666, None)?);
+    }
+    Ok(Listeners { front: found, launch: launches })
 }
 
 /// Reloads on SIGHUP; returns on SIGTERM or SIGINT.

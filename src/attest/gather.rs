@@ -50,8 +50,8 @@ impl Gatherer {
             Some((seen, _)) => {
                 let (status, proc) = (seen.proc.status()?, &seen.proc);
                 let (uids, gids, groups, tracer) = (status.uids, status.gids, status.groups, status.tracer);
-                let (login_uid, foreign) = (proc.login_uid(), self.foreign(proc));
-                let process = ProcessEvidence { uids, gids, groups, tracer, login_uid, foreign, ..seen.evidence.clone() };
+                let (login_uid, foreign, capabilities) = (proc.login_uid(), self.foreign(proc), status.capabilities);
+                let process = ProcessEvidence { uids, gids, groups, tracer, login_uid, foreign, capabilities, ..seen.evidence.clone() };
                 (process, seen.map.try_clone()?, None)
             }
             None => {
@@ -154,6 +154,8 @@ impl Gatherer {
             cgroup,
             login_uid: proc.login_uid(),
             foreign: self.foreign(proc),
+            capabilities: status.capabilities,
+            launch: None,
         })
     }
 

@@ -15,6 +15,7 @@ mod govern;
 mod holder;
 mod issue;
 mod keys;
+mod launch;
 mod metrics;
 mod operator;
 mod reaper;
@@ -68,6 +69,8 @@ pub struct Settings {
     pub freeze_file: std::path::PathBuf,
     /// The id of this boot.
     pub boot: Arc<str>,
+    /// The program that is believed when it asks for another to be started apart.
+    pub launcher: std::path::PathBuf,
     /// What this process could not give up on this host, in sentences.
     pub lacking: Vec<String>,
 }

@@ -43,6 +43,15 @@ pub struct SocketConfig {
     pub operator: PathBuf,
     /// The group that may open the operator socket; root alone when it does not exist.
     pub operator_group: String,
+    /// For the launcher; `launch.sock` beside the workloads' when it is not given. `clav-launch` itself knows `/run/claviger` alone.
+    pub launch: Option<PathBuf>,
+}
+
+impl SocketConfig {
+    /// Where the launcher asks.
+    pub fn launch(&self) -> PathBuf {
+        self.launch.clone().unwrap_or_else(|| self.workload.with_file_name("launch.sock"))
+    }
 }
 
 impl Default for SocketConfig {
@@ -51,6 +60,7 @@ impl Default for SocketConfig {
             workload: "/run/claviger/workload.sock".into(),
             operator: "/run/claviger/operator.sock".into(),
             operator_group: "claviger-operators".into(),
+            launch: None,
         }
     }
 }
@@ -126,6 +136,8 @@ impl Default for LimitConfig {
 pub struct AttestConfig {
     /// Programs that speak for their parent process: `clav` where it is installed.
     pub clients: Vec<PathBuf>,
+    /// The launcher, which starts programs apart; no other program is believed where it asks.
+    pub launcher: PathBuf,
     /// The user of the attestor, where that is a process of its own: the daemon believes no other.
     pub attestor_user: String,
     /// The user of the daemon: the attestor answers no other.
@@ -142,6 +154,7 @@ impl Default for AttestConfig {
     fn default() -> Self {
         Self {
             clients: vec!["/usr/bin/clav".into()],
+            launcher: "/usr/bin/clav-launch".into(),
             attestor_user: "claviger-attest".into(),
             daemon_user: "claviger".into(),
             hash_max_bytes: 256 << 20,

@@ -43,6 +43,7 @@ pub struct Server {
     broker: Arc<Broker>,
     workloads: Arc<Limits>,
     operators: Arc<Limits>,
+    launches: Arc<Limits>,
     audit_folder: PathBuf,
     stop: watch::Receiver<bool>,
     open: Arc<AtomicUsize>,
@@ -64,13 +65,25 @@ impl Server {
         let named = Box::new(move |uid| registry.governance().roll.names_uid(uid));
         let workloads = Limits::new(settings.clone(), clock.clone(), named);
         // Whoever the socket's mode lets in is no stranger, and no flood at the other door keeps them out.
-        let operators = Limits::new(settings, clock, Box::new(|_| true));
-        Self { broker, workloads, operators, audit_folder, stop, open: Arc::default() }
+        let operators = Limits::new(settings.clone(), clock.clone(), Box::new(|_| true));
+        // A launch costs a group and two syncs, and people start programs more slowly than this.
+        let slow = LimitSettings { connections: 16, connections_total: 256, connections_per_second: 10, ..settings };
+        let launches = Limits::new(slow, clock, Box::new(|_| true));
+        Self { broker, workloads, operators, launches, audit_folder, stop, open: Arc::default() }
     }
 
     /// Connections that are open now.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Acquire)
+    }
+
+    pub(super) fn broker(&self) -> &Arc<Broker> {
+        &self.broker
+    }
+
+    /// What one uid may at the launcher's door.
+    pub(super) fn launches(&self) -> &Arc<Limits> {
+        &self.launches
     }
 
     fn limits(&self, door: Door) -> &Arc<Limits> {

@@ -10,6 +10,7 @@ mod exe;
 mod file;
 mod host;
 mod journal;
+mod launch;
 mod mutation;
 mod packet;
 mod peer;
@@ -18,6 +19,7 @@ mod probe;
 mod process;
 mod procfs;
 mod resident;
+mod seccomp;
 #[cfg(any(test, feature = "testing"))]
 mod simulated;
 mod socket;
@@ -37,6 +39,10 @@ pub use exe::{Executable, FileId, TRUSTED_FILE_SYSTEMS, file_id};
 pub use file::{FileError, FileLock, file_names, private_folder, read_private, share_folder, write_atomic};
 pub use host::{Host, HostFile};
 pub use journal::{JOURNAL_SOCKET, SYSLOG_SOCKET, send_journal, send_syslog};
+pub use launch::{
+    CAP_SETGID, LAUNCH_GIDS, NotRoots, become_program, check_roots_file, check_roots_named, check_roots_tree, keep_standard_streams_only,
+    may_set_groups, read_roots_file, settle,
+};
 #[cfg(mutations)]
 pub use mutation::{active as mutation_active, reached as failpoint_reached};
 pub use packet::{AsyncPackets, MAX_DESCRIPTORS, Packet, Packets};

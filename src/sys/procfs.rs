@@ -34,6 +34,8 @@ pub struct Status {
     pub tracer: u32,
     /// `no_new_privs` is set.
     pub no_new_privs: bool,
+    /// The effective capabilities, as a set of bits.
+    pub capabilities: u64,
 }
 
 /// `/proc/PID/stat`, fields 4 and 22.
@@ -221,6 +223,7 @@ pub fn parse_status(text: &[u8]) -> Option<Status> {
         ppid: field("PPid")?.parse().ok()?,
         tracer: field("TracerPid")?.parse().ok()?,
         no_new_privs: field("NoNewPrivs").is_some_and(|v| v == "1"),
+        capabilities: u64::from_str_radix(field("CapEff")?, 16).ok()?,
     })
 }
 

@@ -19,6 +19,7 @@ mod crash;
 mod database;
 mod failpoints;
 mod hostile;
+mod launched;
 mod leases;
 mod operators;
 mod request;
