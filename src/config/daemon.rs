@@ -43,14 +43,12 @@ pub struct SocketConfig {
     pub operator: PathBuf,
     /// The group that may open the operator socket; root alone when it does not exist.
     pub operator_group: String,
-    /// For the launcher; `launch.sock` beside the workloads' when it is not given. `clav-launch` itself knows `/run/claviger` alone.
-    pub launch: Option<PathBuf>,
 }
 
 impl SocketConfig {
-    /// Where the launcher asks.
+    /// Where the launcher asks: beside the workloads' socket. `clav-launch` itself knows `/run/claviger` alone.
     pub fn launch(&self) -> PathBuf {
-        self.launch.clone().unwrap_or_else(|| self.workload.with_file_name("launch.sock"))
+        self.workload.with_file_name("launch.sock")
     }
 }
 
@@ -60,7 +58,6 @@ impl Default for SocketConfig {
             workload: "/run/claviger/workload.sock".into(),
             operator: "/run/claviger/operator.sock".into(),
             operator_group: "claviger-operators".into(),
-            launch: None,
         }
     }
 }

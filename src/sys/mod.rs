@@ -41,7 +41,7 @@ pub use host::{Host, HostFile};
 pub use journal::{JOURNAL_SOCKET, SYSLOG_SOCKET, send_journal, send_syslog};
 pub use launch::{
     CAP_SETGID, LAUNCH_GIDS, NotRoots, become_program, check_roots_file, check_roots_named, check_roots_tree, keep_standard_streams_only,
-    may_set_groups, read_roots_file, settle,
+    launcher_fault, may_set_groups, read_roots_file, settle,
 };
 #[cfg(mutations)]
 pub use mutation::{active as mutation_active, reached as failpoint_reached};
