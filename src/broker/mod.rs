@@ -17,6 +17,7 @@ mod issue;
 mod keys;
 mod metrics;
 mod operator;
+mod owed;
 mod reaper;
 mod reconcile;
 mod record;
@@ -122,6 +123,7 @@ pub struct Broker {
     read_only: Option<String>,
     reaper: reaper::Holders,
     unbound: unbound::Unbound,
+    owed: owed::Owed,
     metrics: Metrics,
     started: WallTime,
     keys: KeyPlaces,
@@ -154,6 +156,7 @@ impl Broker {
             read_only: parts.read_only,
             reaper: reaper::Holders::default(),
             unbound: unbound::Unbound::default(),
+            owed: owed::Owed::default(),
             metrics: Metrics::default(),
             keys: parts.keys,
             rotating: tokio::sync::Mutex::default(),
