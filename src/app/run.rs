@@ -40,7 +40,7 @@ pub enum RunError {
     Bind(#[from] BindError),
     /// The kernel.
     #[error("{0}: {1}")]
-    Io(&'static str, io::Error),
+    Io(&'static str, #[source] io::Error),
     /// The first record could not be written.
     #[error("the audit log takes no record: {0}")]
     Record(String),
@@ -52,6 +52,8 @@ impl RunError {
         match self {
             // It may be starting, or be mended: to try again is right.
             RunError::Build(BuildError::Attest(AttestError::Unreachable(_))) => Exit::Failed,
+            // A file that could not be read for want of a descriptor is not a file that is wrong.
+            error if sys::is_passing(error) => Exit::Failed,
             RunError::Build(_) | RunError::Bind(BindError::Unsafe(..) | BindError::Occupied(_)) => Exit::Config,
             RunError::Bind(_) | RunError::Io(..) | RunError::Record(_) => Exit::Failed,
         }
@@ -67,7 +69,7 @@ pub fn run(path: &Path, check: bool, attestor: Option<PathBuf>) -> Result<(), Ru
     let path = &std::path::absolute(path).map_err(|error| RunError::Io("the configuration's path", error))?;
     // Before any secret is read and any thread is started.
     sys::harden().map_err(|error| RunError::Io("hardening this process", error))?;
-    let config = state::config(path).map_err(BuildError::Config)?;
+    let config = state::config(path)?;
     if check {
         return build::check(&config).map_err(RunError::from);
     }
@@ -115,11 +117,9 @@ async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Res
     }
     for (listener, door) in doors.front {
         let server = server.clone();
-        tokio::spawn(async move {
-            if let Err(error) = server.serve(listener, door).await {
-                tracing::error!(%error, ?door, "a door could not be opened");
-            }
-        });
+        // A daemon with one door would look as if it served.
+        let listener = tokio::net::UnixListener::from_std(listener).map_err(|error| RunError::Io("opening a door", error))?;
+        tokio::spawn(async move { server.serve(listener, door).await });
     }
     let tier = broker.attestor().kernel().tier();
     tracing::info!(

@@ -18,6 +18,7 @@ mod keys;
 mod launch;
 mod metrics;
 mod operator;
+mod owed;
 mod reaper;
 mod reconcile;
 mod record;
@@ -125,6 +126,7 @@ pub struct Broker {
     read_only: Option<String>,
     reaper: reaper::Holders,
     unbound: unbound::Unbound,
+    owed: owed::Owed,
     metrics: Metrics,
     started: WallTime,
     keys: KeyPlaces,
@@ -157,6 +159,7 @@ impl Broker {
             read_only: parts.read_only,
             reaper: reaper::Holders::default(),
             unbound: unbound::Unbound::default(),
+            owed: owed::Owed::default(),
             metrics: Metrics::default(),
             keys: parts.keys,
             rotating: tokio::sync::Mutex::default(),

@@ -9,8 +9,6 @@ use crate::{
     sys::{Clock, peer_cred},
 };
 use std::{
-    io,
-    os::unix::net::UnixListener as StdListener,
     path::PathBuf,
     sync::{
         Arc,
@@ -94,13 +92,12 @@ impl Server {
     }
 
     /// Serves one listener until stopped.
-    pub async fn serve(&self, listener: StdListener, door: Door) -> io::Result<()> {
-        let listener = UnixListener::from_std(listener)?;
+    pub async fn serve(&self, listener: UnixListener, door: Door) {
         let mut stop = self.stop.clone();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+                _ = stop.wait_for(|stop| *stop) => return,
             };
             let stream = match accepted {
                 Ok((stream, _)) => stream,
