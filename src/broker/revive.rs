@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     attest::{Subject, Unavailable, Workload},
-    audit::{Ended, Event, Kind, Need, Outcome},
+    audit::{Books, Ended, Event, Kind, Need, Outcome},
     lease::{Holder, HolderKey, Lease, Recovered, State},
     model::{EndReason, EndResult, ExecRule, HolderKind},
     sys::{Found, GroupWatch, Pidfd},
@@ -36,14 +36,26 @@ pub struct Revived {
 
 impl Broker {
     /// Takes up what the journal held, then begins to watch. Call once, before any connection is accepted.
-    pub async fn start(self: &Arc<Self>, recovered: Recovered) -> Revived {
+    ///
+    /// `books` is what the end of the record says: what is over there is over, whatever the journal says.
+    pub async fn start(self: &Arc<Self>, recovered: Recovered, books: &Books) -> Revived {
         let mut revived = Revived::default();
         if self.read_only.is_some() {
             // The leases are another machine's: to end one here would kill a credential that is in use there.
             return revived;
         }
         let mut holders: HashMap<HolderKey, Vec<Arc<Lease>>> = HashMap::new();
+        for lease in recovered.given_up {
+            revived.lost += 1;
+            drop(self.begin_end(lease.id, EndReason::Operator));
+        }
         for lease in recovered.live {
+            // The power went, or an older copy was put back, before the journal had its end on the disk.
+            if let Some(reason) = books.end_of(lease.id).filter(|_| !crate::mutation!("ended-on-record")) {
+                revived.lost += 1;
+                drop(self.begin_end(lease.id, reason));
+                continue;
+            }
             holders.entry(lease.holder.key()).or_default().push(lease);
         }
         for (key, leases) in holders {
@@ -76,7 +88,7 @@ impl Broker {
                 tokio::spawn(async move { broker.resume(lease.id, tries).await });
             }
         }
-        revived.settled += self.close_books().await;
+        revived.settled += self.close_books(books).await;
         let (broker, governance) = (self.clone(), self.governance());
         tokio::spawn(async move {
             // The files may have changed while the daemon was down.
@@ -90,9 +102,9 @@ impl Broker {
 
     /// Ends on the record what was issued on the record and is in no journal: where nothing exists upstream, record and journal are written
     /// at the same time, and the daemon may die, or the power go, between the two. Nobody was answered then, or no holder is left.
-    async fn close_books(&self) -> usize {
+    async fn close_books(&self, books: &Books) -> usize {
         let mut closed = 0;
-        for id in self.audit.take_unended() {
+        for id in books.unended() {
             if self.leases.find(id).is_some() || self.leases.find_ended(id).is_some() {
                 continue;
             }
