@@ -1,6 +1,6 @@
 //! Every parser under mutated samples, on stable: a fixed seed, and a fuzzer that knows the grammar's words.
 //!
-//! `CLAVIGER_TEST_FUZZ=N` feeds each N inputs (100,000 without). A parser that cannot take as many in 20 s is given what it can take, and
+//! `CLAVIGER_TEST_FUZZ=N` feeds each N inputs (100,000 without), slow ones a share of it. A parser that cannot take as many in 20 s is given what it can take, and
 //! the output says how many that were.
 
 #![allow(clippy::disallowed_methods, reason = "tests wait and measure")]
@@ -14,6 +14,8 @@ use std::{
 
 const SEED: u64 = 20_261_125;
 const LONGEST: usize = 32 << 10;
+/// Inputs for each parser in the daily run, if they fit.
+const CI: u64 = 100_000;
 
 struct Mutator {
     random: SeededRandom,
@@ -82,7 +84,7 @@ fn feed(target: &Target, number: usize, enough: u64) -> (u64, u64, Duration) {
     let mutator = Mutator { random: SeededRandom::new(SEED + number as u64), samples, words: target.words };
     let began = Instant::now();
     let (mut fed, mut accepted) = (0, 0);
-    while fed < enough && (began.elapsed() < Duration::from_secs(20) || enough > 100_000) {
+    while fed < enough && (began.elapsed() < Duration::from_secs(20) || enough > CI) {
         let bytes = mutator.next();
         match std::panic::catch_unwind(|| (target.run)(&bytes)) {
             Ok(taken) => accepted += u64::from(taken),
@@ -98,13 +100,14 @@ fn feed(target: &Target, number: usize, enough: u64) -> (u64, u64, Duration) {
 
 #[test]
 fn no_input_breaks_a_parser() {
-    let enough = std::env::var("CLAVIGER_TEST_FUZZ").ok().map_or(100_000, |text| text.parse().expect("a number of inputs"));
+    let enough = std::env::var("CLAVIGER_TEST_FUZZ").ok().map_or(CI, |text| text.parse().expect("a number of inputs"));
     let next = AtomicUsize::new(0);
     let worker = || {
         while let Some((number, target)) = TARGETS.get(next.fetch_add(1, Ordering::Relaxed)).map(|target| {
             let number = TARGETS.iter().position(|other| other.name == target.name).unwrap_or_default();
             (number, target)
         }) {
+            let enough = if enough > CI { (enough / target.share).max(CI) } else { enough };
             let (fed, accepted, took) = feed(target, number, enough);
             let short = if fed < enough { ", as many as fit in 20 s" } else { "" };
             println!("{:<18} {fed:>8} inputs, {accepted:>7} accepted, {:>6.1} s{short}", target.name, took.as_secs_f64());
@@ -117,4 +120,24 @@ fn no_input_breaks_a_parser() {
         worker();
         other.join().expect("the other thread has said what is wrong");
     });
+}
+
+/// Every parser has a target of cargo-fuzz of the same name. With `CLAVIGER_TEST_FUZZ_CORPUS=FOLDER`, the samples are written there, in a
+/// folder for each, to begin with.
+#[test]
+fn cargo_fuzz_has_the_same_targets() {
+    let manifest = include_str!("../fuzz/Cargo.toml");
+    let mut theirs: Vec<&str> = manifest.split("[[bin]]").skip(1).filter_map(|bin| bin.split('"').nth(1)).collect();
+    let mut ours: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
+    theirs.sort_unstable();
+    ours.sort_unstable();
+    assert_eq!(theirs, ours);
+    let Some(folder) = std::env::var_os("CLAVIGER_TEST_FUZZ_CORPUS") else { return };
+    for target in TARGETS {
+        let folder = std::path::Path::new(&folder).join(target.name);
+        std::fs::create_dir_all(&folder).unwrap();
+        for (number, sample) in (target.samples)().iter().enumerate() {
+            std::fs::write(folder.join(format!("sample-{number}")), sample).unwrap();
+        }
+    }
 }

@@ -3,12 +3,13 @@
 use super::{
     attestor::AttestError,
     load::{self, Places},
+    restored::{self, Restored, RestoredError, Seen},
     signing,
     state::{self, State, StateError},
 };
 use crate::{
     attest::{Attestor, Launches, LaunchesError},
-    audit::{Anchor, Audit, JournalAnchor, OpenError, Options, Retention, SyslogAnchor, Word},
+    audit::{Anchor, Audit, Books, JournalAnchor, OpenError, Options, Retention, SyslogAnchor, Tip, Word},
     broker::{Broker, KeyPlaces, LoadProblems, Parts, PublishError, Settings},
     config::{AnchorKind, Config, EngineConfig, PostgresConfig},
     digest::{KeyError, SealKey, SystemRandom},
@@ -69,6 +70,9 @@ pub enum BuildError {
     /// A folder or file of the daemon's own.
     #[error("{0}: {1}")]
     Io(String, #[source] io::Error),
+    /// State and log could not be compared.
+    #[error(transparent)]
+    Restored(#[from] RestoredError),
     /// A private file.
     #[error(transparent)]
     File(#[from] sys::FileError),
@@ -83,6 +87,10 @@ pub struct Built {
     pub broker: Arc<Broker>,
     /// To be handed to `Broker::start`.
     pub recovered: Recovered,
+    /// The same.
+    pub books: Books,
+    /// What the state says of the log.
+    pub(super) seen: Seen,
 }
 
 /// The name of the store that is always there.
@@ -109,15 +117,26 @@ pub fn build(config: &Config, attestor: Arc<Attestor>, lacking: Vec<String>) -> 
     let reserve = Reserve { bytes: config.audit.reserve_bytes, ..Reserve::default() };
     let journal = config.paths.state.join("leases");
     sys::private_folder(&journal)?;
+    let seen = restored::seen(&config.paths.state)?;
     // Both are read to their ends, so they are read side by side.
-    let ((leases, recovered), audit) = std::thread::scope(|both| {
-        let open = || audit(config, &state, &store, &clock, &boot, reserve);
+    let ((leases, mut recovered), audit) = std::thread::scope(|both| {
+        let open = || audit(config, &state, &store, &clock, (&boot, reserve, seen.as_ref().map(Seen::tip)));
         let started = std::thread::Builder::new().spawn_scoped(both, open);
         let audit = started.map_err(|error| BuildError::Io("starting a thread".into(), error))?;
         let leases = Leases::open(Box::new(DiskVolume::new(&journal, BALLAST)), &state.id, reserve, QUEUE);
         let audit = audit.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok::<_, BuildError>((leases?, audit?))
     })?;
+    let books = audit.take_books();
+    let (restored, seen) = match restored::look((&config.paths.state, seen), &config.paths.audit, &leases, &audit, &books)? {
+        Restored::No(seen) => (None, seen),
+        Restored::Accepted(seen) => {
+            tracing::warn!("an operator goes on with an older copy of the state: all leases in it end");
+            recovered.given_up = std::mem::take(&mut recovered.live);
+            (None, seen)
+        }
+        Restored::Yes(why) => (Some(why), Seen::default()),
+    };
     let loading = engines.clone();
     let broker = Broker::new(Parts {
         attestor,
@@ -139,10 +158,10 @@ pub fn build(config: &Config, attestor: Arc<Attestor>, lacking: Vec<String>) -> 
             launcher: config.attest.launcher.clone(),
             lacking,
         },
-        read_only: state.read_only,
+        read_only: state.read_only.or(restored),
         keys: key_places(config),
     });
-    Ok(Built { broker, recovered })
+    Ok(Built { broker, recovered, books, seen })
 }
 
 /// Where keys are, for changing them while the daemon runs.
@@ -228,8 +247,7 @@ fn audit(
     state: &State,
     store: &LocalStore,
     clock: &Arc<dyn Clock>,
-    boot: &str,
-    reserve: Reserve,
+    (boot, reserve, seen): (&str, Reserve, Option<Tip>),
 ) -> Result<Audit, BuildError> {
     let folder = &config.paths.audit;
     let key = signing::audit_key(store, folder)?;
@@ -247,6 +265,7 @@ fn audit(
         budget: config.audit.hourly_bytes_per_identity,
         reserve,
         queue: QUEUE,
+        seen,
         ..Options::new(word(&state.id)?, word(boot)?)
     };
     let volume = Box::new(DiskVolume::new(folder, BALLAST));

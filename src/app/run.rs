@@ -5,6 +5,7 @@ use super::{
     build::{self, BuildError},
     confinement,
     exit::Exit,
+    restored::Keeper,
     sight::Probe,
     state,
 };
@@ -62,6 +63,8 @@ impl RunError {
 
 /// Open connections get this long to finish when the daemon stops.
 const DRAIN: Duration = Duration::from_secs(5);
+/// And what is being ended this long to hear from its source.
+const ENDINGS: Duration = Duration::from_secs(3);
 
 /// Runs the daemon, or with `check` only reads the files. `attestor` is where the attestor listens; without it there is one process.
 pub fn run(path: &Path, check: bool, attestor: Option<PathBuf>) -> Result<(), RunError> {
@@ -97,7 +100,7 @@ async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Res
     let built = build::build(config, attestor, lacking)?;
     let broker = built.broker;
     broker.record_daemon(Kind::Start).await.map_err(|refusal| RunError::Record(refusal.detail.unwrap_or_default()))?;
-    let revived = broker.start(built.recovered).await;
+    let revived = broker.start(built.recovered, &built.books).await;
     let (stop, stopped) = watch::channel(false);
     let limits = &config.limits;
     let settings = LimitSettings {
@@ -134,6 +137,7 @@ async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Res
     sys::notify_ready(tier);
     sys::release_start_pages();
     tokio::spawn(keep_alive());
+    tokio::spawn(Keeper::new(broker.clone(), &config.paths.state, built.seen.clone()).keep());
     tokio::spawn(stay_small(server.clone()));
     if let Some(path) = config.metrics.textfile.clone() {
         tokio::spawn(write_metrics(broker.clone(), path));
@@ -149,12 +153,17 @@ async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Res
     if config.leases.on_shutdown == ShutdownRule::End {
         broker.end_everything(EndReason::Shutdown).await;
     }
+    broker.finish_endings(ENDINGS).await;
     if let Err(refusal) = broker.record_daemon(Kind::Stop).await {
         tracing::error!(detail = ?refusal.detail, "the stop is not on the record");
     }
-    let closing = broker.clone();
+    let (closing, mut keeper) = (broker.clone(), Keeper::new(broker.clone(), &config.paths.state, built.seen));
     // Closing waits for the disk.
-    let _ = tokio::task::spawn_blocking(move || closing.close()).await;
+    let closed = tokio::task::spawn_blocking(move || {
+        closing.close();
+        keeper.now();
+    });
+    let _ = closed.await;
     tracing::info!("stopped");
     Ok(())
 }

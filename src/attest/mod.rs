@@ -37,7 +37,7 @@ pub use facts::{Ancestor, Exe, Facts, Login, Unit};
 pub use gather::{Gatherer, invocation_of};
 pub use hash::{ExeHashes, HashError};
 pub use identity::{Candidate, Names, Roll};
-pub use judge::judge;
+pub use judge::{facts_of, judge};
 pub use launches::{Launches, LaunchesError, launcher};
 pub use pins::{Changed, Pins};
 #[cfg(feature = "testing")]

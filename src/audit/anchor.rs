@@ -1,5 +1,6 @@
 //! Anchors: signed heads leave the host by themselves, from a thread of their own, so that nobody waits for them.
 
+use super::chain::Tip;
 use super::note::Note;
 use crate::model::BootTime;
 use crate::sys::{Clock, send_journal, send_syslog};
@@ -77,6 +78,7 @@ impl Anchored {
 #[derive(Default)]
 struct State {
     newest: Option<Note>,
+    offered: Option<Tip>,
     anchored: Anchored,
     stop: bool,
 }
@@ -104,11 +106,17 @@ impl Publisher {
     /// Takes a head whose records are on the disk.
     pub(super) fn offer(&self, note: Note) {
         let mut state = lock(&self.shared.0);
+        state.offered = Some(note.tip);
         if state.anchored.configured {
             state.anchored.pending_since.get_or_insert(self.clock.boot());
             state.newest = Some(note);
             self.shared.1.notify_one();
         }
+    }
+
+    /// The last head that was offered.
+    pub(super) fn offered(&self) -> Option<Tip> {
+        lock(&self.shared.0).offered
     }
 
     pub(super) fn anchored(&self) -> Anchored {

@@ -8,6 +8,7 @@
 //! `docs/audit.md` describes every member and how to verify it without this code. Deliberately absent: a switch that turns it off.
 
 mod anchor;
+mod books;
 mod chain;
 mod event;
 mod fold;
@@ -25,6 +26,8 @@ mod verify;
 mod writer;
 
 pub use anchor::{Anchor, Anchored, JournalAnchor, SyslogAnchor};
+pub use books::Books;
+pub use chain::Tip;
 pub use event::{Decided, Ended, Event, Holder, Person};
 pub use kind::{Kind, Outcome};
 pub use note::{Note, Says};

@@ -1,14 +1,10 @@
 //! The files of the log: their names, how the last one is taken up again after a stop or a crash, and what is pruned.
 
+use super::books::Books;
 use super::chain::{self, Tip};
-use super::kind::Kind;
 use super::note::Note;
-use crate::model::LeaseId;
 use crate::sys::{Keep, Storage, Volume};
-use std::{
-    collections::BTreeSet,
-    io::{self, BufRead, BufReader, Read},
-};
+use std::io::{self, BufRead, BufReader, Read};
 
 /// The last signed head, so that a log that was cut is noticed here.
 pub(super) const HEAD_FILE: &str = "head";
@@ -65,40 +61,17 @@ pub(super) struct Recovered {
     pub cut: u64,
     /// Bytes of all segments.
     pub bytes: u64,
-    /// Leases that were issued of late and have not ended, by the record.
-    pub unended: BTreeSet<LeaseId>,
+    /// What the record says of leases of late.
+    pub books: Books,
 }
 
-/// Issues and ends of leases, in the order of the record.
-#[derive(Default)]
-struct Books(BTreeSet<LeaseId>);
-
-impl Books {
-    fn see(&mut self, kind: &str, line: &[u8]) {
-        #[derive(serde::Deserialize)]
-        struct Row {
-            lease: Option<LeaseId>,
-        }
-        let (issue, end) = (kind == Kind::Issue.as_str(), kind == Kind::End.as_str());
-        if (issue || end)
-            && let Ok(Row { lease: Some(lease) }) = serde_json::from_slice(line)
-        {
-            if issue {
-                self.0.insert(lease)
-            } else {
-                self.0.remove(&lease)
-            };
-        }
-    }
-}
-
-/// Finds the last whole record, and cuts what follows it.
-pub(super) fn recover(volume: &mut dyn Volume) -> io::Result<Recovered> {
+/// Finds the last whole record, and cuts what follows it. On the way it looks whether record `seen` is what it was.
+pub(super) fn recover(volume: &mut dyn Volume, seen: Option<Tip>) -> io::Result<Recovered> {
     let mut segments = list(volume)?;
     let mut cut = 0;
     while let Some(last) = segments.last() {
         // A segment that was just begun says little of late.
-        let mut books = Books::default();
+        let mut books = Books::looking_for(seen);
         if let [.., before, _] = &segments[..]
             && last.bytes < SHORT
         {
@@ -131,9 +104,10 @@ pub(super) fn recover(volume: &mut dyn Volume) -> io::Result<Recovered> {
         // on them must not be on the disk without them.
         storage.sync()?;
         let bytes = segments.iter().map(|segment| segment.bytes).sum::<u64>() - (last.bytes - whole);
-        return Ok(Recovered { tip, current: Some((last.first, storage)), cut, bytes, unended: books.0 });
+        books.close();
+        return Ok(Recovered { tip, current: Some((last.first, storage)), cut, bytes, books });
     }
-    Ok(Recovered { tip: Tip::default(), current: None, cut, bytes: 0, unended: BTreeSet::new() })
+    Ok(Recovered { tip: Tip::default(), current: None, cut, bytes: 0, books: Books::default() })
 }
 
 /// Whether a file that was to take over from a failed one never did: more stands in the failed one, whole or torn, than the new one's
@@ -188,7 +162,7 @@ fn last_whole(file: Box<dyn Read>, first: u64, books: &mut Books) -> io::Result<
         if !linked {
             break;
         }
-        books.see(scan.kind, body);
+        books.see(&scan, body);
         tip = Some(Tip { seq: scan.seq, hash: scan.hash });
         whole += read;
     }

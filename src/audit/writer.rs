@@ -1,6 +1,7 @@
 //! `Audit`: the handle through which everything goes on the record.
 
 use super::anchor::{Anchor, Publisher};
+use super::books::Books;
 use super::chain::Tip;
 use super::event::Event;
 use super::fold::{Folds, Verdict};
@@ -15,7 +16,6 @@ use crate::model::{LeaseId, Sensitivity};
 use crate::sys::append::{AppendError, Log, Reserve, Room, Sync};
 use crate::sys::{Clock, Volume};
 use std::{
-    collections::BTreeSet,
     io,
     sync::{Arc, Mutex},
     time::Duration,
@@ -117,6 +117,8 @@ pub struct Options {
     pub boot: Word,
     /// A segment of so many bytes is followed by another.
     pub segment_bytes: u64,
+    /// A record that is known to have been on the disk: [`Books::differs`] tells whether another one is there.
+    pub seen: Option<Tip>,
     /// A head at least every so many records.
     pub head_every: u64,
     /// How long segments are kept.
@@ -140,6 +142,7 @@ impl Options {
             origin,
             boot,
             segment_bytes: 64 << 20,
+            seen: None,
             head_every: 1000,
             keep: Retention { days: 90, bytes: 4 << 30 },
             budget: 16 << 20,
@@ -163,7 +166,8 @@ pub struct Audit {
     shared: Arc<Shared>,
     publisher: Arc<Publisher>,
     clock: Arc<dyn Clock>,
-    unended: Mutex<BTreeSet<LeaseId>>,
+    books: Mutex<Books>,
+    opened_at: Tip,
 }
 
 impl Audit {
@@ -175,7 +179,7 @@ impl Audit {
         clock: Arc<dyn Clock>,
         anchors: Vec<Box<dyn Anchor>>,
     ) -> Result<Self, OpenError> {
-        let found = segment::recover(&mut *volume)?;
+        let found = segment::recover(&mut *volume, options.seen)?;
         let mut own = Vec::new();
         if found.cut > 0 {
             let file = segment::name(found.current.as_ref().map_or(1, |(first, _)| *first));
@@ -218,12 +222,22 @@ impl Audit {
         let scribe = AuditScribe::new(parts, tip, first, found.bytes, own);
         let log = Log::start("audit", storage, scribe, options.reserve, options.queue)?;
         log.poke();
-        Ok(Self { log, folds, shared, publisher, clock, unended: Mutex::new(found.unended) })
+        Ok(Self { log, folds, shared, publisher, clock, books: Mutex::new(found.books), opened_at: found.tip })
     }
 
-    /// Leases that were issued shortly before the log was opened and have not ended, by the record; asked for once.
-    pub fn take_unended(&self) -> BTreeSet<LeaseId> {
-        std::mem::take(&mut *lock(&self.unended))
+    /// What the log said of leases when it was opened; asked for once.
+    pub fn take_books(&self) -> Books {
+        std::mem::take(&mut *lock(&self.books))
+    }
+
+    /// The last record of the log when it was opened; it is on the disk.
+    pub fn opened_at(&self) -> Tip {
+        self.opened_at
+    }
+
+    /// The last record whose signed head is on the disk, since this log was opened.
+    pub fn headed(&self) -> Option<Tip> {
+        self.publisher.offered()
     }
 
     /// Puts an event on the record. Returns when `need`, or more if the event needs more, is met.

@@ -53,6 +53,10 @@ impl Broker {
     }
 
     async fn carry_through(self: Arc<Self>, ending: Ending, tries: u32) -> EndResult {
+        let _under_way = self.ending.read().await;
+        if !self.may_end() {
+            return EndResult::Retrying;
+        }
         let lease = ending.lease().clone();
         crate::failpoint!("before-end");
         // A reservation is settled after a crash whatever its line says. An ending that cannot be written down goes on all the same.

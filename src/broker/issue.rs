@@ -3,6 +3,7 @@
 use super::{
     Broker, Caller, Delivery, Fault, Stop,
     holder::Bound,
+    reaper::changed_or_gone,
     record,
     record::{Asked, Trail},
 };
@@ -135,7 +136,14 @@ impl Broker {
             ));
         }
         // The same process, the same program, right now: the warm check at its end is the last thing before the answer.
-        self.attestor.still_for_issue(peer).await.map_err(|refusal| (EndReason::HolderChanged, refusal.into()))?;
+        if let Err(refusal) = self.attestor.still_for_issue(peer).await {
+            // That nobody could look says nothing about the holder.
+            let reason = match refusal.code == Code::ATTESTATION_FAILED {
+                true => EndReason::Unfinished,
+                false => changed_or_gone(&peer.subject().pins.pidfd).await,
+            };
+            return Err((reason, refusal.into()));
+        }
         crate::failpoint!("looked-again");
         let clamped = clamped(permit);
         Ok(Delivery::new(trail.request, lease, issued, clamped, recorded))

@@ -123,6 +123,8 @@ pub struct Broker {
     settings: Settings,
     frozen: AtomicBool,
     closed: AtomicBool,
+    /// Held to read by whatever is ending.
+    ending: tokio::sync::RwLock<()>,
     read_only: Option<String>,
     reaper: reaper::Holders,
     unbound: unbound::Unbound,
@@ -156,6 +158,7 @@ impl Broker {
             settings: parts.settings,
             frozen: AtomicBool::new(frozen),
             closed: AtomicBool::new(false),
+            ending: tokio::sync::RwLock::default(),
             read_only: parts.read_only,
             reaper: reaper::Holders::default(),
             unbound: unbound::Unbound::default(),

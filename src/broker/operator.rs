@@ -13,6 +13,7 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     sync::Arc,
+    time::Duration,
 };
 
 /// Which leases an operator means.
@@ -232,6 +233,12 @@ impl Broker {
         for ending in endings {
             let _ = ending.await;
         }
+    }
+
+    /// From now on nothing is ended; what is being ended may come to its end, for so long at most. The next start finds the rest.
+    pub async fn finish_endings(&self, within: Duration) {
+        self.closed.store(true, std::sync::atomic::Ordering::Release);
+        let _ = tokio::time::timeout(within, self.ending.write()).await;
     }
 
     /// Closes journal and audit log after everything else has stopped.

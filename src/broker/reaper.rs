@@ -8,7 +8,7 @@ use crate::{
     attest::{Pins, Subject, Unavailable, invocation_of},
     lease::{HolderGroup, HolderKey, Lease},
     model::{EndReason, ExecRule, HolderKind, LeaseId},
-    sys::{GroupWatch, is_shortage},
+    sys::{GroupWatch, Pidfd, is_shortage},
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -26,6 +26,10 @@ const EMPTY_FOR: Duration = Duration::from_secs(2);
 
 /// Holders that the sweep looks at in one go.
 const SOME: usize = 64;
+
+/// A process that dies loses its memory, and so its program, before it is seen to be gone; under load the kernel may take this long
+/// between the two.
+const DYING: Duration = Duration::from_millis(200);
 
 /// Every holder of a live lease.
 #[derive(Default)]
@@ -145,6 +149,14 @@ async fn deserted(group: &HolderGroup) {
     }
 }
 
+/// Why leases end whose holder is not what it was: it became something else, or it was dying when it was looked at.
+pub(super) async fn changed_or_gone(holder: &Pidfd) -> EndReason {
+    match tokio::time::timeout(DYING, holder.exited()).await {
+        Ok(()) => EndReason::HolderGone,
+        Err(_) => EndReason::HolderChanged,
+    }
+}
+
 impl Broker {
     /// Ends what is due, for ever. Deadlines are on `CLOCK_BOOTTIME`; timers do not count suspend, so it looks at least every second.
     pub(super) async fn keep_deadlines(self: Arc<Self>) {
@@ -202,21 +214,27 @@ impl Broker {
         }
         let (now, leases) = (now.ok(), self.leases.of_holder(key));
         let workload = now.as_ref().and_then(|now| self.attestor.examine_process(now, roll).ok()?.workload.ok());
-        let mut kept = 0;
-        for lease in &leases {
-            let lives = workload.as_ref().is_some_and(|workload| {
+        let (kept, lost): (Vec<_>, Vec<_>) = leases.iter().partition(|lease| {
+            workload.as_ref().is_some_and(|workload| {
                 let row = workload.identity();
                 // An ancestor that holds is a shell or a supervisor: it need not be the identity that asked, only alive.
                 lease.holder.kind == HolderKind::Ancestor
                     || (row.name == lease.identity && workload.assurance() >= lease.assurance && row.on_exec == ExecRule::Reattest)
-            });
-            if lives {
-                kept += 1;
-            } else {
-                let _carried_through_by_itself = self.begin_end(lease.id, EndReason::HolderChanged);
+            })
+        });
+        let lost: Vec<LeaseId> = lost.into_iter().map(|lease| lease.id).collect();
+        match before.pins.pidfd.try_clone() {
+            // The sweep goes on. None of the values is read meanwhile: the pins say that the holder changed.
+            Ok(pidfd) if now.as_ref().is_none_or(|now| now.evidence.process.exe.is_none()) => {
+                let broker = self.clone();
+                tokio::spawn(async move {
+                    let reason = changed_or_gone(&pidfd).await;
+                    lost.into_iter().for_each(|id| drop(broker.begin_end(id, reason)));
+                });
             }
+            _ => lost.into_iter().for_each(|id| drop(self.begin_end(id, EndReason::HolderChanged))),
         }
-        if let (Some(now), true) = (now, kept > 0) {
+        if let (Some(now), false) = (now, kept.is_empty()) {
             self.reaper.replace(key, now);
         }
     }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     attest::{Subject, Unavailable, Workload},
-    audit::{Ended, Event, Kind, Outcome},
+    audit::{Books, Ended, Event, Kind, Outcome},
     lease::{Holder, HolderKey, Lease, Recovered, State},
     model::{EndReason, EndResult, ExecRule, HolderKind},
     sys::{Found, GroupWatch, Pidfd, is_shortage},
@@ -39,7 +39,9 @@ pub struct Revived {
 
 impl Broker {
     /// Takes up what the journal held, then begins to watch. Call once, before any connection is accepted.
-    pub async fn start(self: &Arc<Self>, recovered: Recovered) -> Revived {
+    ///
+    /// `books` is what the end of the record says: what is over there is over, whatever the journal says.
+    pub async fn start(self: &Arc<Self>, recovered: Recovered, books: &Books) -> Revived {
         let mut revived = Revived::default();
         if self.read_only.is_some() {
             // The leases are another machine's: to end one here would kill a credential that is in use there.
@@ -47,7 +49,17 @@ impl Broker {
         }
         let mut holders: HashMap<HolderKey, Vec<Arc<Lease>>> = HashMap::new();
         let now = self.clock.boot();
+        for lease in recovered.given_up {
+            revived.lost += 1;
+            drop(self.begin_end(lease.id, EndReason::Operator));
+        }
         for lease in recovered.live {
+            // The power went, or an older copy was put back, before the journal had its end on the disk.
+            if let Some(reason) = books.end_of(lease.id).filter(|_| !crate::mutation!("ended-on-record")) {
+                revived.lost += 1;
+                drop(self.begin_end(lease.id, reason));
+                continue;
+            }
             // Further away than it can have been granted: the clock is not the one that it was made by, such as that of another time
             // namespace. How long it has lived is not known.
             if lease.deadline > now.plus(lease.ttl) {
@@ -87,7 +99,7 @@ impl Broker {
                 tokio::spawn(async move { broker.resume(lease.id, tries).await });
             }
         }
-        revived.settled += self.close_books().await;
+        revived.settled += self.close_books(books).await;
         let (broker, governance) = (self.clone(), self.governance());
         tokio::spawn(async move {
             // The files may have changed while the daemon was down.
@@ -102,9 +114,9 @@ impl Broker {
     /// Ends on the record what was issued on the record and does not live. Mostly it is in no journal: where nothing exists upstream, record
     /// and journal are written at the same time, and the daemon may die, or the power go, between the two. Nobody was answered then, or no
     /// holder is left. Or it ended while the log took no record.
-    async fn close_books(self: &Arc<Self>) -> usize {
+    async fn close_books(self: &Arc<Self>, books: &Books) -> usize {
         let mut closed = 0;
-        for id in self.audit.take_unended() {
+        for id in books.unended() {
             if self.leases.find(id).is_some() {
                 continue;
             }

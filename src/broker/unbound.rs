@@ -3,7 +3,7 @@
 //! Each is watched from the first moment, so that its death is seen. What it is now is found out beside the serving, once for each holder
 //! however many leases it has, and before anything of its leases is given out again: who asks first waits for it.
 
-use super::Broker;
+use super::{Broker, reaper::changed_or_gone};
 use crate::{
     lease::{HolderKey, Lease},
     model::EndReason,
@@ -99,7 +99,13 @@ impl Broker {
         let workload = self.workload_of(&subject);
         let (same, changed): (Vec<_>, Vec<_>) =
             holding.leases.iter().partition(|lease| self.is_as_before(lease, &subject, workload.as_ref()));
-        changed.into_iter().for_each(|lease| drop(self.begin_end(lease.id, EndReason::HolderChanged)));
+        if !changed.is_empty() {
+            let reason = match subject.evidence.process.exe {
+                Some(_) => EndReason::HolderChanged,
+                None => changed_or_gone(&holding.pidfd).await,
+            };
+            changed.into_iter().for_each(|lease| drop(self.begin_end(lease.id, reason)));
+        }
         if !same.is_empty() {
             self.reaper.replace(key, subject);
         }

@@ -7,6 +7,8 @@
 mod calls;
 mod connection;
 mod delivery;
+#[cfg(feature = "testing")]
+pub mod heard;
 mod lines;
 #[cfg(test)]
 mod tests;

@@ -23,7 +23,7 @@ use crate::{
     },
 };
 use journal::{Event, Journal};
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 use tokio::sync::Notify;
 
 pub use journal::{FORMAT, JournalError};
@@ -53,6 +53,8 @@ pub struct Recovered {
     pub live: Vec<Arc<Lease>>,
     /// Ending when it stopped.
     pub ending: Vec<Arc<Lease>>,
+    /// Live by a journal that is known to be an older copy: an operator goes on with it, and they end.
+    pub given_up: Vec<Arc<Lease>>,
     /// Lines of a torn tail, not yet synced, that were left out.
     pub torn: usize,
 }
@@ -197,6 +199,11 @@ impl Leases {
     /// Whether policy of this generation was asked about a lease and allows it.
     pub fn is_decided(&self, id: LeaseId, generation: u64) -> bool {
         self.table.is_decided(id, generation)
+    }
+
+    /// Every lease that the journal knows, those that are over and remembered included, and whether it has forgotten none.
+    pub fn known(&self) -> (HashSet<LeaseId>, bool) {
+        self.table.known()
     }
 
     /// All that are not over, oldest first.

@@ -107,6 +107,12 @@ impl Table {
         self.lock().ended.iter().rev().find(|ended| ended.id == id).cloned()
     }
 
+    pub(super) fn known(&self) -> (HashSet<LeaseId>, bool) {
+        let inner = self.lock();
+        let ids = inner.leases.keys().copied().chain(inner.ended.iter().map(|ended| ended.id)).collect();
+        (ids, inner.ended.len() < REMEMBERED)
+    }
+
     pub(super) fn find_key(&self, identity: &IdentityName, key: &str) -> Option<Arc<Lease>> {
         let inner = self.lock();
         let id = inner.by_key.get(&(identity.clone(), key.to_owned()))?;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    digest::sha256,
     model::{Assurance, Channel, EndReason, EndsBy, HolderKind, IdentityKind, Operation, RequestId, Sensitivity, Ttl},
     sys::SimulatedVolume,
 };
@@ -172,4 +173,33 @@ async fn sound_lines_behind_a_hole_in_what_was_not_synced_do_not_stop_the_start(
     let mut damaged = bytes.clone();
     damaged[hole..hole + 512].fill(0);
     assert!(matches!(open_with(&damaged), Err(JournalError::Damaged { .. })));
+}
+
+#[tokio::test]
+async fn a_newer_journal_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        let volume = Box::new(crate::sys::DiskVolume::new(folder.path(), 0));
+        Leases::open(volume, "state", Reserve { bytes: 0, percent: 0, floor: 0 }, 64)
+    };
+    let (leases, _) = open().unwrap();
+    let slot = leases.reserve(lease(1), true).await.unwrap();
+    leases.commit(slot, UpstreamRef::default()).await.unwrap();
+    leases.stop();
+    drop(leases);
+    // As a later version may write it: a heading with members that this one does not know, and events that it does not know either.
+    let body = r#"{"event":"heading","format":2,"state_id":"state","more":{"of":"it"}}"#;
+    let sum = hex::encode(&sha256(&[body.as_bytes()])[..8]);
+    let newer = format!("{sum} {body}\n0123456789abcdef {{\"event\":\"of a later version\"}}\n");
+    std::fs::write(folder.path().join("leases-000000000009.jsonl"), newer).unwrap();
+    let files = || {
+        let mut all: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        all.sort();
+        all.into_iter().map(|path| (std::fs::read(&path).unwrap(), path)).collect::<Vec<_>>()
+    };
+    let before = files();
+    let error = open().err().unwrap();
+    assert!(matches!(error, JournalError::Newer { found: 2 }), "{error}");
+    assert!(error.to_string().contains("format 2") && error.to_string().contains("nothing was changed"), "{error}");
+    assert!(files() == before, "nothing was changed");
 }

@@ -5,7 +5,7 @@ use super::{
     limits::{Limits, Place},
     operator_api, reply,
     reply::Body,
-    routes::{self, Matched},
+    routes::{self, Matched, Route},
     workload_api,
 };
 use crate::{
@@ -20,6 +20,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{
     Request, Response,
     body::{Body as _, Incoming},
+    http::request::Parts,
     server::conn::http1,
     service::service_fn,
 };
@@ -128,15 +129,7 @@ pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, cont
         }
         Either::Right(Box::pin(async move { answered(handle(request, peer, id, context).await) }))
     });
-    let mut connection = pin!(
-        http1::Builder::new()
-            // One clock for each connection instead of one for each request: see the loop below.
-            .header_read_timeout(None)
-            .max_headers(32)
-            .max_buf_size(32 << 10)
-            .half_close(false)
-            .serve_connection(TokioIo::new(stream), service)
-    );
+    let mut connection = pin!(protocol().serve_connection(TokioIo::new(stream), service));
     let mut stop = context.stop.clone();
     let (mut before, mut quiet) = (Look::Busy, Duration::ZERO);
     let mut stopping = false;
@@ -176,6 +169,18 @@ pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, cont
     }
 }
 
+/// How HTTP is spoken here.
+pub(super) fn protocol() -> http1::Builder {
+    let mut protocol = http1::Builder::new();
+    // One clock for each connection instead of one for each request: see the loop above.
+    protocol.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD).half_close(false);
+    protocol
+}
+
+/// Members of a head, and its bytes, at most.
+pub(super) const MAX_HEADERS: usize = 32;
+const MAX_HEAD: usize = 32 << 10;
+
 async fn handle(request: Request<Incoming>, peer: &Arc<Caller>, id: RequestId, context: &Context) -> Response<Body> {
     match answer(request, peer, id, context).await {
         Ok(response) => response,
@@ -191,13 +196,7 @@ async fn answer(request: Request<Incoming>, peer: &Arc<Caller>, id: RequestId, c
     if let Some(nonce) = head.headers.get(NONCE_HEADER).and_then(|value| value.to_str().ok()) {
         peer.answer_nonce(nonce);
     }
-    let (route, parameter) = match routes::find(context.door.name(), &head.method, head.uri.path()) {
-        Matched::Route(route, parameter) => (route, parameter),
-        Matched::OtherMethod => return Err(Refusal::new(Code::METHOD)),
-        Matched::Nothing => return Err(Refusal::new(Code::NO_ROUTE)),
-    };
-    let max = if route.path == "/v1/secrets/local/{name}" { crate::engine::local::VALUE_MAX } else { crate::intent::MAX_BODY };
-    let body = read(body, max, context.limits.settings().request).await?;
+    let (route, parameter, body) = arrived(context.door, &head, body, context.limits.settings().request).await?;
     let query = head.uri.query().map(str::to_owned);
     let call = Call { id, peer: peer.clone(), parameter, query, body };
     match context.door {
@@ -210,6 +209,26 @@ async fn answer(request: Request<Incoming>, peer: &Arc<Caller>, id: RequestId, c
             act.await.unwrap_or_else(|_| Err(Refusal::new(Code::INTERNAL)))
         }
     }
+}
+
+/// The route that a request is for, with its parameter, and its whole body.
+pub(super) async fn arrived(
+    door: Door,
+    head: &Parts,
+    body: Incoming,
+    within: Duration,
+) -> Result<(&'static Route, Option<String>, Bytes), Refusal> {
+    let (route, parameter) = match routes::find(door.name(), &head.method, head.uri.path()) {
+        Matched::Route(route, parameter) => (route, parameter),
+        Matched::OtherMethod => return Err(Refusal::new(Code::METHOD)),
+        Matched::Nothing => return Err(Refusal::new(Code::NO_ROUTE)),
+    };
+    Ok((route, parameter, read(body, max_body(route), within).await?))
+}
+
+/// The longest body of that route.
+pub(super) fn max_body(route: &Route) -> usize {
+    if route.path == "/v1/secrets/local/{name}" { crate::engine::local::VALUE_MAX } else { crate::intent::MAX_BODY }
 }
 
 async fn read(body: Incoming, max: usize, within: Duration) -> Result<Bytes, Refusal> {

@@ -5,6 +5,8 @@
 
 mod accept;
 mod connection;
+#[cfg(feature = "testing")]
+pub mod heard;
 mod launch;
 mod limits;
 mod operator_api;

@@ -210,11 +210,11 @@ fn from_mountinfo(held: &impl AsFd, id: &FileId, proc: Option<&ProcDir>) -> io::
     let mount = (old.stx_mask & libc::STATX_MNT_ID != 0).then(|| old.stx_mnt_id.to_string());
     let device = format!("{}:{}", libc::major(id.dev), libc::minor(id.dev));
     let text = proc.read("mountinfo", 4 << 20)?;
-    type_in(&text, mount.as_deref(), &device).ok_or_else(|| Errno::ENODATA.into())
+    file_system_in(&text, mount.as_deref(), &device).ok_or_else(|| Errno::ENODATA.into())
 }
 
 /// The type of the mount with that id, or on that device, in the text of a `mountinfo`.
-fn type_in(mountinfo: &[u8], mount: Option<&str>, device: &str) -> Option<String> {
+pub fn file_system_in(mountinfo: &[u8], mount: Option<&str>, device: &str) -> Option<String> {
     let mut by_device = None;
     for line in mountinfo.split(|b| *b == b'\n').filter_map(|line| std::str::from_utf8(line).ok()) {
         let Some((before, after)) = line.split_once(" - ") else { continue };
@@ -327,15 +327,15 @@ mod tests {
     #[test]
     fn a_mount_is_found_by_its_id_first() {
         let text = b"31 1 0:26 / / rw - btrfs /dev/vda2 rw\n32 31 0:26 /home /home rw shared:1 - btrfs /dev/vda2 rw\n40 31 0:40 / /f rw - fuse.x x rw\nodd\n";
-        assert_eq!(type_in(text, Some("40"), "0:26").as_deref(), Some("fuse.x"));
-        assert_eq!(type_in(text, Some("32"), "0:99").as_deref(), Some("btrfs"), "a subvolume's files have a device of their own");
-        assert_eq!(type_in(text, Some("99"), "0:40").as_deref(), Some("fuse.x"));
-        assert_eq!(type_in(text, None, "0:26").as_deref(), Some("btrfs"));
-        assert_eq!(type_in(text, Some("99"), "0:99"), None);
+        assert_eq!(file_system_in(text, Some("40"), "0:26").as_deref(), Some("fuse.x"));
+        assert_eq!(file_system_in(text, Some("32"), "0:99").as_deref(), Some("btrfs"), "a subvolume's files have a device of their own");
+        assert_eq!(file_system_in(text, Some("99"), "0:40").as_deref(), Some("fuse.x"));
+        assert_eq!(file_system_in(text, None, "0:26").as_deref(), Some("btrfs"));
+        assert_eq!(file_system_in(text, Some("99"), "0:99"), None);
         let me = ProcDir::open(std::process::id()).unwrap();
         let exe = Executable::of(&me).unwrap();
         let old = statx(exe.held.as_fd(), libc::STATX_MNT_ID).unwrap().stx_mnt_id.to_string();
-        assert_eq!(type_in(&me.read("mountinfo", 4 << 20).unwrap(), Some(&old), "none"), Some(exe.fs));
+        assert_eq!(file_system_in(&me.read("mountinfo", 4 << 20).unwrap(), Some(&old), "none"), Some(exe.fs));
     }
 
     #[test]

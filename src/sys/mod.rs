@@ -36,6 +36,8 @@ pub use cgroup::GroupWatch;
 pub use child::{forward_signal, sealed_memory};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use confine::{Reach, Role, Shortfall, confine, harden};
+#[cfg(feature = "testing")]
+pub use exe::file_system_in;
 pub use exe::{Executable, FileId, TRUSTED_FILE_SYSTEMS, file_id};
 pub use file::{FileError, FileLock, file_names, private_folder, read_private, share_folder, write_atomic};
 pub use host::{Host, HostFile};
@@ -57,7 +59,7 @@ pub use process::{
 };
 pub use procfs::{MACHINE_ID, MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, printable, printable_path};
 #[cfg(feature = "testing")]
-pub use procfs::{parse_stat, parse_status, parse_tracer};
+pub use procfs::{parse_cgroup, parse_stat, parse_status, parse_tracer};
 pub use resident::{release_free_memory, release_start_pages};
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::{Fault, SimulatedVolume};

@@ -152,7 +152,8 @@ impl Packets {
         if len == 0 {
             return Ok(None);
         }
-        let cut = message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+        // Besides who sent it there is room for a few more than may come.
+        let cut = message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 || descriptors.len() > MAX_DESCRIPTORS;
         match sender {
             Some(sender) if !cut && !odd => Ok(Some(Packet { len, descriptors, sender })),
             _ => Err(io::ErrorKind::InvalidData.into()),

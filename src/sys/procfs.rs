@@ -141,8 +141,7 @@ impl ProcDir {
 
     /// Path in the unified hierarchy; `None` when the process is in none.
     pub fn cgroup(&self) -> io::Result<Option<Vec<u8>>> {
-        let text = self.read("cgroup", 64 << 10)?;
-        Ok(text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"0::")).map(<[u8]>::to_vec))
+        Ok(parse_cgroup(&self.read("cgroup", 64 << 10)?))
     }
 
     /// The audit login uid; `None` when it is unset or the kernel keeps none.
@@ -237,6 +236,11 @@ pub fn parse_status(text: &[u8]) -> Option<Status> {
 pub fn parse_tracer(text: &[u8]) -> Option<u32> {
     let line = text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"TracerPid:"))?;
     std::str::from_utf8(line).ok()?.trim().parse().ok()
+}
+
+/// Reads the text of `/proc/PID/cgroup`: the path in the unified hierarchy, as it stands there.
+pub fn parse_cgroup(text: &[u8]) -> Option<Vec<u8>> {
+    text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"0::")).map(<[u8]>::to_vec)
 }
 
 /// Reads `/proc/PID/stat` (proc_pid_stat(5)).

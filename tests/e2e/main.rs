@@ -24,5 +24,7 @@ mod leases;
 mod operators;
 mod request;
 mod residue;
+mod restored;
 mod shapes;
 mod sight;
+mod upgrade;

@@ -116,6 +116,8 @@ impl Lives<'_> {
                 per_identity: 100,
                 freeze_file: self.folder.join("frozen"),
                 boot: "boot".into(),
+
+                launcher: Default::default(),
                 lacking: Vec::new(),
             },
             read_only: None,

@@ -82,6 +82,34 @@ impl Postgres {
         self.connect(SUPERUSER, b"", database).await.expect("the superuser is trusted on the socket")
     }
 
+    /// Stops the server: in order, its clients cut off, or as a crash would.
+    pub fn stop(&mut self, crash: bool) {
+        self.tell(if crash { "QUIT" } else { "INT" });
+        while std::os::unix::net::UnixStream::connect(self.folder.join(format!(".s.PGSQL.{}", self.port))).is_ok() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Starts it again with the data that it had; [`Postgres::serves`] says when it answers.
+    pub fn start_again(&mut self) {
+        self.tell("start");
+    }
+
+    /// Waits until it answers.
+    pub async fn serves(&self) {
+        for _ in 0..600 {
+            if self.connect(SUPERUSER, b"", "app").await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("PostgreSQL does not answer; its log:\n{}", self.log());
+    }
+
+    fn tell(&mut self, word: &str) {
+        writeln!(self.keeper.stdin.as_mut().expect("a pipe"), "{word}").expect("the keeper listens");
+    }
+
     async fn wait_and_fill(&self) {
         // Generous: the machine may be busy with a build.
         for _ in 0..600 {
@@ -171,18 +199,27 @@ fn lay_out(folder: &Path, user: Option<(u32, u32)>) -> String {
     ca_pem
 }
 
-/// A shell keeps the server: when its standard input closes, because we said so or because we are gone, it stops the server by its pid
-/// and removes the folder.
+/// A shell keeps the server: it stops and starts it as it is told, and when its standard input closes, because we said so or because we are
+/// gone, it stops the server by its pid and removes the folder.
 fn spawn(programs: &Programs, folder: &Path, user: Option<(u32, u32)>, port: u16) -> Child {
     const KEEPER: &str = r#"
         cd "$3" || exit 1
         "$1" -D "$3/data" -U postgres -A trust --no-sync --locale=C -E UTF8 >>"$3/log" 2>&1 || exit 1
-        "$2" -D "$3/data" -p "$4" -k "$3" -c listen_addresses=127.0.0.1 -c hba_file="$3/hba" \
-            -c ssl=on -c ssl_cert_file="$3/server.crt" -c ssl_key_file="$3/server.key" \
-            -c log_statement=all -c log_min_messages=info -c max_connections=60 -c password_encryption=scram-sha-256 \
-            >>"$3/log" 2>&1 </dev/null &
-        server=$!
-        read -r _
+        program=$2 folder=$3 port=$4
+        start() {
+            "$program" -D "$folder/data" -p "$port" -k "$folder" -c listen_addresses=127.0.0.1 -c hba_file="$folder/hba" \
+                -c ssl=on -c ssl_cert_file="$folder/server.crt" -c ssl_key_file="$folder/server.key" \
+                -c log_statement=all -c log_min_messages=info -c max_connections=60 -c password_encryption=scram-sha-256 \
+                >>"$folder/log" 2>&1 </dev/null &
+            server=$!
+        }
+        start
+        while read -r word; do
+            case $word in
+                start) start ;;
+                *) kill -"$word" "$server" && wait "$server" ;;
+            esac
+        done
         kill -INT "$server" && wait "$server"
         cd / && rm -rf "$3"
     "#;
@@ -196,7 +233,7 @@ fn spawn(programs: &Programs, folder: &Path, user: Option<(u32, u32)>, port: u16
     };
     command.arg("-c").arg(KEEPER).arg("keeper").arg(&programs.initdb).arg(&programs.postgres).arg(folder).arg(port.to_string());
     let mut keeper = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a shell");
-    // Nothing is written: the pipe is only held open.
+    // Held open as long as the server is wanted.
     keeper.stdin.as_mut().expect("a pipe").flush().expect("an open pipe");
     keeper
 }

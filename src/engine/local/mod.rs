@@ -2,6 +2,8 @@
 //! changed where it is used, and every lease says so (`ends_by = none`).
 
 mod envelope;
+#[cfg(feature = "testing")]
+pub mod heard;
 mod record;
 mod store;
 

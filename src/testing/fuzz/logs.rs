@@ -5,6 +5,7 @@ use crate::{
     attest::{Answer, Gathered, Numbered, ProcessEvidence, Request, decode_answer, decode_request, encode_answer, encode_request},
     audit::{Audit, Event, Kind, Need, Note, Options, Pinned, Word, verify_volume},
     digest::Ed25519Key,
+    engine::local::heard,
     lease::{JournalError, Leases},
     sys::{Keep, ManualClock, SimulatedVolume, Volume, append::Reserve},
 };
@@ -12,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 pub(super) const ATTESTOR_REQUEST: Target = Target {
     name: "attestor_request",
+    share: 1,
     samples: || {
         let all = [
             Request::Hello { version: 1 },
@@ -39,6 +41,7 @@ pub(super) const ATTESTOR_REQUEST: Target = Target {
 
 pub(super) const ATTESTOR_ANSWER: Target = Target {
     name: "attestor_answer",
+    share: 1,
     samples: || {
         let process = ProcessEvidence { pid: 7, uids: [1000; 4], groups: vec![4, 24], ..ProcessEvidence::default() };
         let gathered = Box::new(Gathered { ancestors: vec![process.clone()], process, ancestors_in_full: true });
@@ -63,6 +66,14 @@ pub(super) const ATTESTOR_ANSWER: Target = Target {
         }
         accepted
     },
+};
+
+pub(super) const STORE: Target = Target {
+    name: "store",
+    share: 1,
+    samples: || vec![heard::sample()],
+    words: &["{", "}", "[", "]", ",", "\"version\":", "\"created\":", "1", "2", "3", "\"next\":", "18446744073709551615", "null", "="],
+    run: |bytes| heard::hear(bytes).is_ok_and(|versions| versions > 0),
 };
 
 /// A log that was written by the real writer, with the key that signed it.
@@ -93,6 +104,7 @@ fn log() -> &'static Log {
 
 pub(super) const HEAD: Target = Target {
     name: "head",
+    share: 1,
     samples: || {
         let text = String::from_utf8_lossy(&log().bytes).into_owned();
         text.lines().filter_map(Note::find).map(|note| note.to_string().into_bytes()).collect()
@@ -114,6 +126,7 @@ const JSON: &[&str] = &["\n", "{", "}", "\"seq\":", "\"state\":\"live\"", "00000
 
 pub(super) const AUDIT: Target = Target {
     name: "audit",
+    share: 10,
     samples: || vec![log().bytes.clone()],
     words: JSON,
     run: |bytes| {
@@ -141,6 +154,7 @@ fn open(volume: &SimulatedVolume) -> Result<(usize, usize), JournalError> {
 
 pub(super) const JOURNAL: Target = Target {
     name: "journal",
+    share: 5,
     samples: || vec![journal(), [journal(), LEASE.as_bytes().to_vec()].concat()],
     words: JSON,
     run: |bytes| {

@@ -1,13 +1,17 @@
 //! One function per parser: any bytes go in, and what must hold of the answer is asserted. Called by `tests/fuzz.rs` on stable and by the
 //! cargo-fuzz targets in `fuzz/`.
 
+mod kernel;
 mod logs;
+mod stream;
 mod text;
 
 /// One parser with what a fuzzer needs to know of it.
 pub struct Target {
     /// Its name, as `fuzz/` and the test print it.
     pub name: &'static str,
+    /// Of the inputs of a long run, it is given one in so many: what takes long must end as well.
+    pub share: u64,
     /// Samples of what it accepts.
     pub samples: fn() -> Vec<Vec<u8>>,
     /// Words that its grammar is made of.
@@ -30,6 +34,12 @@ pub const TARGETS: &[Target] = &[
     text::POLICY,
     text::PROC_STATUS,
     text::PROC_STAT,
+    kernel::PROC_CGROUP,
+    kernel::MOUNTINFO,
+    kernel::MESSAGES,
+    stream::HTTP,
+    stream::ANSWER,
+    logs::STORE,
     logs::ATTESTOR_REQUEST,
     logs::ATTESTOR_ANSWER,
     logs::HEAD,

@@ -13,6 +13,7 @@ const FULL_ASK: &str = r#"{"secret":"db/ro","purpose":"serve","operation":"read"
 
 pub(super) const ASK: Target = Target {
     name: "ask",
+    share: 1,
     samples: || samples(&[FULL_ASK, r#"{"secret":"db/ro"}"#, r#"{"secret":"a","ttl":900}"#]),
     words: &["\"secret\":", "\"ttl\":", "\"uses\":", "{", "}", "[", "]", "null", "-1", "1e309", "\"\\u0000\"", "\"\\ud800\"", ","],
     run: |bytes| {
@@ -46,6 +47,7 @@ fn utf8(bytes: &[u8], run: impl FnOnce(&str) -> bool) -> bool {
 
 pub(super) const NAME: Target = Target {
     name: "name",
+    share: 1,
     samples: || samples(&["db/ro", "prod-db/orders.ro", "orders", "a"]),
     words: &["/", "-", ".", "..", "//", "_", "\u{200b}", "\u{430}", "%", "\n"],
     // A secret's name may have parts; an identity's may not.
@@ -54,6 +56,7 @@ pub(super) const NAME: Target = Target {
 
 pub(super) const SELECTOR: Target = Target {
     name: "selector",
+    share: 1,
     samples: || {
         samples(&["unix:uid:1000", "unix:path:/usr/bin/orders", "systemd:id:orders.service", "exe:root-owned:/bin/x", "cgroup:path:/a/b"])
     },
@@ -63,6 +66,7 @@ pub(super) const SELECTOR: Target = Target {
 
 pub(super) const TARGET: Target = Target {
     name: "target",
+    share: 1,
     samples: || samples(&["db:5432", "db.example.org", "a-b.c:1"]),
     words: &[":", ".", "..", "-", ":0", ":065", ":65536", "127.0.0.1", "0x7f"],
     run: |bytes| utf8(bytes, |text| same(crate::model::Target::parse(text), text)),
@@ -70,6 +74,7 @@ pub(super) const TARGET: Target = Target {
 
 pub(super) const DURATION: Target = Target {
     name: "duration",
+    share: 1,
     samples: || samples(&["15m", "1h", "90", "30d", "2592000"]),
     words: &["s", "m", "h", "d", "0", "99999999", "-", "+"],
     run: |bytes| {
@@ -84,6 +89,7 @@ pub(super) const DURATION: Target = Target {
 
 pub(super) const TIME: Target = Target {
     name: "time",
+    share: 1,
     samples: || samples(&["2026-11-25", "2026-11-25T18:00:00Z", "2026-11-25T18:00:00.000001+02:00"]),
     words: &["T", "Z", "-", ":", "+", "9999", "262143", "60", "00", "."],
     run: |bytes| {
@@ -108,6 +114,7 @@ const TOML: &[&str] = &["[", "]", "[[", "]]", "=", "\"", "'''", "\n", "{}", "tru
 
 pub(super) const CONFIG: Target = Target {
     name: "config",
+    share: 1,
     samples: || vec![include_bytes!("../../../config/clavigerd.toml").to_vec(), b"[limits]\nconnections = 3\n".to_vec()],
     words: TOML,
     run: |bytes| {
@@ -123,6 +130,7 @@ pub(super) const CONFIG: Target = Target {
 
 pub(super) const SECRETS: Target = Target {
     name: "secrets",
+    share: 1,
     samples: || {
         samples(&[
             "[[secret]]\nname = \"db/ro\"\nengine = \"local\"\nowner = \"team\"\nsensitivity = \"internal\"\nenvironment = \"prod\"\npurposes = [\"serve\"]\noperation = \"read\"\nttl = { default = \"15m\", max = \"1h\" }\ndescription = \"d\"\n",
@@ -142,6 +150,7 @@ pub(super) const SECRETS: Target = Target {
 
 pub(super) const IDENTITIES: Target = Target {
     name: "identities",
+    share: 1,
     samples: || {
         samples(&[
             "[[identity]]\nname = \"orders\"\nkind = \"workload\"\nowner = \"team\"\nenvironment = \"prod\"\npurposes = [\"serve\"]\nmax_sensitivity = \"internal\"\nexpires = \"2027-01-01\"\nselectors = [\"unix:uid:1000\", \"unix:path:/usr/bin/orders\"]\n",
@@ -160,6 +169,7 @@ pub(super) const IDENTITIES: Target = Target {
 
 pub(super) const POLICY: Target = Target {
     name: "policy",
+    share: 50,
     samples: || {
         let grant = "@id(\"grant.orders\")\n@owner(\"team\")\n@expires(\"2027-01-01\")\npermit(principal == Workload::\"orders\", action == Action::\"deliver\", resource == Secret::\"db/ro\")\nwhen { context.purpose == \"serve\" };\n";
         // The shipped baseline, and its pieces, which are short enough to be tried often.
@@ -181,6 +191,7 @@ pub(super) const POLICY: Target = Target {
 
 pub(super) const PROC_STATUS: Target = Target {
     name: "proc_status",
+    share: 1,
     samples: || {
         samples(&[
             "Name:\ta\\nb\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t7\nPid:\t7\nPPid:\t1\nTracerPid:\t0\nUid:\t1000\t1000\t1000\t1000\nGid:\t1000\t1000\t1000\t1000\nGroups:\t4 24 \nCapEff:\t00000000a80425fb\nNoNewPrivs:\t1\n",
@@ -196,6 +207,7 @@ pub(super) const PROC_STATUS: Target = Target {
 
 pub(super) const PROC_STAT: Target = Target {
     name: "proc_stat",
+    share: 1,
     samples: || samples(&["7 (a) S 1 (x)) S 42 7 9 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 12345 0\n"]),
     words: &[")", "(", " ", "\n", "-1", "18446744073709551616"],
     run: |bytes| {
