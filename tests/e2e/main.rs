@@ -24,4 +24,5 @@ mod operators;
 mod request;
 mod residue;
 mod shapes;
+mod siege;
 mod sight;
