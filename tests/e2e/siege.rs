@@ -14,12 +14,12 @@ use std::{
 /// An attack, the program that starts it, its verb with arguments, and how many rounds are its full size.
 pub struct Attack {
     pub name: &'static str,
-    program: &'static str,
-    verb: &'static [&'static str],
-    full: u64,
+    pub program: &'static str,
+    pub verb: &'static [&'static str],
+    pub full: u64,
 }
 
-/// `DAEMON` stands for the process id of the daemon.
+/// `DAEMON` stands for the process id of the daemon, `$DIR` for its folder.
 pub const ATTACKS: [Attack; 11] = [
     Attack { name: "pid reuse", program: "attacker", verb: &["reuse", "DAEMON"], full: 10_000 },
     Attack { name: "foreign writer", program: "orders", verb: &["foreign"], full: 10_000 },
@@ -35,13 +35,18 @@ pub const ATTACKS: [Attack; 11] = [
 ];
 
 /// How many rounds of a full size are run.
-fn part_of(full: u64) -> u64 {
+pub fn part_of(full: u64) -> u64 {
     let percent: u64 = std::env::var("CLAVIGER_TEST_ATTACKS").map_or(5, |text| text.parse().unwrap());
     (full * percent / 100).max(10)
 }
 
 /// A daemon with somebody to be, whose sweep does not come to the rescue.
 pub fn besieged(missing: &[&str]) -> Host {
+    besieged_by(missing, "", "")
+}
+
+/// The same with these identities and grants too.
+pub fn besieged_by(missing: &[&str], more_identities: &str, more_grants: &str) -> Host {
     let robot = identity("robot", AGENT, "").replace("\"workload\"", "\"agent\"");
     let workloads = [("orders", VICTIM), ("keeper", VICTIM), ("deserter", AGENT)];
     let host = Host::start(Setup {
@@ -49,9 +54,9 @@ pub fn besieged(missing: &[&str]) -> Host {
             "[limits]\nconnections = 1000\nconnections_per_second = 100000\nrequests_per_second = 100000\n[leases]\nsweep = \"1h\"\n\
              [attest]\nassume_missing = {missing:?}\n"
         ),
-        identities: workloads.map(|(name, uid)| identity(name, uid, "")).concat() + &robot,
+        identities: workloads.map(|(name, uid)| identity(name, uid, "")).concat() + &robot + more_identities,
         secrets: secret("app/one", "internal", ""),
-        policy: workloads.map(|(name, _)| grant(name, "app/one")).concat(),
+        policy: workloads.map(|(name, _)| grant(name, "app/one")).concat() + more_grants,
         ..Setup::default()
     });
     host.put("app/one", "value-one");
@@ -77,7 +82,7 @@ impl Attack {
     pub fn run(&self, host: &Host, rounds: u64) -> Value {
         let mut command = Command::new(host.program(self.program));
         command.arg("-B").arg(host.dir.join("attack.py")).arg(host.dir.join("workload.sock")).arg(self.verb[0]).arg(rounds.to_string());
-        command.args(self.verb[1..].iter().map(|word| word.replace("DAEMON", &host.pid().to_string())));
+        command.args(self.verb[1..].iter().map(|word| word.replace("DAEMON", &host.pid().to_string()).replace("$DIR", &host.path("")).replace("//", "/")));
         let output = command.env_clear().env("PYTHONHOME", "/usr").output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{}: {}: {said}", self.name, output.status);
@@ -89,7 +94,7 @@ impl Attack {
 
 /// Nothing was served, and nearly every round was what it should be. Another process of this machine may take the number that the attack
 /// wants for its own: such a round stages nothing.
-fn holds(attack: &Attack, found: &Value) {
+pub fn holds(attack: &Attack, found: &Value) {
     let (rounds, staged) = (found["rounds"].as_u64().unwrap(), found["staged"].as_u64().unwrap());
     assert_eq!(found["served"], 0, "{}: {found}", attack.name);
     assert!(staged * 100 >= rounds * 95, "{}: hardly staged: {found}", attack.name);

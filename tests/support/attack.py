@@ -571,6 +571,12 @@ def below(daemon):
     by_program(warden, round)
 
 
+def file(daemon, path):
+    """As root: a program that lies at this path, on a file system of somebody's."""
+    warden = Warden(daemon)
+    by_program(warden, lambda n, s, tell: ask_as(VICTIM, path, s, tell))
+
+
 def leader():
     """As root, program of an identity: the leader of the process has ended, one of its threads asks."""
     def round(n, s, tell):
@@ -638,6 +644,7 @@ VERBS = {
     "mount": lambda: mount(int(ARGS[0])),
     "others": lambda: others(int(ARGS[0])),
     "below": lambda: below(int(ARGS[0])),
+    "file": lambda: file(int(ARGS[0]), ARGS[1]),
     "leader": leader,
     "descriptors": lambda: descriptors(int(ARGS[0])),
 }
