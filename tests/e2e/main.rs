@@ -18,6 +18,7 @@ mod cores;
 mod crash;
 mod database;
 mod failpoints;
+mod floods;
 mod fuse;
 mod hostile;
 mod leases;

@@ -82,7 +82,11 @@ impl Attack {
     pub fn run(&self, host: &Host, rounds: u64) -> Value {
         let mut command = Command::new(host.program(self.program));
         command.arg("-B").arg(host.dir.join("attack.py")).arg(host.dir.join("workload.sock")).arg(self.verb[0]).arg(rounds.to_string());
-        command.args(self.verb[1..].iter().map(|word| word.replace("DAEMON", &host.pid().to_string()).replace("$DIR", &host.path("")).replace("//", "/")));
+        command.args(
+            self.verb[1..]
+                .iter()
+                .map(|word| word.replace("DAEMON", &host.pid().to_string()).replace("$DIR", &host.path("")).replace("//", "/")),
+        );
         let output = command.env_clear().env("PYTHONHOME", "/usr").output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{}: {}: {said}", self.name, output.status);
