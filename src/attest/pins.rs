@@ -118,7 +118,7 @@ impl Pins {
             (None, None) => true,
             _ => false,
         };
-        if (!same && !crate::mutation!("map-pin")) || (look.tracer != 0 && !self.traced) {
+        if (!same && !crate::mutation!("map-pin") && !crate::mutation!("executable-compared")) || (look.tracer != 0 && !self.traced) {
             return Err(if self.pidfd.is_alive() { Changed::Program } else { Changed::Gone });
         }
         if look.groups != self.groups && !crate::mutation!("groups-changed") {

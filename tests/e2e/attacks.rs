@@ -59,6 +59,13 @@ fn another_program_in_the_same_process_reads_nothing_on_the_old_connection() {
 }
 
 #[test]
+fn an_exec_behind_a_helper_that_keeps_the_memory_map_is_found_at_the_next_issue() {
+    siege("exec that keeps the memory map", |_, found| {
+        assert_eq!(found["answers"]["program_changed"], found["rounds"], "{found}");
+    });
+}
+
+#[test]
 fn a_process_that_becomes_the_trusted_program_is_who_it_was_when_it_connected() {
     siege("exec after connect, to the trusted", |_, _| {});
 }
@@ -179,4 +186,32 @@ fn an_endless_table_of_mounts_holds_up_nobody_else() {
     let answers = lines(&output);
     assert_eq!(answers.len(), 8, "{}", String::from_utf8_lossy(&output.stderr));
     assert!(answers.iter().all(|answer| answer["body"]["error"]["code"] == "attestation_failed"), "{answers:?}");
+}
+
+#[test]
+fn it_listens_nowhere_but_at_its_two_paths() {
+    if !is_root() {
+        return;
+    }
+    let host = started(GENEROUS);
+    let of_daemon: Vec<String> = std::fs::read_dir(format!("/proc/{}/fd", host.pid()))
+        .unwrap()
+        .flatten()
+        .filter_map(|fd| Some(std::fs::read_link(fd.path()).ok()?.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    assert!(of_daemon.len() >= 2, "{of_daemon:?}");
+    let table = |name: &str| std::fs::read_to_string(format!("/proc/{}/net/{name}", host.pid())).unwrap_or_default();
+    for name in ["tcp", "tcp6", "udp", "udp6", "raw", "raw6", "packet"] {
+        let own = |line: &&str| line.split_whitespace().any(|word| of_daemon.iter().any(|inode| inode == word));
+        assert_eq!(table(name).lines().find(own), None, "{name}");
+    }
+    // What listens has `00010000` among its flags; an abstract name begins with `@`.
+    let own: Vec<Vec<String>> = table("unix")
+        .lines()
+        .map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .filter(|words| words.get(6).is_some_and(|inode| of_daemon.contains(inode)))
+        .collect();
+    let listening: Vec<&Vec<String>> = own.iter().filter(|words| words[3] == "00010000").collect();
+    assert_eq!(listening.len(), 2, "{own:?}");
+    assert!(own.iter().all(|words| words.get(7).is_none_or(|path| path.starts_with('/'))), "{own:?}");
 }
