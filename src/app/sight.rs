@@ -21,6 +21,9 @@ const PROBE_UID: u32 = 65_533;
 /// Attests this process over a connection of its own, and where this process may make one, a child of another user. With an attestor the
 /// first is that already: the attestor is another user, and this process can be looked at by nobody without privilege.
 pub(super) async fn prove(attestor: &Attestor, probe: Option<io::Result<Probe>>) -> Result<(), AttestError> {
+    if crate::mutation!("sight") {
+        return Ok(());
+    }
     let roll = Roll::new(Registry::default(), Names::default());
     let kernel = |error| AttestError::Kernel(error);
     let me = ProcDir::open(std::process::id()).and_then(|me| Executable::id_of(&me)).map_err(kernel)?;

@@ -107,6 +107,17 @@ pub struct Look {
     pub exe: Option<FileId>,
     /// Tracer's pid, 0 for none.
     pub tracer: u32,
+    /// [`mark_of_groups`] of its supplementary groups.
+    pub groups: [u8; 32],
+}
+
+/// What tells one set of supplementary groups from another, in any order: SHA-256 of the numbers. No pidfd tells the groups themselves.
+pub fn mark_of_groups(groups: &[u32]) -> [u8; 32] {
+    let mut groups = groups.to_vec();
+    groups.sort_unstable();
+    groups.dedup();
+    let bytes: Vec<u8> = groups.iter().flat_map(|gid| gid.to_be_bytes()).collect();
+    crate::digest::sha256(&[&bytes])
 }
 
 /// The content of the executable of a pinned process.

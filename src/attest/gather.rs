@@ -3,7 +3,7 @@
 //! Every error fails the whole attestation. Nothing here opens, hashes or walks a file before the kernel has named its file system.
 
 use super::{
-    evidence::{ExeEvidence, Gathered, Look, Measured, ProcessEvidence, Sight},
+    evidence::{ExeEvidence, Gathered, Look, Measured, ProcessEvidence, Sight, mark_of_groups},
     hash::{ExeHashes, HashError},
     recent::{Recent, Seen},
 };
@@ -91,7 +91,7 @@ impl Gatherer {
         Ok(self.host.foreign(proc)?.into_iter().map(str::to_owned).collect())
     }
 
-    /// What it executes and who traces it now; `None` when it is gone.
+    /// What it executes, who traces it and its groups now; `None` when it is gone.
     pub fn look(&self, pidfd: &Pidfd, pid: u32) -> Option<Look> {
         let proc = self.directory(pidfd, pid).ok()?;
         let exe = match Executable::id_of(&proc) {
@@ -99,8 +99,8 @@ impl Gatherer {
             Err(error) if is_gone(&error) => None,
             Err(_) => return None,
         };
-        let tracer = proc.tracer().ok()?;
-        pidfd.is_alive().then_some(Look { exe, tracer })
+        let status = proc.status().ok()?;
+        pidfd.is_alive().then(|| Look { exe, tracer: status.tracer, groups: mark_of_groups(&status.groups) })
     }
 
     /// The content of what it executes now, at this uid's expense.

@@ -1,6 +1,6 @@
 //! What holds a process so that it cannot be taken for another, and tells without any privilege whether it is still the same.
 
-use super::evidence::{Look, ProcessEvidence};
+use super::evidence::{Look, ProcessEvidence, mark_of_groups};
 use crate::sys::{FileId, Kernel, MapPin, PeerCred, Pidfd, ProcDir};
 use std::{io, os::fd::OwnedFd};
 
@@ -15,6 +15,8 @@ pub struct Pins {
     exe: Option<FileId>,
     /// It was traced when it was pinned.
     traced: bool,
+    /// [`mark_of_groups`] of those that it had.
+    groups: [u8; 32],
     source: IdSource,
     ids: Ids,
 }
@@ -66,7 +68,8 @@ impl Pins {
         };
         let ids = source.ids(&pidfd)?;
         let exe = evidence.exe.as_ref().map(|exe| exe.id);
-        let pins = Self { pidfd, pid, map: map.into(), exe, traced: evidence.tracer != 0, source, ids };
+        let (traced, groups) = (evidence.tracer != 0, mark_of_groups(&evidence.groups));
+        let pins = Self { pidfd, pid, map: map.into(), exe, traced, groups, source, ids };
         let read = (ids.uids, ids.gids) == ([evidence.uids[0], evidence.uids[1]], [evidence.gids[0], evidence.gids[1]]);
         if pins.map.holds() && pins.pidfd.is_alive() && read { Ok(pins) } else { Err(io::ErrorKind::NotFound.into()) }
     }
@@ -107,17 +110,29 @@ impl Pins {
         if self.pidfd.is_alive() { Ok(()) } else { Err(Changed::Gone) }
     }
 
-    /// Whether a second look shows the same executable, unchanged, and nobody who has begun to trace the process.
+    /// Whether a second look shows the same executable, unchanged, the same supplementary groups, and nobody who has begun to trace the
+    /// process.
     pub fn agrees(&self, look: &Look) -> Result<(), Changed> {
         let same = match (self.exe, look.exe) {
             (Some(before), Some(now)) => before.same_file(&now),
             (None, None) => true,
             _ => false,
         };
-        if (!same && !crate::mutation!("map-pin")) || (look.tracer != 0 && !self.traced) {
-            return Err(if self.pidfd.is_alive() { Changed::Program } else { Changed::Gone });
+        if !same && !crate::mutation!("map-pin") && !crate::mutation!("executable-compared") {
+            return Err(self.changed());
+        }
+        if look.tracer != 0 && !self.traced {
+            return Err(self.changed());
+        }
+        if look.groups != self.groups && !crate::mutation!("groups-changed") {
+            return Err(Changed::Credentials);
         }
         Ok(())
+    }
+
+    /// It is steered by another program now, or gone.
+    fn changed(&self) -> Changed {
+        if self.pidfd.is_alive() { Changed::Program } else { Changed::Gone }
     }
 
     /// The file that it executed when it was pinned.

@@ -123,7 +123,7 @@ impl Limits {
             connections: Bucket::full(rate, burst, now),
             requests: Bucket::full(settings.requests_per_second, burst, now),
         });
-        if usage.open >= settings.connections || !usage.connections.take(rate, burst, now) {
+        if (usage.open >= settings.connections && !crate::mutation!("connections-of-uid")) || !usage.connections.take(rate, burst, now) {
             return None;
         }
         usage.open += 1;

@@ -59,7 +59,7 @@ pub use process::{
 };
 pub use procfs::{MACHINE_ID, MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, printable, printable_path};
 #[cfg(feature = "testing")]
-pub use procfs::{parse_cgroup, parse_stat, parse_status, parse_tracer};
+pub use procfs::{parse_cgroup, parse_stat, parse_status};
 pub use resident::{release_free_memory, release_start_pages};
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::{Fault, SimulatedVolume};

@@ -94,5 +94,5 @@ pub fn pass_credentials(socket: &impl AsFd) -> io::Result<()> {
 
 /// Refuses descriptors sent by peers where the kernel can (Linux 6.16); elsewhere the stream drops a connection that sends one.
 pub fn refuse_descriptors(socket: &impl AsFd) -> bool {
-    set(socket, SO_PASSRIGHTS, 0)
+    set(socket, SO_PASSRIGHTS, i32::from(crate::mutation!("passed-descriptors")))
 }

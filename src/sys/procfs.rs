@@ -125,15 +125,6 @@ impl ProcDir {
         parse_status(&self.read("status", 64 << 10)?).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
     }
 
-    /// The process that traces it, 0 for none: of `status` only what is asked before each issue.
-    pub fn tracer(&self) -> io::Result<u32> {
-        let file = openat(&self.dir, "status", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-        // The kernel writes the file at the first read; groups, which may be many, come behind this line.
-        let mut bytes = [0; 1024];
-        let len = nix::unistd::read(&file, &mut bytes)?;
-        parse_tracer(&bytes[..len]).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
-    }
-
     /// Parent and start.
     pub fn stat(&self) -> io::Result<Stat> {
         parse_stat(&self.read("stat", 4096)?).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
@@ -232,12 +223,6 @@ pub fn parse_status(text: &[u8]) -> Option<Status> {
     })
 }
 
-/// The tracer in the beginning of `/proc/PID/status`.
-pub fn parse_tracer(text: &[u8]) -> Option<u32> {
-    let line = text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"TracerPid:"))?;
-    std::str::from_utf8(line).ok()?.trim().parse().ok()
-}
-
 /// Reads the text of `/proc/PID/cgroup`: the path in the unified hierarchy, as it stands there.
 pub fn parse_cgroup(text: &[u8]) -> Option<Vec<u8>> {
     text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"0::")).map(<[u8]>::to_vec)
@@ -304,7 +289,6 @@ mod tests {
         let status = dir.status().unwrap();
         assert_eq!(status.uids[1], nix::unistd::geteuid().as_raw());
         assert_eq!(status.ppid, dir.stat().unwrap().ppid);
-        assert_eq!(status.tracer, dir.tracer().unwrap());
         assert!(dir.pin().unwrap().holds());
         assert!(dir.namespace("user").is_ok());
         assert!(dir.cgroup().is_ok());
@@ -325,9 +309,6 @@ mod tests {
         let stat = b"7 (a) S 1 (x)) S 42 7 9 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 12345 0\n";
         assert_eq!(parse_stat(stat), Some(Stat { ppid: 42, session: 9, start: 12345 }));
         assert_eq!(parse_stat(b"7 (a S 1"), None);
-        assert_eq!(parse_tracer(b"Name:\ta TracerPid:\\n7\nUmask:\t0022\nTracerPid:\t0\nUid:\t0"), Some(0));
-        assert_eq!(parse_tracer(b"Name:\ta\nTracerPid:\t41\n"), Some(41));
-        assert_eq!(parse_tracer(b"Name:\ta\n"), None);
         assert_eq!(printable(b"/tmp/a\nb\\\xff"), "/tmp/a\\x0ab\\\\\\xff");
     }
 

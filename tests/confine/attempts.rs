@@ -37,6 +37,9 @@ pub struct Attempt {
     pub act: Act,
 }
 
+/// Tried by a process whose personality it was when it was started.
+pub const READ_IS_EXECUTE: &str = "memory that is executable by personality";
+
 const ALL: &[Role] = &[Core, Attestor, Single];
 /// Landlock is the core's.
 const CORE: &[Role] = &[Core];
@@ -133,6 +136,8 @@ pub const ATTEMPTS: &[Attempt] = &[
     all("memory that is writable and executable", |_| page(PROT_READ | PROT_WRITE | PROT_EXEC).map(drop)),
     all("memory that is executable", |_| page(PROT_READ | PROT_EXEC).map(drop)),
     all("memory that becomes executable (mprotect)", |_| call!(SYS_mprotect, page(PROT_READ | PROT_WRITE)?, 4096, PROT_READ | PROT_EXEC)),
+    // Its request says nothing of that, so only the kernel's own rule (PR_SET_MDWE) can see it.
+    all(READ_IS_EXECUTE, |_| page(PROT_READ | PROT_WRITE).map(drop)),
     all("the same by pkey_mprotect", |_| call!(SYS_pkey_mprotect, page(PROT_READ | PROT_WRITE)?, 4096, PROT_READ | PROT_EXEC, -1)),
     all("a file of its own mapped executable", |w| {
         let file = File::open(w.folder.join("own/file")).map_err(errno)?;

@@ -36,7 +36,7 @@ fn a_daemon_with_its_own_user_is_not_dumpable() {
     let host = Host::prepare(Setup::default());
     std::os::unix::fs::chown(&host.dir, Some(ATTACKER), Some(ATTACKER)).unwrap();
     let (log, socket) = (host.dir.join("daemon.log"), host.dir.join("workload.sock"));
-    let mut command = as_user(env!("CARGO_BIN_EXE_clavigerd"), &["--config", &host.path("clavigerd.toml")]);
+    let mut command = as_user(&program_under_test(), &["--config", &host.path("clavigerd.toml")]);
     let daemon = Served::start(&mut command, &log, &[&socket]);
     no_core_limit(daemon.pid());
     let mut control = as_user("/bin/cat", &[]).stdin(Stdio::piped()).spawn().unwrap();

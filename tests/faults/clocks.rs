@@ -129,7 +129,7 @@ impl Lives<'_> {
                 read_local: Box::new(move || Ok(key())),
             },
         });
-        let revived = broker.start(recovered).await;
+        let revived = broker.start(recovered, &claviger::audit::Books::default()).await;
         let at = self.folder.join("socket");
         let _ = std::fs::remove_file(&at);
         let listener = UnixListener::bind(&at).unwrap();

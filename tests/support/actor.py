@@ -47,11 +47,6 @@ def wait():
     sys.stdin.readline()
 
 
-def set_next_pid(pid):
-    with open("/proc/sys/kernel/ns_last_pid", "w") as f:
-        f.write(str(pid - 1))
-
-
 def drop(uid):
     os.setgroups([])
     os.setresgid(uid, uid, uid)
@@ -158,102 +153,6 @@ elif VERB == "many":  # N BODY: take so many leases, then do as told on the same
     say(last)
     for line in sys.stdin:
         say(ask(s, *line.split()[1:]))
-elif VERB == "foreign":  # BODY N: a child writes requests on its parent's connection
-    for n in range(int(ARGS[1])):
-        s = connect()
-        first = ask(s, "GET", "/v1/health")
-        r, w = os.pipe()
-        if os.fork() == 0:
-            os.write(w, json.dumps(ask(s, "POST", "/v1/leases", ARGS[0])).encode())
-            os._exit(0)
-        os.close(w)
-        result = json.loads(os.fdopen(r).read())
-        os.wait()
-        say({"first": first["status"], **result})
-elif VERB == "half":  # BODY N: a child finishes the request that its parent began
-    for n in range(int(ARGS[1])):
-        s = connect()
-        text = request("POST", "/v1/leases", ARGS[0])
-        cut = 1 + n % (len(text) - 1)
-        s.sendall(text[:cut])
-        r, w = os.pipe()
-        if os.fork() == 0:
-            try:
-                s.sendall(text[cut:])
-                result = answer(s)
-            except OSError:
-                result = {"status": 0, "body": {}}
-            os.write(w, json.dumps(result).encode())
-            os._exit(0)
-        os.close(w)
-        result = json.loads(os.fdopen(r).read())
-        os.wait()
-        say(result)
-elif VERB == "reuse":  # BODY PROGRAM UID N DAEMON (as root): the connecting pid becomes the victim's program, an accomplice asks
-    # The daemon is held still meanwhile: the kernel's worst schedule, every time.
-    body, program, uid, rounds, daemon = ARGS[0], ARGS[1], int(ARGS[2]), int(ARGS[3]), int(ARGS[4])
-    for n in range(rounds):
-        go, start = os.pipe()
-        result, tell = os.pipe()
-        os.kill(daemon, 19)
-        first = os.fork()
-        if first == 0:
-            drop(uid)
-            s = connect()
-            if os.fork() == 0:
-                os.read(go, 1)
-                os.write(tell, json.dumps(ask(s, "POST", "/v1/leases", body)).encode())
-                os._exit(0)
-            os._exit(0)
-        os.waitpid(first, 0)
-        set_next_pid(first)
-        victim = os.fork()
-        if victim == 0:
-            drop(uid)
-            os.environ["PYTHONHOME"] = "/usr"
-            os.execv(program, [program, "-B", "-c", "import time; time.sleep(30)"])
-        while victim == first and os.readlink(f"/proc/{victim}/exe") != program:
-            time.sleep(0.001)
-        os.kill(daemon, 18)
-        os.close(tell)
-        os.write(start, b"x")
-        found = json.loads(os.fdopen(result).read())
-        os.close(start)
-        os.close(go)
-        os.kill(victim, 9)
-        os.waitpid(victim, 0)
-        say({"reused": victim == first, **found})
-elif VERB == "late":  # UID PROGRAM BODY DAEMON (as root): connected as root, then another user's trusted program before anybody looked
-    os.kill(int(ARGS[3]), 19)
-    s = connect()
-    drop(int(ARGS[0]))
-    s.setblocking(True)
-    os.set_inheritable(s.fileno(), True)
-    os.execv(ARGS[1], [ARGS[1], "-B", sys.argv[0], SOCK, "late-ask", str(s.fileno()), ARGS[2]])
-elif VERB == "late-ask":  # FD BODY: the trusted program of the attack above; whoever holds the daemon lets it go
-    s = socket.socket(fileno=int(ARGS[0]))
-    s.settimeout(15)
-    say({"status": 1})
-    wait()
-    say(ask(s, "POST", "/v1/leases", ARGS[1]))
-elif VERB == "zombie":  # BODY N: the peer is a zombie, an accomplice asks on its connection
-    for n in range(int(ARGS[1])):
-        r, w = os.pipe()
-        peer = os.fork()
-        if peer == 0:
-            s = connect()
-            assert ask(s, "GET", "/v1/health")["status"] == 200
-            me = os.getpid()
-            if os.fork() == 0:
-                while open(f"/proc/{me}/stat").read().rsplit(")", 1)[1].split()[0] != "Z":
-                    time.sleep(0.001)
-                os.write(w, json.dumps(ask(s, "POST", "/v1/leases", ARGS[0])).encode())
-                os._exit(0)
-            os._exit(0)
-        os.close(w)
-        result = json.loads(os.fdopen(r).read())
-        os.waitpid(peer, 0)
-        say(result)
 elif VERB == "descriptors":  # a request with a passed descriptor
     s = connect()
     text = request("GET", "/v1/whoami")
@@ -262,11 +161,6 @@ elif VERB == "descriptors":  # a request with a passed descriptor
         say(answer(s))
     except OSError as error:
         say({"status": 0, "refused": str(error)})
-elif VERB == "setid":  # UID BODY (as root): ids dropped after connecting
-    s = connect()
-    first = ask(s, "GET", "/v1/health")
-    drop(int(ARGS[0]))
-    say({"first": first["status"], **ask(s, "POST", "/v1/leases", ARGS[1])})
 elif VERB == "raw":  # HEX: these bytes, and whatever comes back
     s = connect()
     s.settimeout(3)

@@ -355,6 +355,12 @@ impl Actor {
         self.first["body"]["lease"]["id"].as_str().unwrap_or_else(|| panic!("no lease: {}", self.first)).to_owned()
     }
 
+    /// Closes its standard input and waits for its end.
+    pub fn close(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

@@ -108,6 +108,9 @@ impl Ending<'_> {
     fn terminate(&self) -> String {
         let orphans = self.oid.map_or_else(String::new, |oid| format!(" OR (usesysid = {oid} AND usename IS NULL)"));
         let role = self.role.literal();
+        if crate::mutation!("open-session") {
+            return "SELECT 1 WHERE false".to_owned();
+        }
         format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND (usename = {role}{orphans})")
     }
 

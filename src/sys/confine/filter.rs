@@ -28,7 +28,10 @@ pub(super) fn install(role: Role, internet: bool) -> io::Result<Option<String>> 
         };
     }
     // Where one is taken, another that is not is our fault and not the host's.
-    others.into_iter().try_for_each(|program| apply_filter(program).map_err(io::Error::other))?;
+    others
+        .into_iter()
+        .skip(usize::from(crate::mutation!("clone3-answer")))
+        .try_for_each(|program| apply_filter(program).map_err(io::Error::other))?;
     Ok(None)
 }
 

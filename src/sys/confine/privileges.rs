@@ -45,7 +45,7 @@ fn prctl(option: libc::c_int, argument: libc::c_ulong) -> Result<(), Errno> {
 /// Before any secret is read: no core file, no tracing by others of the same uid, no privilege from an exec.
 pub fn harden() -> io::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    prctl(libc::PR_SET_DUMPABLE, 0)?;
+    prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(crate::mutation!("dumpable")))?;
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
     Ok(())
 }
