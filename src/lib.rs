@@ -11,6 +11,7 @@ pub mod config;
 pub mod digest;
 pub mod engine;
 pub mod intent;
+pub mod launch;
 pub mod lease;
 pub mod model;
 pub mod policy;

@@ -323,8 +323,14 @@ fn every_figure_is_listed_for_operators() {
 
 // ---- units ---------------------------------------------------------------------------------------------------------------------
 
-const UNITS: &[&str] =
-    &["clavigerd.service", "clavigerd-workload.socket", "clavigerd-operator.socket", "claviger-attest.service", "claviger-attest.socket"];
+const UNITS: &[&str] = &[
+    "clavigerd.service",
+    "clavigerd-workload.socket",
+    "clavigerd-operator.socket",
+    "clavigerd-launch.socket",
+    "claviger-attest.service",
+    "claviger-attest.socket",
+];
 
 /// The units in a folder of their own, with our program where theirs would be installed.
 fn units() -> tempfile::TempDir {
@@ -381,6 +387,7 @@ fn units_and_configuration_name_the_same_things() {
     let config = Config::default();
     let unit = |name: &str| read(&root().join("systemd").join(name));
     assert!(unit("clavigerd-workload.socket").contains(&format!("ListenStream={}\n", config.sockets.workload.display())));
+    assert!(unit("clavigerd-launch.socket").contains(&format!("ListenSequentialPacket={}\n", config.sockets.launch().display())));
     assert!(unit("clavigerd-operator.socket").contains(&format!("ListenStream={}\n", config.sockets.operator.display())));
     assert!(unit("clavigerd-operator.socket").contains(&format!("SocketGroup={}\n", config.sockets.operator_group)));
     let service = unit("clavigerd.service");

@@ -81,7 +81,7 @@ fn the_units_do_what_they_promise() {
     say(started, "booted");
     machine
         .ok("systemd-sysusers && systemd-tmpfiles --create claviger.conf && chown claviger /etc/claviger/key && systemctl daemon-reload");
-    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket");
+    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket");
 
     // Activation: nothing runs until somebody asks.
     assert_eq!(shown(&machine, "clavigerd", "ActiveState"), "inactive");
@@ -269,7 +269,7 @@ fn with_orders(folder: &Path, unit: &str) -> Machine {
     let machine = Machine::boot(folder);
     machine
         .ok("systemd-sysusers && systemd-tmpfiles --create claviger.conf && chown claviger /etc/claviger/key && systemctl daemon-reload");
-    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket");
+    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket");
     let put = format!("printf %s s3cret-value | {CURL} /run/claviger/operator.sock -T - http://claviger/v1/secrets/local/orders/api-key");
     assert_eq!(json(&machine, &put)["version"], 1);
     machine
@@ -354,7 +354,11 @@ fn a_script_in_a_unit_forks_and_pipes_and_its_unit_holds() {
 fn deb(folder: &Path) -> Result<(), String> {
     let programs = folder.join("target/release");
     fs::create_dir_all(&programs).unwrap();
-    for (name, program) in [("clavigerd", env!("CARGO_BIN_EXE_clavigerd")), ("clav", env!("CARGO_BIN_EXE_clav"))] {
+    for (name, program) in [
+        ("clavigerd", env!("CARGO_BIN_EXE_clavigerd")),
+        ("clav", env!("CARGO_BIN_EXE_clav")),
+        ("clav-launch", env!("CARGO_BIN_EXE_clav-launch")),
+    ] {
         fs::copy(program, programs.join(name)).unwrap();
     }
     let done = std::process::Command::new("cargo-deb")
@@ -389,14 +393,19 @@ fn the_package_installs_upgrades_and_goes() {
     say(started, "installed");
 
     // Both doors are there; without a key the daemon says what to do, and its doors stay.
-    machine.ok("systemctl is-active clavigerd-workload.socket clavigerd-operator.socket");
-    machine.ok("systemctl is-enabled clavigerd-workload.socket clavigerd-operator.socket clavigerd.service");
+    machine.ok("systemctl is-active clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket");
+    machine.ok("systemctl is-enabled clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket clavigerd.service");
     assert!(!machine.run("systemctl start clavigerd").status.success());
     machine.ok("journalctl -u clavigerd | grep -q \"there is no key.*clav init\"");
     machine.ok("umask 377; head -c 32 /dev/urandom >/etc/claviger/key; umask 22; chown claviger /etc/claviger/key; systemctl reset-failed clavigerd");
-    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket");
+    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket");
     let health = json(&machine, &format!("{CURL} /run/claviger/workload.sock http://claviger/v1/health"));
     assert_eq!(health["status"], "ok", "{health}");
+    // The launcher came with its capability, and the daemon under the shipped units knows what it starts.
+    machine.ok("printf 'program /usr/bin/curl\nargument -s\nargument --unix-socket\nargument /run/claviger/workload.sock\nargument http://claviger/v1/whoami\n' >/etc/claviger/launch.d/who");
+    let who = json(&machine, "setpriv --reuid=1000 --regid=1000 --clear-groups clav-launch who");
+    assert!(who["selectors"].as_array().is_some_and(|all| all.contains(&"launch:id:who".into())), "{who}");
+    machine.ok("clav doctor | grep -q 'launcher *  */usr/bin/clav-launch'");
     for file in ["operations.md", "api/openapi.yaml", "examples/web-postgres/policy.d/50-orders.cedar"] {
         machine.ok(&format!("test -s /usr/share/doc/claviger/{file}"));
     }

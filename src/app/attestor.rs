@@ -26,7 +26,7 @@ use std::{
 pub enum AttestError {
     /// The kernel.
     #[error("this kernel or its confinement does not let processes be attested: {0}")]
-    Kernel(io::Error),
+    Kernel(#[source] io::Error),
     /// A configured user.
     #[error("attest.{0} is {1:?}, which is no user of this host")]
     User(&'static str, String),
@@ -35,7 +35,7 @@ pub enum AttestError {
     Unreachable(String),
     /// It cannot see what it must: what failed, and why that is.
     #[error("{0}; the cause: {1}")]
-    Blind(String, &'static str),
+    Blind(String, &'static str, #[source] Option<io::Error>),
     /// systemd passed none.
     #[error("no socket was passed to the attestor, and none was named by --socket")]
     NoSocket,
@@ -77,8 +77,17 @@ pub async fn connect(config: &Config, socket: Option<PathBuf>, probe: Option<io:
         }
     };
     let mut clients = Vec::new();
-    for path in config.attest.clients.iter().filter_map(|path| path.canonicalize().ok()) {
-        let file = source.file(path.as_os_str().as_bytes()).await.map_err(|error| AttestError::Unreachable(error.to_string()))?;
+    for path in &config.attest.clients {
+        // One that is not there speaks for nobody.
+        let path = match path.canonicalize() {
+            Err(error) if sys::is_passing_io(&error) => return Err(AttestError::Kernel(error)),
+            Err(_) => continue,
+            Ok(path) => path,
+        };
+        let file = source.file(path.as_os_str().as_bytes()).await.map_err(|error| match sys::is_passing_io(&error) {
+            true => AttestError::Kernel(error),
+            false => AttestError::Unreachable(error.to_string()),
+        })?;
         clients.extend(file.and_then(|file| ClientProgram::of(&path, &file, sys::euid())));
     }
     let attestor = Attestor::new(source, kernel, clients, Arc::new(SystemRandom::default()));
@@ -95,7 +104,7 @@ pub fn probe() {
 pub fn run(path: &Path, socket: Option<&Path>) -> Result<(), RunError> {
     let path = std::path::absolute(path).map_err(|error| RunError::Io("the configuration's path", error))?;
     sys::harden().map_err(|error| RunError::Io("hardening this process", error))?;
-    let config = state::config(&path).map_err(BuildError::Config)?;
+    let config = state::config(&path)?;
     let daemon = user("daemon_user", &config.attest.daemon_user).map_err(BuildError::from)?;
     let gatherer = gatherer(&config).map_err(BuildError::from)?;
     let sight = gatherer.sight();

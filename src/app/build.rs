@@ -7,7 +7,7 @@ use super::{
     state::{self, State, StateError},
 };
 use crate::{
-    attest::Attestor,
+    attest::{Attestor, Launches, LaunchesError},
     audit::{Anchor, Audit, JournalAnchor, OpenError, Options, Retention, SyslogAnchor, Word},
     broker::{Broker, KeyPlaces, LoadProblems, Parts, PublishError, Settings},
     config::{AnchorKind, Config, EngineConfig, PostgresConfig},
@@ -45,6 +45,9 @@ pub enum BuildError {
     /// Two engines of one name.
     #[error("engine {0} is configured twice")]
     Twice(EngineName),
+    /// The table of launched programs.
+    #[error(transparent)]
+    Launches(#[from] LaunchesError),
     /// The lease journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -58,17 +61,20 @@ pub enum BuildError {
     #[error(transparent)]
     Publish(#[from] PublishError),
     /// Policy, secrets or identities.
-    #[error("{}", .0.0.join("\n"))]
-    Load(LoadProblems),
+    #[error(transparent)]
+    Load(#[from] LoadProblems),
     /// Processes cannot be attested.
     #[error(transparent)]
     Attest(#[from] AttestError),
     /// A folder or file of the daemon's own.
     #[error("{0}: {1}")]
-    Io(String, io::Error),
+    Io(String, #[source] io::Error),
     /// A private file.
     #[error(transparent)]
     File(#[from] sys::FileError),
+    /// A configuration file.
+    #[error(transparent)]
+    Trust(#[from] sys::TrustError),
 }
 
 /// A broker that runs nothing yet, with what was found in the journal.
@@ -94,21 +100,24 @@ pub fn build(config: &Config, attestor: Arc<Attestor>, lacking: Vec<String>) -> 
     let store = Arc::new(LocalStore::open(&config.paths.state.join("store"), key, previous, random.clone(), clock.clone())?);
     let (engines, tokens) = engines(config, &state, &store, &clock)?;
     let places = Places::of(config);
-    let governance = load::load(&places, &load::by_running(&engines), 1, clock.wall()).map_err(BuildError::Load)?;
+    let governance = load::load(&places, &load::by_running(&engines), 1, clock.wall())?;
     for warning in &governance.warnings {
         tracing::warn!("{warning}");
     }
     let boot = sys::boot_id().map_err(|error| BuildError::Io("boot id".into(), error))?;
+    attestor.know_launches(Arc::new(Launches::open(&config.paths.state.join("launches"), &boot, &*random)?));
     let reserve = Reserve { bytes: config.audit.reserve_bytes, ..Reserve::default() };
     let journal = config.paths.state.join("leases");
     sys::private_folder(&journal)?;
     // Both are read to their ends, so they are read side by side.
-    let (leases, audit) = std::thread::scope(|both| {
-        let audit = both.spawn(|| audit(config, &state, &store, &clock, &boot, reserve));
+    let ((leases, recovered), audit) = std::thread::scope(|both| {
+        let open = || audit(config, &state, &store, &clock, &boot, reserve);
+        let started = std::thread::Builder::new().spawn_scoped(both, open);
+        let audit = started.map_err(|error| BuildError::Io("starting a thread".into(), error))?;
         let leases = Leases::open(Box::new(DiskVolume::new(&journal, BALLAST)), &state.id, reserve, QUEUE);
-        (leases, audit.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    });
-    let ((leases, recovered), audit) = (leases?, audit?);
+        let audit = audit.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok::<_, BuildError>((leases?, audit?))
+    })?;
     let loading = engines.clone();
     let broker = Broker::new(Parts {
         attestor,
@@ -127,6 +136,7 @@ pub fn build(config: &Config, attestor: Arc<Attestor>, lacking: Vec<String>) -> 
             per_identity: config.leases.per_identity,
             freeze_file: config.paths.state.join("frozen"),
             boot: boot.into(),
+            launcher: config.attest.launcher.clone(),
             lacking,
         },
         read_only: state.read_only,
@@ -253,7 +263,7 @@ pub fn check(config: &Config) -> Result<(), BuildError> {
         }
         Err(error) => return Err(error.into()),
     }
-    let checked = load::load(&Places::of(config), &load::by_configuration(config), 0, SystemClock.wall()).map_err(BuildError::Load)?;
+    let checked = load::load(&Places::of(config), &load::by_configuration(config), 0, SystemClock.wall())?;
     for warning in &checked.warnings {
         tracing::warn!("{warning}");
     }

@@ -43,7 +43,8 @@ fn reach(config: &Config, file: &Path) -> Reach {
     let folder = |path: &Path| path.parent().map(Path::to_path_buf);
     let paths = &config.paths;
     let mut write = vec![paths.state.clone(), paths.audit.clone()];
-    write.extend([&config.sockets.workload, &config.sockets.operator].into_iter().filter_map(|path| folder(path)));
+    write
+        .extend([&config.sockets.workload, &config.sockets.operator, &config.sockets.launch()].into_iter().filter_map(|path| folder(path)));
     write.extend(config.metrics.textfile.as_deref().and_then(folder));
     let mut read = vec![paths.policy.clone(), paths.secrets.clone(), paths.identities.clone()];
     let files = [Some(file), Some(config.local.key_file.as_path()), config.local.previous_key_file.as_deref()];
@@ -71,7 +72,7 @@ mod tests {
                     [[engine]]\nkind = \"postgres\"\nname = \"near\"\nhost = \"/run/pg\"\ndatabase = \"d\"\nuser = \"u\"\npassword_file = \"/p/w\"\n";
         let config = |text: &str| Config::parse(&File { path: "c.toml".into(), text: text.into() }).unwrap();
         let near = reach(&config(text), Path::new("/c/clavigerd.toml"));
-        assert_eq!(near.write, ["/s", "/a", "/r", "/r", "/m"].map(PathBuf::from));
+        assert_eq!(near.write, ["/s", "/a", "/r", "/r", "/r", "/m"].map(PathBuf::from));
         assert!(["/c", "/p", "/etc/claviger/policy.d"].iter().all(|path| near.read.contains(&path.into())), "{near:?}");
         assert_eq!(near.ports, [0; 0]);
         let far = "[[engine]]\nkind = \"postgres\"\nname = \"far\"\nhost = \"db\"\nport = 6432\ndatabase = \"d\"\nuser = \"u\"\nca_file = \"/ca/x\"\n";

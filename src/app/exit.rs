@@ -44,6 +44,21 @@ enum Command {
     Probe,
 }
 
+/// Threads without which nothing can be done: the first, and those that own the audit log and the lease journal.
+const VITAL: [&str; 3] = ["main", "audit", "leases"];
+
+/// A panic of one of these threads ends the process at once, as a crash would, of which nothing is lost: started again it works. Left alone,
+/// a runtime that could not start all its threads waits for itself for ever, and a daemon without its log refuses for ever.
+fn end_with_vital_threads() {
+    let say = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        say(panic);
+        if std::thread::current().name().is_some_and(|name| VITAL.contains(&name)) {
+            std::process::exit(Exit::Failed as i32);
+        }
+    }));
+}
+
 /// The whole program.
 pub fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
@@ -52,6 +67,7 @@ pub fn main() -> std::process::ExitCode {
         return std::process::ExitCode::SUCCESS;
     }
     telemetry::start();
+    end_with_vital_threads();
     let done = match arguments.command {
         None | Some(Command::Probe) => run::run(&arguments.config, arguments.check, arguments.attestor),
         Some(Command::Attest { socket }) => attestor::run(&arguments.config, socket.as_deref()),

@@ -66,9 +66,11 @@ pub fn by_configuration(config: &Config) -> impl Fn(&SecretDefinition) -> Result
 /// Reads everything; with any problem nothing is loaded and all problems are named.
 pub fn load(places: &Places, engines: ByEngine<'_>, generation: u64, now: WallTime) -> Result<Governance, LoadProblems> {
     let mut problems = Vec::new();
-    let mut keep = |result: Result<Vec<File>, String>| {
-        result.unwrap_or_else(|problem| {
-            problems.push(problem);
+    let mut unread = None;
+    let mut keep = |result: Result<Vec<File>, sys::TrustError>| {
+        result.unwrap_or_else(|error| {
+            problems.push(error.to_string());
+            unread.get_or_insert(error);
             Vec::new()
         })
     };
@@ -100,16 +102,16 @@ pub fn load(places: &Places, engines: ByEngine<'_>, generation: u64, now: WallTi
         Ok((bundle, warnings)) if problems.is_empty() => {
             Ok(Governance { roll: Roll::new(registry.clone(), names(&registry)), catalogue, bundle, generation, since: now, warnings })
         }
-        Ok(_) => Err(LoadProblems(problems)),
+        Ok(_) => Err(LoadProblems(problems, unread)),
         Err(more) => {
             problems.extend(more.iter().map(ToString::to_string));
-            Err(LoadProblems(problems))
+            Err(LoadProblems(problems, unread))
         }
     }
 }
 
-fn files(folder: &Path, ending: &str) -> Result<Vec<File>, String> {
-    let read = sys::read_trusted_folder(folder, ending, MAX_FILE).map_err(|error| error.to_string())?;
+fn files(folder: &Path, ending: &str) -> Result<Vec<File>, sys::TrustError> {
+    let read = sys::read_trusted_folder(folder, ending, MAX_FILE)?;
     Ok(read.into_iter().map(|(path, text)| File { path: path.display().to_string(), text }).collect())
 }
 

@@ -18,7 +18,7 @@ use crate::{
 };
 use std::{
     io,
-    os::unix::net::UnixListener,
+    os::{fd::OwnedFd, unix::net::UnixListener},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -40,7 +40,7 @@ pub enum RunError {
     Bind(#[from] BindError),
     /// The kernel.
     #[error("{0}: {1}")]
-    Io(&'static str, io::Error),
+    Io(&'static str, #[source] io::Error),
     /// The first record could not be written.
     #[error("the audit log takes no record: {0}")]
     Record(String),
@@ -52,6 +52,8 @@ impl RunError {
         match self {
             // It may be starting, or be mended: to try again is right.
             RunError::Build(BuildError::Attest(AttestError::Unreachable(_))) => Exit::Failed,
+            // A file that could not be read for want of a descriptor is not a file that is wrong.
+            error if sys::is_passing(error) => Exit::Failed,
             RunError::Build(_) | RunError::Bind(BindError::Unsafe(..) | BindError::Occupied(_)) => Exit::Config,
             RunError::Bind(_) | RunError::Io(..) | RunError::Record(_) => Exit::Failed,
         }
@@ -67,7 +69,7 @@ pub fn run(path: &Path, check: bool, attestor: Option<PathBuf>) -> Result<(), Ru
     let path = &std::path::absolute(path).map_err(|error| RunError::Io("the configuration's path", error))?;
     // Before any secret is read and any thread is started.
     sys::harden().map_err(|error| RunError::Io("hardening this process", error))?;
-    let config = state::config(path).map_err(BuildError::Config)?;
+    let config = state::config(path)?;
     if check {
         return build::check(&config).map_err(RunError::from);
     }
@@ -109,13 +111,15 @@ async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Res
         answer: Duration::from_secs(limits.answer_seconds.into()),
     };
     let server = Arc::new(Server::new(broker.clone(), settings, Arc::new(SystemClock), config.paths.audit.clone(), stopped));
-    for (listener, door) in listeners(config)? {
+    let doors = listeners(config)?;
+    if let Some(listener) = doors.launch {
+        server.serve_launches(listener).map_err(|error| RunError::Io("starting a thread", error))?;
+    }
+    for (listener, door) in doors.front {
         let server = server.clone();
-        tokio::spawn(async move {
-            if let Err(error) = server.serve(listener, door).await {
-                tracing::error!(%error, ?door, "a door could not be opened");
-            }
-        });
+        // A daemon with one door would look as if it served.
+        let listener = tokio::net::UnixListener::from_std(listener).map_err(|error| RunError::Io("opening a door", error))?;
+        tokio::spawn(async move { server.serve(listener, door).await });
     }
     let tier = broker.attestor().kernel().tier();
     tracing::info!(
@@ -155,18 +159,29 @@ async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Res
     Ok(())
 }
 
-/// The two listeners: those that systemd passed under their names, or our own.
-fn listeners(config: &Config) -> Result<Vec<(UnixListener, Door)>, RunError> {
+struct Listeners {
+    front: Vec<(UnixListener, Door)>,
+    launch: Option<OwnedFd>,
+}
+
+/// Those that systemd passed under their names, or our own.
+fn listeners(config: &Config) -> Result<Listeners, RunError> {
     let io = |error| RunError::Io("taking over a listening socket", error);
     let mut found: Vec<(UnixListener, Door)> = Vec::new();
+    let (mut launches, mut passed) = (None, false);
     for (name, listener) in sys::passed_listeners().map_err(io)? {
+        passed = true;
         let door = match name.as_str() {
+            "launch" => {
+                launches = Some(sys::adopt_packets(listener).map_err(io)?);
+                continue;
+            }
             "workload" => Door::Workload,
             "operator" => Door::Operator,
             other => {
                 tracing::warn!(
                     name = other,
-                    "a passed socket has a name that is not known; FileDescriptorName must be workload or operator"
+                    "a passed socket has a name that is not known; FileDescriptorName must be workload, operator or launch"
                 );
                 continue;
             }
@@ -181,7 +196,11 @@ fn listeners(config: &Config) -> Result<Vec<(UnixListener, Door)>, RunError> {
         let mode = if group.is_some() { 0o660 } else { 0o600 };
         found.push((sys::listen_at(&config.sockets.operator, mode, group)?, Door::Operator));
     }
-    Ok(found)
+    // Where the service manager holds the doors, it decides whether there is this one.
+    if launches.is_none() && !passed {
+        launches = Some(sys::listen_packets_at(&config.sockets.launch(), 0o666, None)?);
+    }
+    Ok(Listeners { front: found, launch: launches })
 }
 
 /// Reloads on SIGHUP; returns on SIGTERM or SIGINT.

@@ -28,8 +28,12 @@ pub(super) async fn prove(attestor: &Attestor, probe: Option<io::Result<Probe>>)
     let kernel = |error| AttestError::Kernel(error);
     let me = ProcDir::open(std::process::id()).and_then(|me| Executable::id_of(&me)).map_err(kernel)?;
     let (one, _other) = UnixStream::pair().map_err(kernel)?;
-    let blind = |what: String| AttestError::Blind(what, cause(attestor));
-    let seen = attestor.accept(&one, &roll).await.map_err(|error| blind(format!("this daemon cannot be attested: {error}")))?;
+    let blind = |what: String| AttestError::Blind(what, cause(attestor), None);
+    let failed = |what: &str, error: io::Error| {
+        let cause = if sys::is_passing_io(&error) { "this host is short of something, or a disk failed" } else { cause(attestor) };
+        AttestError::Blind(format!("{what}: {error}"), cause, Some(error))
+    };
+    let seen = attestor.accept(&one, &roll).await.map_err(|error| failed("this daemon cannot be attested", error))?;
     let evidence = &seen.own().evidence;
     same_program("this daemon", me, evidence.process.exe.as_ref().map(|exe| exe.id)).map_err(blind)?;
     if evidence.connect.pid == 0 || evidence.connect.uid == OVERFLOW_ID {
@@ -44,10 +48,10 @@ pub(super) async fn prove(attestor: &Attestor, probe: Option<io::Result<Probe>>)
             tracing::warn!(%error, "no process of another user can be made, so attesting one was not tried");
             return Ok(());
         }
-        Err(error) => return Err(blind(format!("no process of another user can be made to try it: {error}"))),
+        Err(error) => return Err(failed("no process of another user can be made to try it", error)),
     };
     let subject = attestor.by_pid(probe.0.id(), &roll).await;
-    let subject = subject.map_err(|error| blind(format!("a process of another user cannot be attested: {error}")))?;
+    let subject = subject.map_err(|error| failed("a process of another user cannot be attested", error))?;
     let process = &subject.evidence.process;
     same_program("a process of another user", me, process.exe.as_ref().map(|exe| exe.id)).map_err(blind)?;
     match process.uids {

@@ -1,5 +1,6 @@
 //! The state folder: which installation it belongs to, and the key that opens it.
 
+use super::build::BuildError;
 use crate::{
     config::{Config, File},
     digest::{Random, SealKey},
@@ -52,7 +53,7 @@ pub enum StateError {
     #[error(
         "there is no key that can be used: {0}. It must be a private file of the daemon's user (chmod 0400, chown claviger); 'clav init' makes one where there is none, or pass the systemd credential {1}"
     )]
-    NoKey(String, String),
+    NoKey(#[source] sys::FileError, String),
     /// The key is not one.
     #[error("{0}: must hold 32 bytes, or 64 hexadecimal digits")]
     BadKey(PathBuf),
@@ -62,8 +63,10 @@ pub enum StateError {
 pub fn open(folder: &Path, random: &dyn Random) -> Result<State, StateError> {
     sys::private_folder(folder)?;
     let path = folder.join("state.json");
-    let machine = sys::machine_id();
-    let head = if path.exists() {
+    let file = |path: &Path, source| StateError::File(sys::FileError::Io { path: path.to_owned(), source });
+    let machine = sys::machine_id().map_err(|error| file(Path::new(sys::MACHINE_ID), error))?;
+    // A state that cannot be looked at is no first start.
+    let head = if path.try_exists().map_err(|error| file(&path, error))? {
         let text = sys::read_private(&path, 4096)?;
         let damaged = |error| StateError::Damaged(path.clone(), error);
         // The format alone first: another one may have members that this version does not know.
@@ -101,8 +104,9 @@ pub struct KeyPlace {
 
 /// A systemd credential if the unit passes one, else a private file.
 pub fn key_place(config: &Config) -> KeyPlace {
+    // One that cannot be looked at is there: reading it says what is wrong.
     let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|folder| Path::new(&folder).join(&config.local.key_credential));
-    match credential.filter(|path| path.exists()) {
+    match credential.filter(|path| path.try_exists().unwrap_or(true)) {
         Some(path) => KeyPlace { path, is_file: false },
         None => KeyPlace { path: config.local.key_file.clone(), is_file: true },
     }
@@ -119,7 +123,7 @@ pub fn previous_key(config: &Config) -> Result<Option<SealKey>, StateError> {
 }
 
 fn read_key(path: PathBuf, config: &Config) -> Result<SealKey, StateError> {
-    let bytes = sys::read_private(&path, 128).map_err(|error| StateError::NoKey(error.to_string(), config.local.key_credential.clone()))?;
+    let bytes = sys::read_private(&path, 128).map_err(|error| StateError::NoKey(error, config.local.key_credential.clone()))?;
     let raw = bytes.expose();
     let text = std::str::from_utf8(raw).map(str::trim_end).ok().filter(|text| text.len() == 64);
     let key = match text.map(hex::decode) {
@@ -130,9 +134,9 @@ fn read_key(path: PathBuf, config: &Config) -> Result<SealKey, StateError> {
 }
 
 /// Reads the configuration file; a missing one is the default configuration only when it was not asked for by name.
-pub fn config(path: &Path) -> Result<Config, String> {
-    let text = sys::read_trusted(path, 1 << 20).map_err(|error| error.to_string())?;
-    Config::parse(&File { path: path.display().to_string(), text }).map_err(|error| error.to_string())
+pub fn config(path: &Path) -> Result<Config, BuildError> {
+    let text = sys::read_trusted(path, 1 << 20)?;
+    Config::parse(&File { path: path.display().to_string(), text }).map_err(|error| BuildError::Config(error.to_string()))
 }
 
 #[cfg(test)]

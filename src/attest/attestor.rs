@@ -4,6 +4,7 @@ use super::{
     evidence::{ConnectIds, Evidence, Gathered, ProcessEvidence},
     identity::{Candidate, Roll},
     judge::{facts_of, judge},
+    launches::Launches,
     pins::{Changed, Pins},
     source::Source,
     turns::Turns,
@@ -19,7 +20,7 @@ use std::{
     os::fd::AsFd,
     path::Path,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -83,12 +84,21 @@ pub struct Attestor {
     random: Arc<dyn Random>,
     ancestors_in_full: AtomicBool,
     turns: Turns,
+    launches: OnceLock<Arc<Launches>>,
 }
 
 impl Attestor {
     /// `kernel` is what this process may use of the kernel; `clients` are the programs that speak for their parents.
     pub fn new(source: Source, kernel: Kernel, clients: Vec<ClientProgram>, random: Arc<dyn Random>) -> Self {
-        Self { source, kernel, clients, random, ancestors_in_full: AtomicBool::new(true), turns: Turns::default() }
+        Self {
+            source,
+            kernel,
+            clients,
+            random,
+            ancestors_in_full: AtomicBool::new(true),
+            turns: Turns::default(),
+            launches: OnceLock::new(),
+        }
     }
 
     /// Who gathers, for status.
@@ -99,6 +109,16 @@ impl Attestor {
     /// The tier in use.
     pub fn kernel(&self) -> &Kernel {
         &self.kernel
+    }
+
+    /// From now on launched programs are known. What is given first stays.
+    pub fn know_launches(&self, launches: Arc<Launches>) {
+        let _ = self.launches.set(launches);
+    }
+
+    /// The launched programs.
+    pub fn launches(&self) -> Option<&Arc<Launches>> {
+        self.launches.get()
     }
 
     /// Whether ancestors are read as closely as the process itself, as matching agents needs.
@@ -118,16 +138,23 @@ impl Attestor {
         let _turn = self.turns.take(cred.uid).await;
         let (gathered, pins) = self.source.process(&self.kernel, pidfd, cred.pid, self.full()).await?;
         let connect = ConnectIds { pid: cred.pid, uid: cred.uid, gid: cred.gid, groups };
-        let own = self.subject(gathered, pins, Some(connect), self.kernel.peer_pidfd, roll).await;
+        let mut own = self.subject(gathered, pins, Some(connect), self.kernel.peer_pidfd, roll).await;
         let client = self.is_client(&own);
         let parent = if client { self.parent_of(&own, roll).await? } else { None };
+        // A client that a launched program starts is in its group, so the same neighbours are kept out.
+        if let Some(parent) = &parent {
+            own.evidence.process.launch = parent.evidence.process.launch.clone();
+        }
         let fresh = AtomicBool::new(own.evidence.pinned);
         Ok(Peer { own: Arc::new(own), parent, client, nonce: format!("{:032x}", self.random.u128()), fresh })
     }
 
     /// Evidence in one piece. `connect` are the ids at connect; a process that did not connect has those that it has now.
     async fn subject(&self, gathered: Gathered, pins: Pins, connect: Option<ConnectIds>, pinned: bool, roll: &Roll) -> Subject {
-        let Gathered { process, ancestors, ancestors_in_full } = gathered;
+        let Gathered { mut process, mut ancestors, ancestors_in_full } = gathered;
+        if let Some(launches) = self.launches.get() {
+            launches.mark(&pins.pidfd, &mut process, &mut ancestors);
+        }
         let now = || ConnectIds { pid: process.pid, uid: process.uids[1], gid: process.gids[1], groups: process.groups.clone() };
         let connect = connect.unwrap_or_else(now);
         let mut evidence = Evidence { connect, process, ancestors, ancestors_in_full, pinned: true };

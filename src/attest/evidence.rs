@@ -3,7 +3,7 @@
 //! Gathering it needs privilege and no secrets; judging it needs neither. This type is the seam between the two: plain data that can
 //! cross a process boundary.
 
-use crate::sys::FileId;
+use crate::{launch::LaunchName, sys::FileId};
 use serde::{Deserialize, Serialize};
 
 /// Everything about one connection's process.
@@ -61,6 +61,11 @@ pub struct ProcessEvidence {
     pub login_uid: Option<u32>,
     /// Namespaces that are not the host's.
     pub foreign: Vec<String>,
+    /// Effective capabilities, as a set of bits.
+    pub capabilities: u64,
+    /// What it was launched as: whoever judges has that from its own table, and from nobody who gathers.
+    #[serde(skip)]
+    pub launch: Option<LaunchName>,
 }
 
 /// One executable file.

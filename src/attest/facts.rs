@@ -39,6 +39,9 @@ pub struct Facts {
     /// The process that traces it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracer: Option<u32>,
+    /// The manifest by which the launcher started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<String>,
     /// Ancestors, nearest first, up to PID 1 or the bound.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ancestors: Vec<Ancestor>,

@@ -50,8 +50,8 @@ impl Gatherer {
             Some((seen, _)) => {
                 let (status, proc) = (seen.proc.status()?, &seen.proc);
                 let (uids, gids, groups, tracer) = (status.uids, status.gids, status.groups, status.tracer);
-                let (login_uid, foreign) = (proc.login_uid(), self.foreign(proc));
-                let process = ProcessEvidence { uids, gids, groups, tracer, login_uid, foreign, ..seen.evidence.clone() };
+                let (login_uid, foreign, capabilities) = (proc.login_uid(), self.foreign(proc)?, status.capabilities);
+                let process = ProcessEvidence { uids, gids, groups, tracer, login_uid, foreign, capabilities, ..seen.evidence.clone() };
                 (process, seen.map.try_clone()?, None)
             }
             None => {
@@ -87,8 +87,8 @@ impl Gatherer {
         if self.kernel.pidfd_info { self.recent.find(pid, full) } else { None }
     }
 
-    fn foreign(&self, proc: &ProcDir) -> Vec<String> {
-        self.host.foreign(proc).into_iter().map(str::to_owned).collect()
+    fn foreign(&self, proc: &ProcDir) -> io::Result<Vec<String>> {
+        Ok(self.host.foreign(proc)?.into_iter().map(str::to_owned).collect())
     }
 
     /// What it executes, who traces it and its groups now; `None` when it is gone.
@@ -116,7 +116,7 @@ impl Gatherer {
     }
 
     /// What a path leads to on the host; `None` when nowhere that can be trusted.
-    pub fn file(&self, path: &[u8]) -> Option<HostFile> {
+    pub fn file(&self, path: &[u8]) -> io::Result<Option<HostFile>> {
         self.host.file(path)
     }
 
@@ -149,19 +149,21 @@ impl Gatherer {
             gids: status.gids,
             groups: status.groups,
             tracer: status.tracer,
-            exe: exe.map(|exe| self.exe(exe)),
+            exe: exe.map(|exe| self.exe(exe)).transpose()?,
             invocation: cgroup.as_deref().and_then(invocation_of),
             cgroup,
             login_uid: proc.login_uid(),
-            foreign: self.foreign(proc),
+            foreign: self.foreign(proc)?,
+            capabilities: status.capabilities,
+            launch: None,
         })
     }
 
-    fn exe(&self, exe: &Executable) -> ExeEvidence {
+    fn exe(&self, exe: &Executable) -> io::Result<ExeEvidence> {
         let trusted_fs = exe.on_trusted_fs();
-        let host = if trusted_fs { self.host.file(&exe.path) } else { None };
+        let host = if trusted_fs { self.host.file(&exe.path)? } else { None };
         let verified = host.as_ref().is_some_and(|file| file.id.same_file(&exe.id) || crate::mutation!("path-verified"));
-        ExeEvidence {
+        Ok(ExeEvidence {
             path: exe.path.clone(),
             id: exe.id,
             handle: exe.handle(),
@@ -170,7 +172,7 @@ impl Gatherer {
             deleted: exe.id.nlink == 0,
             verified,
             root_owned: verified && host.is_some_and(|file| file.root_owned),
-        }
+        })
     }
 
     fn walk_ancestors(&self, pidfd: &Pidfd, from: Option<&ProcDir>, full: bool) -> io::Result<Vec<ProcessEvidence>> {

@@ -143,7 +143,9 @@ impl Roll {
         if facts.uid == 0 {
             return (Assurance::Program, Basis::Program);
         }
-        let basis = if self.uid_is_of_unit(row, facts) {
+        let basis = if is_launched(row, facts) {
+            Basis::Launch
+        } else if self.uid_is_of_unit(row, facts) {
             Basis::SystemUnit
         } else if row.exclusive_uid && !self.others_on(row, facts.uid) {
             Basis::ExclusiveUid
@@ -231,6 +233,12 @@ impl Roll {
             .collect();
         if lines.is_empty() { "no identity shares a selector with it".to_owned() } else { lines.join("; ") }
     }
+}
+
+/// Started by the launcher as what the row names, on the host itself, and traced by nobody.
+fn is_launched(row: &Identity, facts: &Facts) -> bool {
+    let named = |name: &String| row.selectors.iter().any(|s| s.kind() == "launch:id" && s.value() == name);
+    facts.launch.as_ref().is_some_and(named) && facts.foreign.is_empty() && facts.tracer.is_none()
 }
 
 /// The row whose selectors strictly include every other's; an error when there is none such among several.

@@ -60,6 +60,7 @@ pub fn facts_of(now: &ProcessEvidence) -> Facts {
         login: None,
         foreign: now.foreign.clone(),
         tracer: (now.tracer != 0).then_some(now.tracer),
+        launch: now.launch.as_ref().map(ToString::to_string),
         ancestors: Vec::new(),
     }
 }
@@ -99,6 +100,9 @@ pub fn selectors_of(facts: &Facts, user: Option<&str>, groups: &[(u32, String)])
     }
     if let Some(unit) = &facts.unit {
         out.push(Selector::of(if unit.system { "systemd:id" } else { "systemd:user-unit" }, &unit.name));
+    }
+    if facts.foreign.is_empty() {
+        out.push(facts.launch.as_ref().and_then(|name| Selector::of("launch:id", name)));
     }
     out.push(facts.container.as_ref().and_then(|id| Selector::of("container:id", id)));
     let mut out: Vec<Selector> = out.into_iter().flatten().collect();

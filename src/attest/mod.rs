@@ -18,6 +18,7 @@ mod gather;
 mod hash;
 mod identity;
 mod judge;
+mod launches;
 mod pins;
 pub mod protocol;
 mod recent;
@@ -37,6 +38,7 @@ pub use gather::{Gatherer, invocation_of};
 pub use hash::{ExeHashes, HashError};
 pub use identity::{Candidate, Names, Roll};
 pub use judge::judge;
+pub use launches::{Launches, LaunchesError, launcher};
 pub use pins::{Changed, Pins};
 #[cfg(feature = "testing")]
 pub use protocol::{Answer, Malformed, Numbered, Request, decode_answer, decode_request, encode_answer, encode_request};

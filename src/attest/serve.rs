@@ -164,7 +164,10 @@ impl Conversation {
                 Found::Gone => self.say(id, Answer::Found(Lives::No), &[])?,
                 Found::Unsupported => self.say(id, Answer::Found(Lives::Unknown), &[])?,
             },
-            Request::File { path } => self.say(id, Answer::File(gatherer.file(&path)), &[])?,
+            Request::File { path } => {
+                let answer = gatherer.file(&path).map_or_else(|error| Answer::Failed(error.to_string()), Answer::File);
+                self.say(id, answer, &[])?;
+            }
         }
         Ok(true)
     }

@@ -103,7 +103,7 @@ impl Source {
     /// What an absolute path leads to on the host.
     pub async fn file(&self, path: &[u8]) -> io::Result<Option<HostFile>> {
         match self {
-            Source::Here(gatherer) => Ok(gatherer.file(path)),
+            Source::Here(gatherer) => gatherer.file(path),
             Source::Attestor(attestor) => match attestor.ask(Request::File { path: path.to_vec() }, &[]).await? {
                 (Answer::File(file), _) => Ok(file),
                 _ => Err(other()),

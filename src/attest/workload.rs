@@ -28,6 +28,8 @@ pub enum Basis {
     SystemUnit,
     /// The registry row asserts that the uid is exclusive.
     ExclusiveUid,
+    /// The launcher started it in a group of its own.
+    Launch,
 }
 
 /// Which process looked at the caller; part of every record beside the basis.

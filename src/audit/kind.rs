@@ -51,6 +51,8 @@ words! {
         Operator = "operator",
         /// Issuing was stopped or allowed again.
         Freeze = "freeze",
+        /// A program was started apart, in a group of its own.
+        Launch = "launch",
         /// Policies in shadow mode would have refused.
         Shadow = "shadow",
         /// Further equal events, counted.

@@ -102,6 +102,8 @@ pub(super) struct AuditScribe {
     marked: Option<BootTime>,
     unmarked: Option<Note>,
     prune_due: BootTime,
+    /// Both clocks when the log was taken up.
+    since: (WallTime, BootTime),
     low: bool,
     stale: bool,
 }
@@ -126,12 +128,13 @@ impl AuditScribe {
     pub(super) fn new(parts: Parts, tip: Tip, first: u64, bytes: u64, own: Vec<Event>) -> Self {
         let Parts { volume, key, settings, clock, folds, shared, publisher } = parts;
         let prune_due = clock.boot();
+        let since = (clock.wall(), clock.boot());
         #[rustfmt::skip]
         let new = Self {
             volume, key, next_key: None, settings, clock, folds, shared, publisher,
             tip, written: tip, synced: tip, first, opening: None, bytes, bytes_written: bytes, own, taken: Vec::new(),
             head: tip.seq, head_written: tip.seq, head_due: None, note: None, note_written: None, marked: None, unmarked: None,
-            prune_due, low: false, stale: false,
+            prune_due, since, low: false, stale: false,
         };
         new
     }
@@ -206,7 +209,9 @@ impl AuditScribe {
     fn prune(&mut self) -> io::Result<()> {
         let anchored = self.publisher.anchored();
         let limit = if anchored.configured { anchored.seq } else { self.synced.seq };
-        let before = self.clock.wall().0.saturating_sub(self.settings.keep.days.saturating_mul(DAY));
+        // A wall clock that is set forward makes no record old: no more time has passed than the other clock counted.
+        let passed = self.since.0.0.saturating_add(self.clock.boot().since(self.since.1));
+        let before = self.clock.wall().0.min(passed).saturating_sub(self.settings.keep.days.saturating_mul(DAY));
         let Some(doomed) = segment::doomed(&*self.volume, self.settings.keep, &WallTime(before).rfc3339(), limit)? else { return Ok(()) };
         let time = self.clock.wall().rfc3339();
         let stub = Note::sign(Says::Stub, self.settings.origin.as_str(), doomed.tip, &time, &self.key);

@@ -241,6 +241,11 @@ impl Audit {
         Ok(result?)
     }
 
+    /// Whether an issue would be put on the record; false while the disk has too little space.
+    pub async fn has_room(&self) -> bool {
+        self.log.has_room().await
+    }
+
     /// Counts a read of a live lease, where the record of an earlier one stands for it: then there is nothing to write. Reads from
     /// `restricted` up have no such record.
     pub fn count_read(&self, lease: LeaseId) -> Option<Recorded> {

@@ -5,7 +5,7 @@
 
 use super::{Broker, record};
 use crate::{
-    audit::{Ended, Event, Kind, Need, Outcome},
+    audit::{Ended, Event, Kind, Outcome},
     engine::EngineError,
     lease::{Cause, Ending, Postponed},
     model::{EndResult, LeaseId},
@@ -148,13 +148,6 @@ impl Broker {
         match governance.catalogue.find(&lease.secret) {
             Some(secret) => event.secret(secret, None),
             None => event,
-        }
-    }
-
-    /// Endings go on even when the record cannot be written: a dead credential without a record is better than a live one.
-    async fn on_record(&self, event: Event) {
-        if let Err(error) = self.audit.append(event, Need::Soon).await {
-            tracing::error!(%error, "an ending is not on the record");
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     lease::Lease,
     model::{Catalogue, Code, EndReason, HolderKind, Refusal, WallTime},
     policy::{Bundle, Decision, Evidence},
-    sys::write_atomic,
+    sys::{TrustError, write_atomic},
 };
 use std::{
     io,
@@ -35,9 +35,10 @@ pub struct Governance {
     pub warnings: Vec<String>,
 }
 
-/// Why files do not make a bundle, each with file and line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LoadProblems(pub Vec<String>);
+/// Why files do not make a bundle, each with file and line; and the first file that could not be read at all, if there was one.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct LoadProblems(pub Vec<String>, #[source] pub Option<TrustError>);
 
 /// Reads the files and makes a bundle of them with this generation at this time.
 pub type Loader = Box<dyn Fn(u64, WallTime) -> Result<Governance, LoadProblems> + Send + Sync>;

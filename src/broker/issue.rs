@@ -8,13 +8,14 @@ use super::{
 };
 use crate::{
     approval::Clearance,
-    audit::{Event, Kind, Need, Outcome},
+    audit::{AuditError, Event, Kind, Need, Outcome},
     digest::sha256,
     engine::{Issued, Order},
     intent::{Ask, Intent},
     lease::{Lease, Slot, State},
     model::{Channel, Code, EndReason, LeaseId, Refusal, RequestId, SecretDefinition},
     policy::{Decision, Evidence, Permit},
+    sys::append::AppendError,
 };
 use std::sync::Arc;
 
@@ -63,6 +64,7 @@ impl Broker {
             self.leases.note_decided(lease.id, governance.generation);
             return self.give_again(peer, &lease, trail).await;
         }
+        self.must_have_room().await?;
         let draft = self.draft(clearance.permit(), &bound, key, trail.request)?;
         let engine = self.engine(&draft.engine)?;
         let slot = self.leases.reserve(draft, engine.has_upstream()).await?; // the debt is written down first
@@ -80,6 +82,17 @@ impl Broker {
                 Err(stop)
             }
         }
+    }
+
+    /// A lease that cannot be written down any more is none: what is written to end it would eat up the room that is kept for endings.
+    async fn must_have_room(&self) -> Result<(), Stop> {
+        if crate::mutation!("reserve-first") {
+            return Ok(());
+        }
+        if !self.leases.has_room().await {
+            return Err(AppendError::NoSpace.into());
+        }
+        if self.audit.has_room().await { Ok(()) } else { Err(AuditError::NoSpace.into()) }
     }
 
     async fn deliver(

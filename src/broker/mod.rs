@@ -15,8 +15,10 @@ mod govern;
 mod holder;
 mod issue;
 mod keys;
+mod launch;
 mod metrics;
 mod operator;
+mod owed;
 mod reaper;
 mod reconcile;
 mod record;
@@ -68,6 +70,8 @@ pub struct Settings {
     pub freeze_file: std::path::PathBuf,
     /// The id of this boot.
     pub boot: Arc<str>,
+    /// The program that is believed when it asks for another to be started apart.
+    pub launcher: std::path::PathBuf,
     /// What this process could not give up on this host, in sentences.
     pub lacking: Vec<String>,
 }
@@ -122,6 +126,7 @@ pub struct Broker {
     read_only: Option<String>,
     reaper: reaper::Holders,
     unbound: unbound::Unbound,
+    owed: owed::Owed,
     metrics: Metrics,
     started: WallTime,
     keys: KeyPlaces,
@@ -154,6 +159,7 @@ impl Broker {
             read_only: parts.read_only,
             reaper: reaper::Holders::default(),
             unbound: unbound::Unbound::default(),
+            owed: owed::Owed::default(),
             metrics: Metrics::default(),
             keys: parts.keys,
             rotating: tokio::sync::Mutex::default(),

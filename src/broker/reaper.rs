@@ -8,7 +8,7 @@ use crate::{
     attest::{Pins, Subject, Unavailable, invocation_of},
     lease::{HolderGroup, HolderKey, Lease},
     model::{EndReason, ExecRule, HolderKind, LeaseId},
-    sys::GroupWatch,
+    sys::{GroupWatch, is_shortage},
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -197,7 +197,7 @@ impl Broker {
         };
         // That nobody can look says nothing about the process: its leases are kept until somebody can. None is read meanwhile, for the
         // pins say that it changed.
-        if now.as_ref().is_err_and(Unavailable::is) {
+        if now.as_ref().is_err_and(|error| Unavailable::is(error) || is_shortage(error)) {
             return;
         }
         let (now, leases) = (now.ok(), self.leases.of_holder(key));

@@ -45,6 +45,13 @@ pub struct SocketConfig {
     pub operator_group: String,
 }
 
+impl SocketConfig {
+    /// Where the launcher asks: beside the workloads' socket. `clav-launch` itself knows `/run/claviger` alone.
+    pub fn launch(&self) -> PathBuf {
+        self.workload.with_file_name("launch.sock")
+    }
+}
+
 impl Default for SocketConfig {
     fn default() -> Self {
         Self {
@@ -126,6 +133,8 @@ impl Default for LimitConfig {
 pub struct AttestConfig {
     /// Programs that speak for their parent process: `clav` where it is installed.
     pub clients: Vec<PathBuf>,
+    /// The launcher, which starts programs apart; no other program is believed where it asks.
+    pub launcher: PathBuf,
     /// The user of the attestor, where that is a process of its own: the daemon believes no other.
     pub attestor_user: String,
     /// The user of the daemon: the attestor answers no other.
@@ -142,6 +151,7 @@ impl Default for AttestConfig {
     fn default() -> Self {
         Self {
             clients: vec!["/usr/bin/clav".into()],
+            launcher: "/usr/bin/clav-launch".into(),
             attestor_user: "claviger-attest".into(),
             daemon_user: "claviger".into(),
             hash_max_bytes: 256 << 20,

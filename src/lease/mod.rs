@@ -115,6 +115,11 @@ impl Leases {
         Ok((Self { table, log, changed: Notify::new() }, recovered))
     }
 
+    /// Whether a lease would be written down; false while the disk has too little space.
+    pub async fn has_room(&self) -> bool {
+        self.log.has_room().await
+    }
+
     /// Takes a place. With `durable` it is on the disk when this returns, as it must be before anything is made upstream.
     pub async fn reserve(&self, lease: Lease, durable: bool) -> Result<Slot, ReserveError> {
         let lease = Lease { state: State::Reserved, ..lease };

@@ -119,6 +119,10 @@ codes! {
     KEY_NOT_ROTATED = "key_not_rotated", Conflict, "The key was not changed.";
     /// Only operators.
     NOT_OPERATOR = "not_operator", Denied, "The calling process may not use the operator socket for this.";
+    /// Only the launcher may register what it launches.
+    NOT_LAUNCHER = "not_launcher", Denied, "Only the launcher may ask for a program to be started apart.";
+    /// The table of launches or the groups for them.
+    LAUNCH_UNAVAILABLE = "launch_unavailable", Unavailable, "This host cannot start programs apart now.";
     /// Our own failure; details are inside.
     INTERNAL = "internal_error", Unavailable, "Internal error.";
 }

@@ -51,6 +51,7 @@ const KINDS: &[Kind] = &[
     ("systemd:id", is_word, Strength::Strong),
     ("systemd:user-unit", is_word, Strength::Weak),
     ("container:id", is_word, Strength::Strong),
+    ("launch:id", is_word, Strength::Strong),
 ];
 
 fn is_id(value: &str) -> bool {

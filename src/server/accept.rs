@@ -9,8 +9,6 @@ use crate::{
     sys::{Clock, peer_cred},
 };
 use std::{
-    io,
-    os::unix::net::UnixListener as StdListener,
     path::PathBuf,
     sync::{
         Arc,
@@ -43,6 +41,7 @@ pub struct Server {
     broker: Arc<Broker>,
     workloads: Arc<Limits>,
     operators: Arc<Limits>,
+    launches: Arc<Limits>,
     audit_folder: PathBuf,
     stop: watch::Receiver<bool>,
     open: Arc<AtomicUsize>,
@@ -64,13 +63,25 @@ impl Server {
         let named = Box::new(move |uid| registry.governance().roll.names_uid(uid));
         let workloads = Limits::new(settings.clone(), clock.clone(), named);
         // Whoever the socket's mode lets in is no stranger, and no flood at the other door keeps them out.
-        let operators = Limits::new(settings, clock, Box::new(|_| true));
-        Self { broker, workloads, operators, audit_folder, stop, open: Arc::default() }
+        let operators = Limits::new(settings.clone(), clock.clone(), Box::new(|_| true));
+        // A launch costs a group and two syncs, and people start programs more slowly than this.
+        let slow = LimitSettings { connections: 16, connections_total: 256, connections_per_second: 10, ..settings };
+        let launches = Limits::new(slow, clock, Box::new(|_| true));
+        Self { broker, workloads, operators, launches, audit_folder, stop, open: Arc::default() }
     }
 
     /// Connections that are open now.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Acquire)
+    }
+
+    pub(super) fn broker(&self) -> &Arc<Broker> {
+        &self.broker
+    }
+
+    /// What one uid may at the launcher's door.
+    pub(super) fn launches(&self) -> &Arc<Limits> {
+        &self.launches
     }
 
     fn limits(&self, door: Door) -> &Arc<Limits> {
@@ -81,13 +92,12 @@ impl Server {
     }
 
     /// Serves one listener until stopped.
-    pub async fn serve(&self, listener: StdListener, door: Door) -> io::Result<()> {
-        let listener = UnixListener::from_std(listener)?;
+    pub async fn serve(&self, listener: UnixListener, door: Door) {
         let mut stop = self.stop.clone();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+                _ = stop.wait_for(|stop| *stop) => return,
             };
             let stream = match accepted {
                 Ok((stream, _)) => stream,

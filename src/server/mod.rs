@@ -5,6 +5,7 @@
 
 mod accept;
 mod connection;
+mod launch;
 mod limits;
 mod operator_api;
 mod reply;

@@ -4,6 +4,7 @@
 
 use super::{
     exe::{FileId, TRUSTED_FILE_SYSTEMS, file_id, file_system},
+    is_passing_io, is_shortage,
     procfs::ProcDir,
 };
 use nix::{
@@ -38,6 +39,8 @@ impl Host {
     pub fn probe() -> io::Result<Host> {
         match Self::of(1) {
             Ok(host) => Ok(Host { of_pid_1: true, ..host }),
+            // Short of something, which is no answer.
+            Err(error) if is_passing_io(&error) => Err(error),
             Err(_) => Self::of(std::process::id()),
         }
     }
@@ -55,45 +58,58 @@ impl Host {
         })
     }
 
-    /// Which of `user`, `pid`, `mnt` and `root` differ. What cannot be read differs.
-    pub fn foreign(&self, proc: &ProcDir) -> Vec<&'static str> {
+    /// Which of `user`, `pid`, `mnt` and `root` differ. What cannot be read differs; an error says that this host is short of something.
+    pub fn foreign(&self, proc: &ProcDir) -> io::Result<Vec<&'static str>> {
         let mut out = Vec::new();
         for (name, ours) in [("user", self.user), ("pid", self.pid), ("mnt", self.mnt)] {
-            if proc.namespace(name).ok() != ours {
+            if told(proc.namespace(name))? != ours {
                 out.push(name);
             }
         }
-        if proc.root().ok() != Some((self.root_id.dev, self.root_id.ino)) {
+        if told(proc.root())? != Some((self.root_id.dev, self.root_id.ino)) {
             out.push("root");
         }
-        out
+        Ok(out)
     }
 
     /// Walks an absolute path part by part, so that no untrusted file system is asked and no link is followed. `None` when it leads
-    /// nowhere, through a link, or out of the trusted file systems.
-    pub fn file(&self, path: &[u8]) -> Option<HostFile> {
-        let mut at = self.root.try_clone().ok()?;
-        let mut id = file_id(&at).ok()?;
+    /// nowhere, through a link, or out of the trusted file systems; an error says that this host is short of something.
+    pub fn file(&self, path: &[u8]) -> io::Result<Option<HostFile>> {
+        told(self.walk(path)).map(Option::flatten)
+    }
+
+    fn walk(&self, path: &[u8]) -> io::Result<Option<HostFile>> {
+        let mut at = self.root.try_clone()?;
+        let mut id = file_id(&at)?;
         let mut root_owned = id.root_only();
         let mut trusted_mount = None;
         // The walk is on that tree's mounts, so its mountinfo knows them.
-        let mounts = ProcDir::open(if self.of_pid_1 { 1 } else { std::process::id() }).ok();
-        for part in path.strip_prefix(b"/")?.split(|b| *b == b'/') {
+        let mounts = told(ProcDir::open(if self.of_pid_1 { 1 } else { std::process::id() }))?;
+        let Some(path) = path.strip_prefix(b"/") else { return Ok(None) };
+        for part in path.split(|b| *b == b'/') {
             if part.is_empty() || part == b"." || part == b".." || !id.is_dir() {
-                return None;
+                return Ok(None);
             }
             // Before anything is looked up on a file system, the kernel must have said that it is one of the trusted.
             if trusted_mount != Some(id.mount) {
-                let fs = file_system(&at, &id, mounts.as_ref()).ok()?;
+                let fs = file_system(&at, &id, mounts.as_ref())?;
                 if !TRUSTED_FILE_SYSTEMS.contains(&fs.as_str()) && !crate::mutation!("file-system") {
-                    return None;
+                    return Ok(None);
                 }
                 trusted_mount = Some(id.mount);
             }
-            at = openat(&at, OsStr::from_bytes(part), OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
-            id = file_id(&at).ok()?;
+            at = openat(&at, OsStr::from_bytes(part), OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+            id = file_id(&at)?;
             root_owned &= id.root_only();
         }
-        Some(HostFile { id, root_owned })
+        Ok(Some(HostFile { id, root_owned }))
+    }
+}
+
+/// Nothing where the kernel says no, for that is an answer. That it is short of something is none.
+fn told<T>(asked: io::Result<T>) -> io::Result<Option<T>> {
+    match asked {
+        Err(error) if is_shortage(&error) => Err(error),
+        asked => Ok(asked.ok()),
     }
 }

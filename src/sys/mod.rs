@@ -10,14 +10,17 @@ mod exe;
 mod file;
 mod host;
 mod journal;
+mod launch;
 mod mutation;
 mod packet;
+mod passing;
 mod peer;
 mod pidfd;
 mod probe;
 mod process;
 mod procfs;
 mod resident;
+mod seccomp;
 #[cfg(any(test, feature = "testing"))]
 mod simulated;
 mod socket;
@@ -37,9 +40,14 @@ pub use exe::{Executable, FileId, TRUSTED_FILE_SYSTEMS, file_id};
 pub use file::{FileError, FileLock, file_names, private_folder, read_private, share_folder, write_atomic};
 pub use host::{Host, HostFile};
 pub use journal::{JOURNAL_SOCKET, SYSLOG_SOCKET, send_journal, send_syslog};
+pub use launch::{
+    CAP_SETGID, LAUNCH_GIDS, NotRoots, become_program, check_roots_file, check_roots_named, check_roots_tree, keep_standard_streams_only,
+    launcher_fault, may_set_groups, read_roots_file, settle,
+};
 #[cfg(mutations)]
 pub use mutation::{active as mutation_active, reached as failpoint_reached};
 pub use packet::{AsyncPackets, MAX_DESCRIPTORS, Packet, Packets};
+pub use passing::{is_passing, is_passing_io, is_shortage};
 pub use peer::{OVERFLOW_ID, PeerCred, pass_credentials, peer_cred, peer_groups, peer_pidfd, refuse_descriptors};
 pub use pidfd::{Found, PidHandle, PidInfo, Pidfd};
 pub use probe::{Feature, Kernel};
@@ -47,7 +55,7 @@ pub use process::{
     euid, gid_of, has_own_users, login_uids, may_look_at_all, notify_ready, notify_reloading, notify_stopping, notify_watchdog,
     passed_listeners, pause, uid_of, watchdog_interval,
 };
-pub use procfs::{MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, printable, printable_path};
+pub use procfs::{MACHINE_ID, MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, printable, printable_path};
 #[cfg(feature = "testing")]
 pub use procfs::{parse_stat, parse_status};
 pub use resident::{release_free_memory, release_start_pages};

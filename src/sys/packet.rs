@@ -45,6 +45,22 @@ impl Packets {
         Ok(Self(fd))
     }
 
+    /// Connects, and waits no longer than `within` for that, for every answer, and until a message is taken.
+    pub fn connect_within(path: &Path, within: Duration) -> io::Result<Self> {
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        peer::pass_credentials(&fd)?;
+        let packets = Self(fd);
+        packets.wait_within(within)?;
+        connect(packets.0.as_raw_fd(), &UnixAddr::new(path)?)?;
+        Ok(packets)
+    }
+
+    fn wait_within(&self, within: Duration) -> io::Result<()> {
+        let within = TimeVal::new(within.as_secs() as i64, within.subsec_micros().into());
+        setsockopt(&self.0, sockopt::ReceiveTimeout, &within)?;
+        setsockopt(&self.0, sockopt::SendTimeout, &within).map_err(io::Error::from)
+    }
+
     /// Waits for somebody who connects. Reading waits; writing waits no longer than `within`, so that nobody who does not read holds a
     /// thread for ever.
     pub fn accept(listener: &impl AsFd, within: Duration) -> io::Result<Self> {
@@ -54,6 +70,12 @@ impl Packets {
         peer::pass_credentials(&fd)?;
         setsockopt(&fd, sockopt::SendTimeout, &TimeVal::new(within.as_secs() as i64, within.subsec_micros().into()))?;
         Ok(Self(fd))
+    }
+
+    /// For tasks, which wait without holding a thread. Call within a runtime.
+    pub fn for_tasks(self) -> io::Result<AsyncPackets> {
+        nix::fcntl::fcntl(&self.0, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+        AsyncPackets::of(self)
     }
 
     /// Two ends that know each other, for tests of either.
@@ -165,6 +187,12 @@ impl AsyncPackets {
     /// See [`Packets::shut`].
     pub fn shut(&self) {
         self.0.get_ref().shut();
+    }
+}
+
+impl AsFd for AsyncPackets {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.get_ref().as_fd()
     }
 }
 

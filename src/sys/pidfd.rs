@@ -6,6 +6,7 @@ use std::{
     io::{self, Read},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     sync::OnceLock,
+    time::Duration,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -61,6 +62,8 @@ nix::ioctl_readwrite!(pidfd_get_info, 0xFF, 11, RawInfo);
 
 /// `PIDFS` in the kernel's list of file system magics.
 const PIDFS_MAGIC: i64 = 0x5049_4446;
+/// How often a process is asked whether it lives that cannot be watched.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Stands for the root of pidfs in `open_by_handle_at` (Linux 6.18).
 const FD_PIDFS_ROOT: RawFd = -10002;
 
@@ -115,8 +118,14 @@ impl Pidfd {
     /// Whether the thread group lives. `kill(0)` would succeed on zombies; only the poll tells.
     pub fn is_alive(&self) -> bool {
         let mut fds = [nix::poll::PollFd::new(self.fd.as_fd(), nix::poll::PollFlags::POLLIN)];
-        // Anything but "nothing happened" counts as dead: an error must never keep a right alive.
-        matches!(nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO), Ok(0))
+        loop {
+            match nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO) {
+                // A signal is no answer.
+                Err(Errno::EINTR) => {}
+                // Anything but "nothing happened" counts as dead: an error must never keep a right alive.
+                answer => return answer == Ok(0),
+            }
+        }
     }
 
     /// Ids, parent and control group now. `ESRCH` when it is gone, `ENOTTY` on kernels before 6.13.
@@ -182,12 +191,20 @@ impl Pidfd {
         }
     }
 
-    /// Waits until the whole thread group has exited. An error from the wait counts as exited.
+    /// Waits until the whole thread group has exited. Where that cannot be waited for, for want of a descriptor say, it is asked now and
+    /// then; an error from the wait counts as exited.
     pub async fn exited(&self) {
-        let Ok(copy) = self.fd.try_clone() else { return };
-        // SAFETY: an OwnedFd names the same open descriptor for as long as it lives.
-        if let Ok(fd) = unsafe { AsyncFd::register_with_interest(copy, Interest::READABLE) } {
-            let _ = fd.readable().await;
+        loop {
+            // SAFETY: an OwnedFd names the same open descriptor for as long as it lives.
+            let watch = self.fd.try_clone().and_then(|copy| unsafe { Ok(AsyncFd::register_with_interest(copy, Interest::READABLE)?) });
+            if let Ok(fd) = watch {
+                let _ = fd.readable().await;
+                return;
+            }
+            if !self.is_alive() {
+                return;
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
         }
     }
 

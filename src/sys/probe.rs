@@ -1,7 +1,7 @@
 //! What this kernel offers, probed once at start with a live connection to ourselves: never guessed from its version, and never
 //! from an error on somebody's connection, where a dead peer looks like an old kernel.
 
-use super::{peer, pidfd::Found, pidfd::Pidfd};
+use super::{is_passing_io, peer, pidfd::Found, pidfd::Pidfd};
 use serde::{Deserialize, Serialize};
 use std::{io, os::unix::net::UnixStream};
 
@@ -40,8 +40,8 @@ impl Kernel {
         if !own.is_alive() {
             return Err(io::Error::other("a pidfd of this living process reads as dead"));
         }
-        let peer_pidfd = peer::peer_pidfd(&one).is_ok_and(|pidfd| pidfd.is_alive());
-        let pidfd_info = own.info().is_ok_and(|info| info.pid == me);
+        let peer_pidfd = there(peer::peer_pidfd(&one))?.is_some_and(|pidfd| pidfd.is_alive());
+        let pidfd_info = there(own.info())?.is_some_and(|info| info.pid == me);
         let pidfd_handle = own.handle().is_some_and(|handle| matches!(Pidfd::find(handle), Found::Alive(_)));
         Ok(Kernel { peer_pidfd, pidfd_info, pidfd_handle })
     }
@@ -73,6 +73,14 @@ impl Kernel {
             (true, false, _) => "pinned, ids from /proc: processes pinned at connect; holders are not found again after a restart",
             (false, ..) => "nonce: a request must be repeated with a nonce on its connection; plain HTTP clients reach uid only",
         }
+    }
+}
+
+/// Nothing where the kernel does not know the call. That it is short of something says nothing about what it knows.
+fn there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if is_passing_io(&error) => Err(error),
+        found => Ok(found.ok()),
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Status {
     pub tracer: u32,
     /// `no_new_privs` is set.
     pub no_new_privs: bool,
+    /// The effective capabilities, as a set of bits.
+    pub capabilities: u64,
 }
 
 /// `/proc/PID/stat`, fields 4 and 22.
@@ -192,7 +194,13 @@ impl MapPin {
     /// Whether the process still has the memory map of when it was pinned. Any error counts as no.
     pub fn holds(&self) -> bool {
         let mut entry = [0u8; 8];
-        matches!(nix::sys::uio::pread(self.0.as_fd(), &mut entry, 0), Ok(n) if n > 0)
+        loop {
+            match nix::sys::uio::pread(self.0.as_fd(), &mut entry, 0) {
+                // A signal is no answer.
+                Err(nix::errno::Errno::EINTR) => {}
+                read => return read.is_ok_and(|n| n > 0),
+            }
+        }
     }
 }
 
@@ -212,6 +220,7 @@ pub fn parse_status(text: &[u8]) -> Option<Status> {
         ppid: field("PPid")?.parse().ok()?,
         tracer: field("TracerPid")?.parse().ok()?,
         no_new_privs: field("NoNewPrivs").is_some_and(|v| v == "1"),
+        capabilities: u64::from_str_radix(field("CapEff")?, 16).ok()?,
     })
 }
 
@@ -235,11 +244,17 @@ pub fn boot_id() -> io::Result<String> {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned())
 }
 
-/// This machine's id (machine-id(5)), if it has one.
-pub fn machine_id() -> Option<String> {
-    let text = std::fs::read_to_string("/etc/machine-id").ok()?;
+/// Where this machine's id is.
+pub const MACHINE_ID: &str = "/etc/machine-id";
+
+/// This machine's id (machine-id(5)), if it has one. That the file cannot be read says nothing about that.
+pub fn machine_id() -> io::Result<Option<String>> {
+    let text = match std::fs::read_to_string(MACHINE_ID) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text?,
+    };
     let id = text.trim();
-    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_owned())
+    Ok((id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_owned()))
 }
 
 /// Bytes as printable ASCII: everything else as `\xHH`, a backslash doubled, so that text from a process stays one line of text.

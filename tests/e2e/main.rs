@@ -21,6 +21,7 @@ mod failpoints;
 mod floods;
 mod fuse;
 mod hostile;
+mod launched;
 mod leases;
 mod operators;
 mod request;

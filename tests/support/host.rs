@@ -2,6 +2,8 @@
 //!
 //! Everything is on this machine's loopback and Unix sockets; dropping a `Host` ends the daemon and removes the folder.
 
+#![allow(dead_code, reason = "no suite uses all of it")]
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
@@ -143,19 +145,40 @@ impl Host {
 
     /// Starts the daemon again after it was ended.
     pub fn launch(&mut self) {
-        let mut command = Command::new(program_under_test());
+        let sockets = ["operator.sock", "workload.sock"].map(|name| self.dir.join(name));
+        let (mut command, log) = (self.daemon_command(&[]), self.dir.join("daemon.log"));
+        self.daemon = Some(Served::start(&mut command, &log, &sockets.each_ref().map(|path| path.as_path())));
+    }
+
+    /// Starts it below another program, such as a tracer that leaves the process to us, and waits for nothing.
+    pub fn launch_below(&mut self, program: &[String]) {
+        let (mut command, log) = (self.daemon_command(program), self.dir.join("daemon.log"));
+        self.daemon = Some(Served::spawn(&mut command, &log));
+    }
+
+    fn daemon_command(&mut self, below: &[String]) -> Command {
+        let mut words = below.to_vec();
         if self.two {
             if self.attestor.is_none() {
                 self.launch_attestor();
             }
             // Root by number, for the test's files are root's, and nothing of what root may.
-            command = Command::new("setpriv");
-            command.args(["--bounding-set=-all", "--inh-caps=-all", "--", &program_under_test(), "--attestor"]).arg(self.attestor_socket());
+            words.extend(["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"].map(str::to_owned));
+        }
+        words.push(program_under_test());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        if self.two {
+            command.arg("--attestor").arg(self.attestor_socket());
         }
         command.arg("--config").arg(self.dir.join("clavigerd.toml"));
         command.envs(self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str()))).current_dir(&self.dir);
-        let sockets = ["operator.sock", "workload.sock"].map(|name| self.dir.join(name));
-        self.daemon = Some(Served::start(&mut command, &self.dir.join("daemon.log"), &sockets.each_ref().map(|path| path.as_path())));
+        command
+    }
+
+    /// How the daemon ended, if it has.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.daemon.as_mut().and_then(Served::ended)
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -166,11 +189,9 @@ impl Host {
         self.daemon.as_ref().unwrap().pid()
     }
 
-    /// `kill -9`, or an orderly stop.
-    pub fn stop(&mut self, hard: bool) {
-        if let Some(daemon) = self.daemon.take() {
-            daemon.end(if hard { "KILL" } else { "TERM" });
-        }
+    /// `kill -9`, or an orderly stop; how it ended.
+    pub fn stop(&mut self, hard: bool) -> Option<std::process::ExitStatus> {
+        self.daemon.take().map(|daemon| daemon.end(if hard { "KILL" } else { "TERM" }))
     }
 
     pub fn log(&self) -> String {

@@ -4,7 +4,7 @@ use std::{
     fs::{self, OpenOptions},
     os::unix::net::UnixStream,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -12,11 +12,15 @@ use std::{
 pub struct Served(Child);
 
 impl Served {
-    /// Starts it with what it says going to the end of `log`, and waits until it listens at all of these.
-    pub fn start(command: &mut Command, log: &Path, sockets: &[&Path]) -> Served {
+    /// Starts it with what it says going to the end of `log`.
+    pub fn spawn(command: &mut Command, log: &Path) -> Served {
         let file = OpenOptions::new().create(true).append(true).open(log).unwrap();
-        let child = command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
-        let mut served = Served(child);
+        Served(command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap())
+    }
+
+    /// The same, and waits until it listens at all of these.
+    pub fn start(command: &mut Command, log: &Path, sockets: &[&Path]) -> Served {
+        let mut served = Served::spawn(command, log);
         // Generous: the machine may be busy with a build.
         let until = Instant::now() + Duration::from_secs(20);
         while !sockets.iter().all(|socket| UnixStream::connect(socket).is_ok()) {
@@ -33,15 +37,20 @@ impl Served {
     }
 
     pub fn is_running(&mut self) -> bool {
-        self.0.try_wait().unwrap().is_none()
+        self.ended().is_none()
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().unwrap()
     }
 
     /// Sends it a signal that ends it, and waits for that. One that has ended already is only waited for.
-    pub fn end(mut self, signal: &str) {
+    pub fn end(mut self, signal: &str) -> ExitStatus {
         if self.is_running() {
             assert!(Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status().unwrap().success());
         }
-        self.0.wait().unwrap();
+        self.0.wait().unwrap()
     }
 }
 

@@ -231,3 +231,31 @@ async fn a_log_of_another_format_is_refused_and_left_alone() {
     assert!(error.to_string().contains("format 2"), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
 }
+
+#[tokio::test]
+async fn a_wall_clock_that_is_set_makes_nothing_old_and_keeps_the_order() {
+    let (folder, keys, clock) = (tempfile::tempdir().unwrap(), Keys::new(), clock());
+    const YEARS: u64 = 10 * 365 * 86_400 * 1_000_000;
+    let keep = Retention { days: 90, bytes: u64::MAX };
+    let audit = on_disk(folder.path(), &keys, &clock, Options { segment_bytes: 4_000, keep, ..options() });
+    let mut seqs = Vec::new();
+    for (n, wall) in [START, START + YEARS, START - YEARS, START].into_iter().enumerate() {
+        clock.step_wall(wall);
+        for lease in 0..40 {
+            seqs.push(audit.append(issue(n as u128 * 40 + lease), Need::Durable).await.unwrap().seq());
+            clock.advance(3_600_000_000);
+        }
+    }
+    // What really is old goes, whatever was set before.
+    assert!(seqs.is_sorted());
+    audit.settle().await.unwrap();
+    assert_eq!(count(&records(folder.path()), Kind::Issue), 160, "a week has passed");
+    clock.advance(100 * 86_400_000_000);
+    for lease in 200..240 {
+        let _ = audit.append(issue(lease), Need::Durable).await.unwrap();
+    }
+    audit.stop();
+    let left = records(folder.path());
+    assert!(count(&left, Kind::Issue) < 200 && count(&left, Kind::Prune) > 0);
+    let _ = sound(folder.path(), &keys.pinned(vec![]));
+}

@@ -92,7 +92,7 @@ fn socket(what: &str, path: &Path, private: bool, findings: &mut Findings) {
         Err(error) => findings.fail(
             what,
             format!("{}: {error}", path.display()),
-            "systemctl start clavigerd-workload.socket clavigerd-operator.socket",
+            "systemctl start clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket",
         ),
     }
 }

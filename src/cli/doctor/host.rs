@@ -42,6 +42,28 @@ pub(super) fn look(config: &Config, findings: &mut Findings) {
         }
     }
     shared_uids(config, findings);
+    launcher(config, findings);
+}
+
+/// Whether programs can be started apart, where somebody wants them to.
+fn launcher(config: &Config, findings: &mut Findings) {
+    const MANIFESTS: &str = "/etc/claviger/launch.d";
+    if !std::fs::read_dir(MANIFESTS).is_ok_and(|mut manifests| manifests.next().is_some()) {
+        return findings.ok("launcher", format!("nothing is started apart: {MANIFESTS} is empty"));
+    }
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    if let Some(taken) = crate::launch::taken(&read("/etc/subgid"), &read("/etc/group")) {
+        findings.fail(
+            "launcher",
+            format!("{taken}, which launches need for themselves"),
+            "give it other groups: until then nothing is started apart",
+        );
+    }
+    let path = &config.attest.launcher;
+    match sys::launcher_fault(path) {
+        None => findings.ok("launcher", path.display().to_string()),
+        Some(why) => findings.fail("launcher", why, format!("chown root: {0}; chmod 755 {0}; setcap cap_setgid=ep {0}", path.display())),
+    }
 }
 
 fn proc_options(findings: &mut Findings) {

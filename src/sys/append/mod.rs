@@ -18,7 +18,8 @@ use super::storage::{Space, Storage};
 use std::{
     io,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
     thread::{Builder, JoinHandle},
@@ -165,6 +166,8 @@ enum Message<S: Scribe> {
 /// The callers' side. Dropping it closes the log without waiting; `stop` waits.
 pub struct Log<S: Scribe> {
     queue: SyncSender<Message<S>>,
+    /// Ordinary items were refused for want of space when the thread last looked.
+    low: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -172,9 +175,10 @@ impl<S: Scribe> Log<S> {
     /// Starts the thread. `storage` is the file to go on with; at most `queue` items wait.
     pub fn start(name: &str, storage: Box<dyn Storage>, scribe: S, reserve: Reserve, queue: usize) -> io::Result<Self> {
         let (sender, receiver) = sync_channel(queue);
-        let state = thread::Thread::new(receiver, scribe, reserve, storage)?;
+        let low = Arc::new(AtomicBool::new(false));
+        let state = thread::Thread::new(receiver, scribe, reserve, storage, low.clone())?;
         let thread = Builder::new().name(name.to_owned()).spawn(move || state.run())?;
-        Ok(Self { queue: sender, thread: Mutex::new(Some(thread)) })
+        Ok(Self { queue: sender, low, thread: Mutex::new(Some(thread)) })
     }
 
     fn send(&self, message: Message<S>) -> Result<(), AppendError> {
@@ -203,6 +207,12 @@ impl<S: Scribe> Log<S> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Turn { reply })?;
         answer.await.unwrap_or(Err(AppendError::Closed))
+    }
+
+    /// Whether ordinary items are taken, as far as is known; asks the disk only while there was too little.
+    pub async fn has_room(&self) -> bool {
+        // A log that fails says why to whoever appends.
+        !self.low.load(Ordering::Acquire) || self.settle().await.is_err() || !self.low.load(Ordering::Acquire)
     }
 
     /// Makes the thread look at what is due again.

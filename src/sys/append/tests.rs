@@ -152,9 +152,10 @@ async fn a_full_disk_refuses_the_ordinary_lets_endings_go_on_and_returns_by_itse
     let disk = SimulatedVolume::new(10_000, 2_000);
     let log = Lines::start(disk.clone(), SMALL);
     log.append("a".into(), Sync::Now, Room::Ordinary).await.unwrap();
-    assert!(disk.has_ballast());
+    assert!(disk.has_ballast() && log.has_room().await);
     disk.resize(2_200);
     assert_eq!(log.append("b".into(), Sync::Now, Room::Ordinary).await, Err(AppendError::NoSpace));
+    assert!(!log.has_room().await);
     assert!(disk.has_ballast(), "only an ending gives it up");
     log.append("ending".repeat(100), Sync::Now, Room::Ending).await.unwrap();
     assert!(!disk.has_ballast());

@@ -8,7 +8,11 @@
 use super::{AppendError, Message, Reopen, Reserve, Room, Scribe, Step, Storage, Sync};
 use std::{
     io,
-    sync::mpsc::{Receiver, RecvTimeoutError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
@@ -33,12 +37,20 @@ pub(super) struct Thread<S: Scribe> {
     failed: Option<AppendError>,
     /// When the ballast could not be made.
     unballasted: Option<Instant>,
+    /// For callers: what `is_low` said last.
+    low: Arc<AtomicBool>,
 }
 
 type Waiting<S> = Vec<(oneshot::Sender<Result<<S as Scribe>::Done, AppendError>>, <S as Scribe>::Done, Sync)>;
 
 impl<S: Scribe> Thread<S> {
-    pub(super) fn new(receiver: Receiver<Message<S>>, scribe: S, reserve: Reserve, storage: Box<dyn Storage>) -> io::Result<Self> {
+    pub(super) fn new(
+        receiver: Receiver<Message<S>>,
+        scribe: S,
+        reserve: Reserve,
+        storage: Box<dyn Storage>,
+        low: Arc<AtomicBool>,
+    ) -> io::Result<Self> {
         let len = storage.len()?;
         let storage = Some(storage);
         Ok(Self {
@@ -52,6 +64,7 @@ impl<S: Scribe> Thread<S> {
             since: None,
             failed: None,
             unballasted: None,
+            low,
         })
     }
 
@@ -90,6 +103,7 @@ impl<S: Scribe> Thread<S> {
     fn round(&mut self, batch: &mut Vec<Message<S>>, stop: bool) {
         let ending = batch.iter().any(|message| matches!(message, Message::Item { room: Room::Ending, .. }));
         let low = self.is_low(ending);
+        self.low.store(low == Some(AppendError::NoSpace), Ordering::Release);
         if let Err(error) = self.ensure_open() {
             return refuse(batch, error);
         }

@@ -2,13 +2,12 @@
 
 use super::{
     Role,
-    syscalls::{Rule, allowed, fatal},
+    syscalls::{allowed, fatal},
 };
+use crate::sys::seccomp::{Rule, compile};
 use nix::errno::Errno;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch, apply_filter,
-};
-use std::{collections::BTreeMap, io};
+use seccompiler::{SeccompAction, apply_filter};
+use std::io;
 
 /// Installs it for this thread and all that it starts. The sentence if this kernel or the container around does not take filters.
 pub(super) fn install(role: Role, internet: bool) -> io::Result<Option<String>> {
@@ -41,35 +40,4 @@ fn errno_of(error: &seccompiler::Error) -> Option<Errno> {
         seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error.raw_os_error().map(Errno::from_raw),
         _ => None,
     }
-}
-
-fn compile(rules: Vec<(libc::c_long, Rule)>, matched: SeccompAction, otherwise: SeccompAction) -> io::Result<BpfProgram> {
-    let mut table: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    let mut whole = Vec::new();
-    for (call, rule) in rules {
-        let chain = table.entry(call).or_default();
-        match rule {
-            Rule::Any => whole.push(call),
-            Rule::Where(conditions) => {
-                let conditions: Result<Vec<_>, _> = conditions
-                    .iter()
-                    .map(|one| {
-                        SeccompCondition::new(
-                            one.argument,
-                            SeccompCmpArgLen::Dword,
-                            SeccompCmpOp::MaskedEq(one.mask.into()),
-                            one.equals.into(),
-                        )
-                    })
-                    .collect();
-                chain.push(SeccompRule::new(conditions.map_err(io::Error::other)?).map_err(io::Error::other)?);
-            }
-        }
-    }
-    // No condition at all beside others is all of them.
-    for call in whole {
-        table.insert(call, Vec::new());
-    }
-    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
-    SeccompFilter::new(table, otherwise, matched, arch).and_then(TryInto::try_into).map_err(io::Error::other)
 }

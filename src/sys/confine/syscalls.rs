@@ -2,26 +2,8 @@
 //! reading the C library; calls that only one architecture has stand apart.
 
 use super::Role;
+use crate::sys::seccomp::{Condition, Rule, masked};
 use libc::*;
-
-/// When a listed call is allowed.
-pub(super) enum Rule {
-    /// Always.
-    Any,
-    /// If all of these hold; several rows of one call are alternatives.
-    Where(Vec<Condition>),
-}
-
-/// `argument & mask == equals`, over the low 32 bits: no flag or command that is looked at here lies above them.
-pub(super) struct Condition {
-    pub argument: u8,
-    pub mask: u32,
-    pub equals: u32,
-}
-
-fn masked(argument: u8, mask: u32, equals: u32) -> Condition {
-    Condition { argument, mask, equals }
-}
 
 fn is(argument: u8, equals: u32) -> Condition {
     masked(argument, u32::MAX, equals)

@@ -183,10 +183,10 @@ pub(super) const PROC_STATUS: Target = Target {
     name: "proc_status",
     samples: || {
         samples(&[
-            "Name:\ta\\nb\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t7\nPid:\t7\nPPid:\t1\nTracerPid:\t0\nUid:\t1000\t1000\t1000\t1000\nGid:\t1000\t1000\t1000\t1000\nGroups:\t4 24 \nNoNewPrivs:\t1\n",
+            "Name:\ta\\nb\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t7\nPid:\t7\nPPid:\t1\nTracerPid:\t0\nUid:\t1000\t1000\t1000\t1000\nGid:\t1000\t1000\t1000\t1000\nGroups:\t4 24 \nCapEff:\t00000000a80425fb\nNoNewPrivs:\t1\n",
         ])
     },
-    words: &["Uid:", "Gid:", "PPid:", "TracerPid:", "Groups:", "\t", "\n", "\r", "-1", "4294967296", "+0"],
+    words: &["Uid:", "Gid:", "PPid:", "TracerPid:", "Groups:", "CapEff:", "\t", "\n", "\r", "-1", "4294967296", "+0"],
     run: |bytes| parse_status(bytes).is_some(),
 };
 
