@@ -7,6 +7,9 @@ use std::{
     thread::{self, ScopedJoinHandle},
 };
 
+/// A computation with a key.
+type Act<'a> = &'a (dyn Fn(&SealKey) + Sync);
+
 /// As far down as anything here goes.
 const DEPTH: usize = 64 << 10;
 
@@ -38,7 +41,7 @@ fn a_computation_with_a_key_leaves_nothing_of_it_below_its_caller() {
     let derived = SealKey::from_bytes(&bytes).unwrap().derive("another use").expose().to_vec();
     let sealed = SealKey::from_bytes(&bytes).unwrap().seal(b"place", &plain, &SeededRandom::new(3));
     // Each on a new stack, with what it must not leave.
-    let look = |act: &(dyn Fn(&SealKey) + Sync)| {
+    let look = |act: Act| {
         thread::scope(|scope| {
             let run: ScopedJoinHandle<Vec<u8>> = scope.spawn(|| {
                 let key = SealKey::from_bytes(&bytes).unwrap();
@@ -55,7 +58,7 @@ fn a_computation_with_a_key_leaves_nothing_of_it_below_its_caller() {
     });
     assert!(holds(&control, &bytes[..16]), "whoever looks sees what was left");
     let random = SeededRandom::new(4);
-    let cases: [(&str, &(dyn Fn(&SealKey) + Sync)); 4] = [
+    let cases: [(&str, Act); 4] = [
         ("sealing", &|key| drop(key.seal(b"place", &plain, &random))),
         ("opening", &|key| drop(key.open(b"place", &sealed).unwrap())),
         ("deriving", &|key| drop(key.derive("another use"))),

@@ -114,25 +114,17 @@ impl Pins {
     /// process.
     pub fn agrees(&self, look: &Look) -> Result<(), Changed> {
         let same = match (self.exe, look.exe) {
-            (Some(before), Some(now)) => before.same_file(&now),
+            (Some(before), Some(now)) => before.same_file(&now) || crate::mutation!("executable-compared"),
             (None, None) => true,
             _ => false,
         };
-        if !same && !crate::mutation!("map-pin") && !crate::mutation!("executable-compared") {
-            return Err(self.changed());
-        }
-        if look.tracer != 0 && !self.traced {
-            return Err(self.changed());
+        if (!same && !crate::mutation!("map-pin")) || (look.tracer != 0 && !self.traced) {
+            return Err(if self.pidfd.is_alive() { Changed::Program } else { Changed::Gone });
         }
         if look.groups != self.groups && !crate::mutation!("groups-changed") {
             return Err(Changed::Credentials);
         }
         Ok(())
-    }
-
-    /// It is steered by another program now, or gone.
-    fn changed(&self) -> Changed {
-        if self.pidfd.is_alive() { Changed::Program } else { Changed::Gone }
     }
 
     /// The file that it executed when it was pinned.

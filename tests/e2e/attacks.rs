@@ -189,7 +189,7 @@ fn an_endless_table_of_mounts_holds_up_nobody_else() {
 }
 
 #[test]
-fn it_listens_nowhere_but_at_its_two_paths() {
+fn it_listens_on_no_network_and_under_no_abstract_name() {
     if !is_root() {
         return;
     }
@@ -212,6 +212,7 @@ fn it_listens_nowhere_but_at_its_two_paths() {
         .filter(|words| words.get(6).is_some_and(|inode| of_daemon.contains(inode)))
         .collect();
     let listening: Vec<&Vec<String>> = own.iter().filter(|words| words[3] == "00010000").collect();
-    assert_eq!(listening.len(), 2, "{own:?}");
-    assert!(own.iter().all(|words| words.get(7).is_none_or(|path| path.starts_with('/'))), "{own:?}");
+    assert!(listening.len() >= 2, "those of workloads and operators: {own:?}");
+    // A connection of the daemon's own, to its attestor, has a name from the kernel, at which nobody can reach it.
+    assert!(listening.iter().all(|words| words.get(7).is_some_and(|path| path.starts_with('/'))), "{own:?}");
 }

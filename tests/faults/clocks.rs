@@ -119,6 +119,7 @@ impl Lives<'_> {
 
                 launcher: Default::default(),
                 lacking: Vec::new(),
+                launcher: "/usr/lib/claviger/clav-launch".into(),
             },
             read_only: None,
             keys: KeyPlaces {
