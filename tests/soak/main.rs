@@ -10,7 +10,6 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests wait and measure")]
 
-#[allow(dead_code, reason = "this suite uses a part")]
 #[path = "../support/host.rs"]
 mod host;
 #[path = "../support/postgres.rs"]
