@@ -117,7 +117,6 @@ impl Lives<'_> {
                 freeze_file: self.folder.join("frozen"),
                 boot: "boot".into(),
 
-                launcher: Default::default(),
                 lacking: Vec::new(),
                 launcher: "/usr/lib/claviger/clav-launch".into(),
             },
