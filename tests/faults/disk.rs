@@ -97,6 +97,10 @@ fn fills_up(state: bool, audit: bool) {
     disks.iter().for_each(|disk| disk.fill(reserve - page));
     std::thread::sleep(Duration::from_millis(300));
     let heard: Vec<serde_json::Value> = load.into_iter().flat_map(Client::end).collect();
+    // However slow this machine is: so many refusals would write more than the reserve, if they wrote.
+    let mut last = site.host.hold(VICTIM, "orders", &["many", "2000", ASK]);
+    assert_eq!(last.first["status"], 503, "{}", last.first);
+    last.kill();
     let refused = refusals(&heard);
     assert!(!delivered(&heard).is_empty() && refused.len() > 1, "served before and refused after");
     assert!(refused.iter().all(|refusal| is_for_want_of_room(refusal)), "{:?}", refused.last());
