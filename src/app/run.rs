@@ -101,6 +101,7 @@ async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Res
     let broker = built.broker;
     broker.record_daemon(Kind::Start).await.map_err(|refusal| RunError::Record(refusal.detail.unwrap_or_default()))?;
     let revived = broker.start(built.recovered, &built.books).await;
+    drop(built.books);
     let (stop, stopped) = watch::channel(false);
     let limits = &config.limits;
     let settings = LimitSettings {

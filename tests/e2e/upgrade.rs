@@ -161,3 +161,29 @@ fn what_the_first_format_holds_is_read() {
     host.stop(false);
     super::crash::verify(&host);
 }
+
+#[test]
+fn what_a_later_version_wrote_ends_the_start_with_a_sentence_and_is_left_alone() {
+    if !is_root() {
+        return;
+    }
+    let host = laid_out(Path::new(FIXTURE));
+    let body = r#"{"event":"heading","format":2,"state_id":"of a later version"}"#;
+    let sum = ring::digest::digest(&ring::digest::SHA256, body.as_bytes());
+    let sum: String = sum.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    fs::write(host.dir.join("state/leases/leases-000000000002.jsonl"), format!("{sum} {body}\n")).unwrap();
+    let content = |folder: &str| {
+        let mut all = Vec::new();
+        each_file(&host.dir.join(folder), &mut |path| all.push((path.to_owned(), fs::read(path).unwrap())));
+        all.retain(|(path, _)| !path.ends_with("ballast"));
+        all.sort();
+        all
+    };
+    let before = content("state/leases");
+    let mut command = std::process::Command::new(program_under_test());
+    let output = command.arg("--config").arg(host.dir.join("clavigerd.toml")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(said.contains("lease journal: written in format 2") && said.contains("Start the version that wrote it"), "{said}");
+    assert!(content("state/leases") == before, "nothing was changed");
+}

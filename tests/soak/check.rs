@@ -73,7 +73,8 @@ impl Soak {
     pub fn check(&mut self, host: &mut Host, cluster: &Postgres, runtime: &Runtime, board: &Board) {
         let asked = Instant::now();
         let _quiet = board.gate.write().unwrap_or_else(PoisonError::into_inner);
-        self.settle(host, cluster, runtime);
+        let over = std::mem::take(&mut board.told().over);
+        self.settle(host, cluster, runtime, &over);
         let mut told = board.told();
         let (mut answered, lost) = (std::mem::take(&mut told.answered), std::mem::take(&mut told.lost));
         answered.retain(|lease| !self.record.open.contains_key(lease) && !self.record.has_ended(lease));
@@ -130,8 +131,8 @@ impl Soak {
         );
     }
 
-    /// Waits until the audit log, the journal, the daemon's list and PostgreSQL's roles name the same leases.
-    fn settle(&mut self, host: &mut Host, cluster: &Postgres, runtime: &Runtime) {
+    /// Waits until nothing that is over is live, and the audit log, the journal, the daemon's list and PostgreSQL's roles name the same leases.
+    fn settle(&mut self, host: &mut Host, cluster: &Postgres, runtime: &Runtime, over: &[String]) {
         let until = Instant::now() + SETTLED_WITHIN;
         loop {
             self.record.read_on(&host.dir.join("audit"));
@@ -142,14 +143,15 @@ impl Soak {
             let listed = listed(host);
             let by_list: BTreeSet<String> = listed.iter().filter(|(_, state)| state == "live").map(|(lease, _)| lease.clone()).collect();
             let roles: BTreeSet<String> = runtime.block_on(roles(cluster)).iter().map(|role| lease_of_role(role)).collect();
-            if by_record == by_journal && by_record == by_list && listed.len() == by_list.len() && of_postgres == roles {
+            let left: Vec<&String> = over.iter().filter(|lease| by_record.contains(*lease)).collect();
+            if left.is_empty() && by_record == by_journal && by_record == by_list && listed.len() == by_list.len() && of_postgres == roles {
                 return;
             }
             if Instant::now() > until {
                 let less = |a: &BTreeSet<String>, b: &BTreeSet<String>| a.difference(b).cloned().collect::<Vec<_>>();
                 let not_live: Vec<_> = listed.iter().filter(|(_, state)| state != "live").collect();
                 let wrong = format!(
-                    "the books do not agree.\nrecord less journal {:?}\njournal less record {:?}\nrecord less list {:?}\nlist less record {:?}\n\
+                    "the books do not agree, or something is left.\ngiven back or without a holder, and live {left:?}\nrecord less journal {:?}\njournal less record {:?}\nrecord less list {:?}\nlist less record {:?}\n\
                      not live {not_live:?}\nrecord less roles {:?}\nroles less record {:?}",
                     less(&by_record, &by_journal),
                     less(&by_journal, &by_record),
@@ -202,7 +204,7 @@ impl Soak {
     /// With all workers gone: every lease is over, no role is left, and the summary.
     pub fn check_the_end(&mut self, host: &mut Host, cluster: &Postgres, runtime: &Runtime, board: &Board) {
         host.wait_until(SETTLED_WITHIN, "all leases end with their holders", |host| host.live().is_empty());
-        self.settle(host, cluster, runtime);
+        self.settle(host, cluster, runtime, &[]);
         self.read_log(host);
         if !self.record.open.is_empty() {
             self.fail(host, "leases are left");

@@ -49,6 +49,8 @@ pub struct Told {
     pub held: BTreeMap<usize, Vec<String>>,
     /// What a live process found to be over, since the last check.
     pub lost: Vec<String>,
+    /// What was given back, or whose holder has gone: it must end.
+    pub over: Vec<String>,
     pub issued: u64,
     pub read: u64,
     pub renewed: u64,
@@ -217,8 +219,9 @@ impl Worker {
         let id = self.held[at].id.clone();
         match self.call(&format!("DELETE /v1/leases/{id}")) {
             (200, _) => {
-                self.held.swap_remove(at);
-                self.board.told().given_back += 1;
+                let mut told = self.board.told();
+                told.over.push(self.held.swap_remove(at).id);
+                told.given_back += 1;
             }
             // It may be ending by now.
             (0, _) => drop(self.held.swap_remove(at)),
@@ -236,7 +239,6 @@ impl Worker {
 
     fn leave(&mut self, killed: bool) {
         let Some(mut actor) = self.actor.take() else { return };
-        self.held.clear();
         // Dropping it kills it, unless it has gone by itself.
         if !killed {
             actor.say("leave");
@@ -245,6 +247,7 @@ impl Worker {
         }
         drop(actor);
         let mut told = self.board.told();
+        told.over.extend(self.held.drain(..).map(|held| held.id));
         *(if killed { &mut told.kills } else { &mut told.exits }) += 1;
     }
 }
