@@ -104,9 +104,10 @@ pub struct KeyPlace {
 
 /// A systemd credential if the unit passes one, else a private file.
 pub fn key_place(config: &Config) -> KeyPlace {
-    // One that cannot be looked at is there: reading it says what is wrong.
+    // One that cannot be looked at for want of something is there: reading it says so. Whoever checks the files beside the daemon may not
+    // look into the unit's folder, and has no credential.
     let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|folder| Path::new(&folder).join(&config.local.key_credential));
-    match credential.filter(|path| path.try_exists().unwrap_or(true)) {
+    match credential.filter(|path| path.try_exists().unwrap_or_else(|error| sys::is_passing_io(&error))) {
         Some(path) => KeyPlace { path, is_file: false },
         None => KeyPlace { path: config.local.key_file.clone(), is_file: true },
     }

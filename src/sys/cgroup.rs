@@ -11,6 +11,8 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 /// How often an empty group is looked at while it may be filled again.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How often a group is asked whether anybody is in it that cannot be watched.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// One control group of the unified hierarchy, watched through its own `cgroup.events` (kernel: admin-guide/cgroup-v2, "Un-populated
 /// Notification"): one descriptor, and nothing of which a user has few.
@@ -76,15 +78,20 @@ impl GroupWatch {
         nix::sys::uio::pread(&self.events, &mut [0u8; 1], 0) == Err(Errno::ENODEV)
     }
 
-    /// Waits until nobody is left in it.
+    /// Waits until nobody is left in it. Where that cannot be waited for, for want of a descriptor say, it is asked now and then.
     pub async fn emptied(&self) {
-        let Ok(copy) = self.events.try_clone() else { return };
-        // SAFETY: an OwnedFd names the same open descriptor for as long as it lives.
-        let Ok(changed) = (unsafe { AsyncFd::register_with_interest(copy, Interest::PRIORITY) }) else { return };
-        // Reading it is what the next change is compared with, so nothing is missed in between.
         while self.is_populated() {
-            let Ok(mut guard) = changed.ready(Interest::PRIORITY).await else { return };
-            guard.clear_ready();
+            // SAFETY: an OwnedFd names the same open descriptor for as long as it lives.
+            let watch = self.events.try_clone().and_then(|copy| unsafe { Ok(AsyncFd::register_with_interest(copy, Interest::PRIORITY)?) });
+            let Ok(changed) = watch else {
+                tokio::time::sleep(ASK_AGAIN).await;
+                continue;
+            };
+            // Reading it is what the next change is compared with, so nothing is missed in between.
+            while self.is_populated() {
+                let Ok(mut guard) = changed.ready(Interest::PRIORITY).await else { return };
+                guard.clear_ready();
+            }
         }
     }
 }

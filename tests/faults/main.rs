@@ -14,3 +14,4 @@ mod clocks;
 mod disk;
 mod site;
 mod tracer;
+mod units;
