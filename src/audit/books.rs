@@ -20,6 +20,7 @@ pub struct Books {
     /// Those that a crash at the record that was seen last could have left without their rows.
     recent: Vec<LeaseId>,
     ended: HashMap<LeaseId, Option<EndReason>>,
+    first: Option<WallTime>,
     last: String,
     looked_for: Option<Tip>,
     differs: bool,
@@ -58,6 +59,7 @@ impl Books {
             self.close();
             self.recent.clear();
         }
+        self.first = self.first.or_else(|| WallTime::parse(scan.time));
         self.last.clear();
         self.last.push_str(scan.time);
         if is(Kind::Stop) {
@@ -90,6 +92,14 @@ impl Books {
     /// Leases that were issued and have not ended.
     pub fn unended(&self) -> impl Iterator<Item = LeaseId> {
         self.issued.keys().copied().filter(|lease| !self.ended.contains_key(lease))
+    }
+
+    /// Whether a lease that was issued then must be on the record if anybody had had its secret, and is not: a crash came between its row in
+    /// the journal and its record.
+    pub fn lacks(&self, lease: LeaseId, issued: WallTime) -> bool {
+        let last = WallTime::parse(&self.last).map_or(0, |last| last.0);
+        let within = self.first.is_some_and(|first| first < issued) && issued.0.saturating_add(OF_A_CRASH) >= last;
+        within && !self.issued.contains_key(&lease) && !self.ended.contains_key(&lease)
     }
 
     /// Why a lease ended, if it has ended on the record and somebody had had its secret.

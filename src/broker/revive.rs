@@ -60,6 +60,12 @@ impl Broker {
                 drop(self.begin_end(lease.id, reason));
                 continue;
             }
+            // Nobody was answered: the record comes first.
+            if books.lacks(lease.id, lease.issued) {
+                revived.settled += 1;
+                drop(self.begin_end(lease.id, EndReason::Unfinished));
+                continue;
+            }
             // Further away than it can have been granted: the clock is not the one that it was made by, such as that of another time
             // namespace. How long it has lived is not known.
             if lease.deadline > now.plus(lease.ttl) {
