@@ -24,8 +24,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("lease", &["model", "sys", "digest", "intent", "approval", "engine"]),
     ("audit", &["model", "sys", "digest"]),
     ("broker", &["model", "sys", "digest", "wire", "launch", "attest", "intent", "policy", "approval", "engine", "lease", "audit"]),
-    ("server", &["model", "sys", "wire", "launch", "attest", "intent", "engine", "audit", "broker"]),
-    ("client", &["model", "sys", "wire"]),
+    ("server", &["model", "sys", "digest", "wire", "launch", "attest", "intent", "engine", "audit", "broker"]),
+    ("client", &["model", "sys", "digest", "wire"]),
     ("config", &["model", "sys", "digest"]),
     (
         "app",

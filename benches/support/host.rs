@@ -77,6 +77,7 @@ fn secret(name: &str) -> SecretDefinition {
         ttl: TtlLimits { default: Ttl::from_secs(3_600).expect("an hour"), max: Ttl::from_secs(3_600).expect("an hour") },
         reads_max: 100,
         quarantined: false,
+        pinned: false,
         description: String::new(),
         ends_by: EndsBy::Upstream,
         settings: serde_json::Map::new(),

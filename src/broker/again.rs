@@ -24,6 +24,9 @@ impl Broker {
             }
             served(lease.channel).ok()?;
             let secret = governance.catalogue.find(&lease.secret)?;
+            if secret.pinned {
+                return None;
+            }
             if lease.sensitivity.max(secret.sensitivity) >= Sensitivity::Restricted {
                 return None;
             }

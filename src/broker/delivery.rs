@@ -2,11 +2,21 @@
 
 use crate::{
     audit::Recorded,
+    digest::SealTo,
     engine::Again,
     lease::Lease,
     model::{RequestId, SecretBytes},
 };
 use std::sync::Arc;
+
+/// The key that a value is sealed to, made by the process that was pinned: it repeated the nonce, which was made after.
+#[derive(Clone)]
+pub struct Pinned {
+    /// The key.
+    pub key: SealTo,
+    /// What the message is bound to.
+    pub info: String,
+}
 
 /// What the holder gets.
 #[must_use]
@@ -16,6 +26,7 @@ pub struct Delivery {
     credential: Again,
     clamped: Vec<String>,
     recorded: Recorded,
+    pinned: Option<Pinned>,
 }
 
 impl Delivery {
@@ -26,7 +37,17 @@ impl Delivery {
         clamped: Vec<String>,
         recorded: Recorded,
     ) -> Self {
-        Self { request, lease, credential: credential.into(), clamped, recorded }
+        Self { request, lease, credential: credential.into(), clamped, recorded, pinned: None }
+    }
+
+    /// The same, to be sealed to this key.
+    pub(super) fn to(self, pinned: Option<Pinned>) -> Self {
+        Self { pinned, ..self }
+    }
+
+    /// What the value must be sealed to.
+    pub fn pinned(&self) -> Option<&Pinned> {
+        self.pinned.as_ref()
     }
 
     /// The request it answers.

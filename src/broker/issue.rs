@@ -1,7 +1,7 @@
 //! The heart: one request for a secret, from peer to answer.
 
 use super::{
-    Broker, Caller, Delivery, Fault, Stop,
+    Broker, Caller, Delivery, Fault, Pinned, Stop,
     holder::Bound,
     reaper::changed_or_gone,
     record,
@@ -22,14 +22,22 @@ use std::sync::Arc;
 
 impl Broker {
     /// Answers a declaration. Runs in a task of its own: whoever waits may go, the pipeline comes to its end.
-    pub async fn issue(self: &Arc<Self>, peer: Arc<Caller>, ask: Ask, body: &[u8], request: RequestId) -> Result<Delivery, Refusal> {
+    pub async fn issue(
+        self: &Arc<Self>,
+        peer: Arc<Caller>,
+        ask: Ask,
+        body: &[u8],
+        request: RequestId,
+        pinned: Option<Pinned>,
+    ) -> Result<Delivery, Refusal> {
         let (broker, digest) = (self.clone(), hex::encode(&sha256(&[body])[..16]));
         let task = tokio::spawn(async move {
             let mut trail = Trail::new(request, &peer);
+            trail.pinned = pinned.is_some();
             match broker.run(&peer, &ask, digest, &mut trail).await {
                 Ok(delivery) => {
                     broker.metrics.issued();
-                    Ok(delivery)
+                    Ok(delivery.to(pinned))
                 }
                 Err(stop) => Err(broker.refuse(&trail, stop).await),
             }
@@ -56,6 +64,7 @@ impl Broker {
             Decision::Forbid(refused) => return Err(refused.refusal().into()),
         };
         served(intent.channel())?;
+        may_be_given(intent.secret(), trail)?;
         let clearance = Clearance::settle(permit); // whether the evidence is there
         crate::failpoint!("decided");
         let bound = self.bind(peer, &workload, ask.holder).await?;
@@ -151,7 +160,8 @@ impl Broker {
 
     fn issue_event(lease: Event, trail: &Trail, issued: &Issued) -> Event {
         let version = issued.reference.0.get("version").and_then(serde_json::Value::as_u64);
-        record::with(trail.fill(lease, version).outcome(Outcome::Done), Event::credential, &issued.reference)
+        let event = record::with(trail.fill(lease, version).outcome(Outcome::Done), Event::credential, &issued.reference);
+        if trail.pinned { record::with(event, Event::more, &record::Given { pinned: true }) } else { event }
     }
 
     /// Puts a refusal on the record and says what the caller is told.
@@ -262,6 +272,11 @@ impl Drop for Unsettled<'_> {
 /// What policy lets be injected or signed with must never be handed over instead, and nothing injects or signs yet.
 pub(super) fn served(channel: Channel) -> Result<(), Refusal> {
     if channel == Channel::Deliver || crate::mutation!("handed-over") { Ok(()) } else { Err(Refusal::new(Code::CHANNEL_UNAVAILABLE)) }
+}
+
+/// Where the secret is given to a key of the process's own only, there must be one.
+pub(super) fn may_be_given(secret: &SecretDefinition, trail: &Trail) -> Result<(), Refusal> {
+    if !secret.pinned || trail.pinned || crate::mutation!("pinned-only") { Ok(()) } else { Err(Refusal::new(Code::PINNED_REQUIRED)) }
 }
 
 /// What the engine is told about a lease.

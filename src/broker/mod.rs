@@ -30,7 +30,7 @@ mod view;
 
 pub use act::Act;
 pub use caller::Caller;
-pub use delivery::Delivery;
+pub use delivery::{Delivery, Pinned};
 pub use govern::{Governance, LoadProblems, Loader};
 pub use keys::{AUDIT_KEY, KeyPlaces, NEXT_AUDIT_KEY, PublishError, publish_audit_key};
 pub use metrics::Metrics;

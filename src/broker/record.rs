@@ -28,6 +28,15 @@ impl Recordable for Effective {}
 /// Names only, by the engines' contract.
 impl Recordable for UpstreamRef {}
 
+/// How an issued value travelled; the `more` of its record.
+#[derive(Serialize)]
+pub(super) struct Given {
+    pub(super) pinned: bool,
+}
+
+/// A flag.
+impl Recordable for Given {}
+
 /// What was asked for, as long as there is no intent: so that a secret that nobody knows is named on the record all the same.
 #[derive(Serialize)]
 pub(super) struct Asked {
@@ -60,6 +69,8 @@ pub(super) struct Trail {
     pub(super) asked: Option<Asked>,
     pub(super) intent: Option<Intent>,
     pub(super) decided: Option<Decided>,
+    /// The value is sealed to a key of the caller's.
+    pub(super) pinned: bool,
 }
 
 impl Trail {
@@ -69,7 +80,7 @@ impl Trail {
 
     /// The trail of a peer of which only the uid at connect is known.
     pub(super) fn of_uid(request: RequestId, uid: u32) -> Self {
-        Self { request, uid, known: None, nobody: None, asked: None, intent: None, decided: None }
+        Self { request, uid, known: None, nobody: None, asked: None, intent: None, decided: None, pinned: false }
     }
 
     /// An event of this kind with all that is known so far.

@@ -1,8 +1,8 @@
 //! A live lease's value again, and more time for it.
 
 use super::{
-    Broker, Caller, Delivery, Governance, Stop,
-    issue::{order, served},
+    Broker, Caller, Delivery, Governance, Pinned, Stop,
+    issue::{may_be_given, order, served},
     record,
     record::Trail,
 };
@@ -17,8 +17,15 @@ use std::sync::Arc;
 
 impl Broker {
     /// The value of a live lease, for its holder.
-    pub async fn read(self: &Arc<Self>, peer: Arc<Caller>, id: LeaseId, request: RequestId) -> Result<Delivery, Refusal> {
+    pub async fn read(
+        self: &Arc<Self>,
+        peer: Arc<Caller>,
+        id: LeaseId,
+        request: RequestId,
+        pinned: Option<Pinned>,
+    ) -> Result<Delivery, Refusal> {
         let mut trail = Trail::new(request, &peer);
+        trail.pinned = pinned.is_some();
         let done = async {
             self.looked_at(id).await;
             let (workload, lease) = self.own_lease(&peer, id, &mut trail)?;
@@ -33,7 +40,7 @@ impl Broker {
             self.give_again(&peer, &lease, &trail).await
         };
         match done.await {
-            Ok(delivery) => Ok(delivery),
+            Ok(delivery) => Ok(delivery.to(pinned)),
             Err(stop) => Err(self.refuse(&trail, stop).await),
         }
     }
@@ -130,12 +137,13 @@ impl Broker {
         if lease.uses == 1 {
             return Err(Refusal::new(Code::USED_UP).into());
         }
-        if self.leases.count_read(lease.id).is_none() {
-            return Err(Refusal::new(Code::READS_EXCEEDED).into());
-        }
         let governance = self.governance();
         let secret = governance.catalogue.find(&lease.secret).ok_or_else(|| Refusal::new(Code::NO_GRANT))?;
         served(lease.channel)?;
+        may_be_given(secret, trail)?;
+        if self.leases.count_read(lease.id).is_none() {
+            return Err(Refusal::new(Code::READS_EXCEEDED).into());
+        }
         let issued = self.engine(&lease.engine)?.read(&order(lease, secret), &lease.reference).await?;
         let each = lease.sensitivity.max(secret.sensitivity) >= Sensitivity::Restricted;
         let recorded = match if each { None } else { self.audit.count_read(lease.id) } {

@@ -2,6 +2,7 @@
 
 use super::{Client, ClientError, Delivered, Lines, connection::Answer};
 use crate::{
+    digest::Opener,
     model::{EngineName, LeaseId, RequestId, SecretBytes, SecretName},
     sys::{Clock, SystemClock},
     wire::{
@@ -9,6 +10,7 @@ use crate::{
         LeaseAnswer, LeaseList, LeaseRequest, SecretList, Status, StoredList, WhoAmI,
     },
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
@@ -42,8 +44,7 @@ impl Client {
             let now = SystemClock.boot().0;
             ask.idempotency_key = Some(format!("once-{:08}-{now:016}", std::process::id()));
         }
-        let answer = self.call(Method::POST, "/v1/leases", json(&ask)?).await?;
-        Delivered::of(&answer)
+        self.delivered(Method::POST, "/v1/leases", json(&ask)?).await
     }
 
     /// `GET /v1/leases`: the caller's own.
@@ -58,8 +59,15 @@ impl Client {
 
     /// `GET /v1/leases/{id}/secret`: the value again.
     pub async fn read(&mut self, id: LeaseId) -> Result<Delivered, ClientError> {
-        let answer = self.call(Method::GET, &format!("/v1/leases/{id}/secret"), Bytes::new()).await?;
-        Delivered::of(&answer)
+        self.delivered(Method::GET, &format!("/v1/leases/{id}/secret"), Bytes::new()).await
+    }
+
+    /// A value, sealed to a key that is made here for this answer: whoever else holds the connection reads nothing.
+    async fn delivered(&mut self, method: Method, path: &str, body: Bytes) -> Result<Delivered, ClientError> {
+        let opener = Opener::generate().map_err(|_| ClientError::Protocol("no key could be made".into()))?;
+        let key = STANDARD.encode(opener.seal_to());
+        let (answer, nonce) = self.call_pinned(method, path, body, &key).await?;
+        Delivered::of(&answer, opener, nonce.as_deref())
     }
 
     /// `POST /v1/leases/{id}/renew`.

@@ -3,7 +3,7 @@
 use super::{Client, ClientError};
 use crate::{
     sys,
-    wire::{ErrorBody, NONCE_HEADER},
+    wire::{ErrorBody, NONCE_HEADER, PINNED_HEADER},
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -79,23 +79,49 @@ impl Client {
         done.await.unwrap_or_else(|_| Err(ClientError::Unreachable(socket, format!("no answer within {} s", ANSWER.as_secs()))))
     }
 
+    /// The same for an answer that is sealed to `key`, which is base64; with it comes the nonce that it was sealed for.
+    pub(super) async fn call_pinned(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        key: &str,
+    ) -> Result<(Answer, Option<String>), ClientError> {
+        let socket = self.path.clone();
+        let done = tokio::time::timeout(ANSWER, async {
+            let (response, nonce) = self.send_with(&method, path, &body, Some(key)).await?;
+            Ok((collect(response).await?, nonce))
+        });
+        done.await.unwrap_or_else(|_| Err(ClientError::Unreachable(socket, format!("no answer within {} s", ANSWER.as_secs()))))
+    }
+
     /// Sends a request and returns as soon as its answer begins; the nonce is answered, and a closed connection opened once more.
     pub(super) async fn send(&mut self, method: &Method, path: &str, body: &Bytes) -> Result<Response<Incoming>, ClientError> {
+        self.send_with(method, path, body, None).await.map(|(response, _)| response)
+    }
+
+    async fn send_with(
+        &mut self,
+        method: &Method,
+        path: &str,
+        body: &Bytes,
+        key: Option<&str>,
+    ) -> Result<(Response<Incoming>, Option<String>), ClientError> {
         let mut repeated = false;
         loop {
-            match self.attempt(method, path, body, None).await? {
+            match self.attempt(method, path, body, key, None).await? {
                 Attempt::Answered(response) if response.status() == StatusCode::UNAUTHORIZED => {
                     let answer = collect(response).await?;
                     let refusal = answer.refusal();
                     let ClientError::Refused(body_of, _) = &refusal else { return Err(refusal) };
                     let Some(nonce) = body_of.error.nonce.clone() else { return Err(refusal) };
-                    return match self.attempt(method, path, body, Some(&nonce)).await? {
-                        Attempt::Answered(response) => Ok(response),
+                    return match self.attempt(method, path, body, key, Some(&nonce)).await? {
+                        Attempt::Answered(response) => Ok((response, Some(nonce))),
                         // The nonce holds on its own connection only.
                         Attempt::Closed(why) => Err(ClientError::Unreachable(self.path.clone(), why)),
                     };
                 }
-                Attempt::Answered(response) => return Ok(response),
+                Attempt::Answered(response) => return Ok((response, None)),
                 Attempt::Closed(why) if repeated => return Err(ClientError::Unreachable(self.path.clone(), why)),
                 // The daemon closes what was queued before it armed its socket (socket activation), and what has been idle for long.
                 Attempt::Closed(_) => {
@@ -106,7 +132,14 @@ impl Client {
         }
     }
 
-    async fn attempt(&mut self, method: &Method, path: &str, body: &Bytes, nonce: Option<&str>) -> Result<Attempt, ClientError> {
+    async fn attempt(
+        &mut self,
+        method: &Method,
+        path: &str,
+        body: &Bytes,
+        key: Option<&str>,
+        nonce: Option<&str>,
+    ) -> Result<Attempt, ClientError> {
         let sender = match &mut self.sender {
             Some(sender) => sender,
             none => none.insert(open(&self.path).await?),
@@ -120,6 +153,9 @@ impl Client {
         }
         if let Some(nonce) = nonce {
             request = request.header(NONCE_HEADER, nonce);
+        }
+        if let Some(key) = key {
+            request = request.header(PINNED_HEADER, key);
         }
         let request = request.body(Full::new(body.clone())).map_err(|error| ClientError::Protocol(error.to_string()))?;
         match sender.send_request(request).await {

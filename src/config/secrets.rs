@@ -35,6 +35,8 @@ struct Row {
     reads_max: u64,
     #[serde(default)]
     quarantined: bool,
+    #[serde(default)]
+    pinned: bool,
     description: String,
     #[serde(default)]
     settings: serde_json::Map<String, serde_json::Value>,
@@ -133,6 +135,7 @@ pub fn secrets(files: &[File]) -> Result<Vec<RowDraft>, Vec<ConfigError>> {
                         ttl: TtlLimits { default, max: row.ttl.max },
                         reads_max: row.reads_max,
                         quarantined: row.quarantined,
+                        pinned: row.pinned,
                         description: row.description,
                         ends_by: EndsBy::None,
                         settings: row.settings,

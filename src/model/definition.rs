@@ -68,6 +68,8 @@ pub struct SecretDefinition {
     pub reads_max: u64,
     /// Out of use until an operator says otherwise.
     pub quarantined: bool,
+    /// Given only to a key that the attested process made.
+    pub pinned: bool,
     /// One line for people.
     pub description: String,
     /// How it ends: follows from the engine.

@@ -79,6 +79,8 @@ codes! {
     NO_GRANT = "no_grant", Denied, "No grant covers this request.";
     /// A secret alone was named and no single declared use fits.
     NO_DECLARED_USE = "no_declared_use", Denied, "No single declared use fits; say the purpose.";
+    /// The value is given to a key of the process's own only.
+    PINNED_REQUIRED = "pinned_required", Denied, "This secret is given only sealed to a key that the calling process made.";
     /// Evidence is missing.
     NEEDS = "needs", Needs, "The request would be granted with the evidence listed.";
     /// A policy could not be evaluated.

@@ -9,11 +9,13 @@ use super::{
     workload_api,
 };
 use crate::{
-    broker::{Broker, Caller},
+    broker::{Broker, Caller, Pinned},
+    digest::SealTo,
     model::{Code, Refusal, RequestId},
     sys::{CheckedStream, Cut, Leave, PeerCred, Reading},
-    wire::NONCE_HEADER,
+    wire::{NONCE_HEADER, PINNED_HEADER, pinned_info},
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures_util::future::{Either, ready};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -54,6 +56,8 @@ pub(super) struct Call {
     pub(super) parameter: Option<String>,
     pub(super) query: Option<String>,
     pub(super) body: Bytes,
+    /// What a value is to be sealed to.
+    pub(super) pinned: Option<Pinned>,
 }
 
 /// How a connection gets on.
@@ -123,6 +127,7 @@ pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, cont
             }
         };
         if context.door == Door::Workload
+            && !request.headers().contains_key(PINNED_HEADER)
             && let Some(response) = workload_api::answer_now(request.method(), request.uri().path(), peer, &context.broker, id)
         {
             return Either::Left(ready(answered(response)));
@@ -198,7 +203,8 @@ async fn answer(request: Request<Incoming>, peer: &Arc<Caller>, id: RequestId, c
     }
     let (route, parameter, body) = arrived(context.door, &head, body, context.limits.settings().request).await?;
     let query = head.uri.query().map(str::to_owned);
-    let call = Call { id, peer: peer.clone(), parameter, query, body };
+    let pinned = pinned(&head, peer)?;
+    let call = Call { id, peer: peer.clone(), parameter, query, body, pinned };
     match context.door {
         Door::Workload => workload_api::answer(route, call, context).await,
         Door::Operator if route.method == "GET" => operator_api::answer(route, call, context).await,
@@ -208,6 +214,20 @@ async fn answer(request: Request<Incoming>, peer: &Arc<Caller>, id: RequestId, c
             let act = tokio::spawn(async move { operator_api::answer(route, call, &context).await });
             act.await.unwrap_or_else(|_| Err(Refusal::new(Code::INTERNAL)))
         }
+    }
+}
+
+/// The key that the value is to be sealed to. It comes with the nonce of this connection, which was made after its process was pinned: so
+/// whoever made the key is that process under that program, and not what it was before an exec that the daemon never saw.
+fn pinned(head: &Parts, peer: &Caller) -> Result<Option<Pinned>, Refusal> {
+    let Some(key) = head.headers.get(PINNED_HEADER) else { return Ok(None) };
+    let key = key.to_str().ok().and_then(|text| STANDARD.decode(text).ok()).and_then(|bytes| SealTo::from_bytes(&bytes));
+    let key = key.ok_or_else(|| Refusal::field(PINNED_HEADER, "must be the 32 bytes of an X25519 public key in base64"))?;
+    let repeated = head.headers.get(NONCE_HEADER).is_some_and(|nonce| nonce.as_bytes() == peer.nonce().as_bytes());
+    if repeated || crate::mutation!("pinned-nonce") {
+        Ok(Some(Pinned { key, info: pinned_info(peer.nonce()) }))
+    } else {
+        Err(Refusal::new(Code::NONCE_REQUIRED))
     }
 }
 

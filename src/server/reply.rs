@@ -3,7 +3,7 @@
 use crate::{
     broker::Delivery,
     model::{Class, Code, Refusal, RequestId},
-    wire::{ErrorBody, ErrorView, REQUEST_HEADER},
+    wire::{ErrorBody, ErrorView, PINNED_ENCODING, REQUEST_HEADER},
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
@@ -95,8 +95,12 @@ pub(super) fn secret(status: StatusCode, delivery: &Delivery, lease: &[u8]) -> R
 }
 
 fn secret_body(delivery: &Delivery, lease: &[u8]) -> io::Result<Wiped> {
-    let value = delivery.value().expose();
-    let text = std::str::from_utf8(value).ok();
+    let sealed = match delivery.pinned() {
+        Some(pinned) => Some(pinned.key.seal(pinned.info.as_bytes(), delivery.value().expose()).map_err(io::Error::other)?),
+        None => None,
+    };
+    let value = sealed.as_deref().unwrap_or_else(|| delivery.value().expose());
+    let text = if sealed.is_none() { std::str::from_utf8(value).ok() } else { None };
     let escaped = |b: &u8| match b {
         b'"' | b'\\' => 2,
         0..=31 => 6,
@@ -110,7 +114,8 @@ fn secret_body(delivery: &Delivery, lease: &[u8]) -> io::Result<Wiped> {
             serde_json::to_writer(&mut *out, text)?;
         }
         None => {
-            out.extend_from_slice(br#"{"secret":{"encoding":"base64","value":""#);
+            let encoding = if sealed.is_some() { PINNED_ENCODING } else { "base64" };
+            write!(out, r#"{{"secret":{{"encoding":"{encoding}","value":""#)?;
             let mut encoder = base64::write::EncoderWriter::new(&mut *out, &base64::engine::general_purpose::STANDARD);
             encoder.write_all(value)?;
             encoder.finish()?;

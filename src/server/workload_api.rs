@@ -34,7 +34,7 @@ pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Resu
                 Err(refusal) => return Err(broker.record_malformed(&call.peer, id, &call.body, refusal).await),
             };
             let peer = call.peer.clone();
-            let delivery = broker.issue(call.peer, ask, &call.body, id).await?;
+            let delivery = broker.issue(call.peer, ask, &call.body, id, call.pinned).await?;
             crate::failpoint!("before-reply");
             Ok(secret(StatusCode::CREATED, &peer, broker, &delivery))
         }
@@ -53,7 +53,7 @@ pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Resu
         }
         ("GET", "/v1/leases/{id}/secret") => {
             let (lease, peer) = (lease_id(&call)?, call.peer.clone());
-            let delivery = broker.read(call.peer, lease, id).await?;
+            let delivery = broker.read(call.peer, lease, id, call.pinned).await?;
             Ok(secret(StatusCode::OK, &peer, broker, &delivery))
         }
         ("POST", "/v1/leases/{id}/renew") => {

@@ -123,7 +123,7 @@ pub struct Issued {
 /// The value with its encoding.
 #[derive(Deserialize)]
 pub struct SecretValue {
-    /// `utf-8` as it is, or `base64` for bytes that are not text.
+    /// `utf-8` as it is, `base64` for bytes that are not text, or `hpke` for what is sealed to the key that was sent.
     pub encoding: String,
     /// The value.
     pub value: String,

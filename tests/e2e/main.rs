@@ -24,6 +24,7 @@ mod hostile;
 mod launched;
 mod leases;
 mod operators;
+mod pinned;
 mod request;
 mod residue;
 mod restored;

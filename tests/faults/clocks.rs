@@ -169,11 +169,11 @@ impl Life {
     async fn issue(&self, engine: &str) -> Result<Delivery, Refusal> {
         let body = format!(r#"{{"secret":"app/{engine}","purpose":"testing","ttl":"1h"}}"#);
         let ask = Ask::parse(body.as_bytes())?;
-        self.broker.issue(self.caller.clone(), ask, body.as_bytes(), self.broker.request_id()).await
+        self.broker.issue(self.caller.clone(), ask, body.as_bytes(), self.broker.request_id(), None).await
     }
 
     async fn read(&self, lease: LeaseId) -> Result<Delivery, Refusal> {
-        self.broker.read(self.caller.clone(), lease, self.broker.request_id()).await
+        self.broker.read(self.caller.clone(), lease, self.broker.request_id(), None).await
     }
 
     /// What still lives after the loop that looks at deadlines, at least once a second, has looked.

@@ -114,6 +114,22 @@ elif VERB == "traced":  # LAUNCHER NAME: the launcher below a tracer
         signal = os.WSTOPSIG(status)
         syscall(101, 7, pid, 0, 0 if signal == 5 else signal)
     print(json.dumps({"code": os.waitstatus_to_exitcode(status)}))
+elif VERB == "relay":  # SOCKET PROGRAM BODY HEADERS: asks, leaves an accomplice with the connection, and becomes the trusted program
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(20)
+    s.connect(ARGS[0])
+    body, headers = ARGS[2].encode(), ARGS[3].replace("|", "\r\n")
+    s.sendall(f"POST /v1/leases HTTP/1.1\r\nhost: x\r\n{headers}content-length: {len(body)}\r\n\r\n".encode() + body)
+    if os.fork() == 0:
+        print(json.dumps({"status": 1}), flush=True)
+        sys.stdin.readline()
+        data = s.recv(65536)
+        while b"}" not in data[-2:] and (more := s.recv(65536)):
+            data += more
+        print(json.dumps({"answer": data.decode(errors="replace")}), flush=True)
+        os._exit(0)
+    os.environ["PYTHONHOME"] = "/usr"
+    os.execv(ARGS[1], [ARGS[1], "-c", "import time; time.sleep(30)"])
 elif VERB == "bound":  # LAUNCHER NAME: the launcher where no exec gives a privilege
     libc.prctl(38, 1, 0, 0, 0)
     os.execv(ARGS[0], ARGS)

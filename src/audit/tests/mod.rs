@@ -86,6 +86,7 @@ fn secret(name: &str, sensitivity: Sensitivity) -> SecretDefinition {
         ttl: TtlLimits { default: Ttl::from_secs(60).unwrap(), max: Ttl::from_secs(60).unwrap() },
         reads_max: 100,
         quarantined: false,
+        pinned: false,
         description: String::new(),
         ends_by: EndsBy::None,
         settings: serde_json::Map::new(),

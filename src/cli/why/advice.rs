@@ -129,6 +129,10 @@ impl<'a> Case<'a> {
                 self.plan.say("An operator took the secret out of use. When it is safe again:");
                 self.set_secret("quarantined", "false");
             }
+            "pinned_required" => {
+                self.plan.say("The secret is given only sealed to a key of the process's own: 'clav get' and 'clav exec' ask so by themselves, others send the header claviger-pinned. Or, in its row:");
+                self.set_secret("pinned", "false");
+            }
             "agent_must_declare" => {
                 self.plan.say("What an agent wants has to be said in the request: a declared use of its row does not count.");
                 let ask = self.ask.clone();
