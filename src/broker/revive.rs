@@ -68,7 +68,7 @@ impl Broker {
             }
             // Further away than it can have been granted: the clock is not the one that it was made by, such as that of another time
             // namespace. How long it has lived is not known.
-            if lease.deadline > now.plus(lease.ttl) {
+            if lease.holder.boot == self.settings.boot && lease.deadline > now.plus(lease.ttl) {
                 revived.lost += 1;
                 drop(self.begin_end(lease.id, EndReason::Expired));
                 continue;
