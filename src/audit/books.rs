@@ -95,7 +95,7 @@ impl Books {
     }
 
     /// Whether a lease that was issued then must be on the record if anybody had had its secret, and is not: a crash came between its row in
-    /// the journal and its record.
+    /// the journal and its record. So it is with what an older log does not know that an operator goes on with.
     pub fn lacks(&self, lease: LeaseId, issued: WallTime) -> bool {
         let last = WallTime::parse(&self.last).map_or(0, |last| last.0);
         let within = self.first.is_some_and(|first| first < issued) && issued.0.saturating_add(OF_A_CRASH) >= last;

@@ -2,6 +2,7 @@
 
 pub mod append;
 mod blocking;
+mod capability;
 mod cgroup;
 mod child;
 mod clock;

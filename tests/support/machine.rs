@@ -42,15 +42,12 @@ pub fn package(files: &Path) {
     let daemon = std::env::var("CLAVIGER_TEST_DAEMON").unwrap_or_else(|_| env!("CARGO_BIN_EXE_clavigerd").to_owned());
     put(files, "usr/bin/clavigerd", fs::read(daemon).unwrap(), 0o755);
     put(files, "usr/bin/clav", fs::read(env!("CARGO_BIN_EXE_clav")).unwrap(), 0o755);
-    for unit in [
-        "clavigerd.service",
-        "clavigerd-workload.socket",
-        "clavigerd-operator.socket",
-        "clavigerd-launch.socket",
-        "claviger-attest.service",
-        "claviger-attest.socket",
-    ] {
-        put(files, &format!("usr/lib/systemd/system/{unit}"), fs::read(root().join("systemd").join(unit)).unwrap(), 0o644);
+    for entry in fs::read_dir(root().join("systemd")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_file() {
+            put(files, &format!("usr/lib/systemd/system/{name}"), fs::read(&path).unwrap(), 0o644);
+        }
     }
     if let Ok(removed) = std::env::var("CLAVIGER_MUTATION") {
         let text = format!("[Service]\nEnvironment=CLAVIGER_MUTATION={removed}\n");

@@ -217,6 +217,31 @@ async fn what_was_issued_of_late_and_has_not_ended_is_told_at_the_next_start() {
 }
 
 #[tokio::test]
+async fn a_lease_of_the_last_minute_that_the_record_lacks_was_cut_short() {
+    const SECOND: u64 = 1_000_000;
+    let (keys, folder, clock) = (Keys::new(), tempfile::tempdir().unwrap(), clock());
+    let lease = |n: u128| LeaseId::from_parts(n as u64, n);
+    let open = || on_disk(folder.path(), &keys, &clock, options());
+    let audit = open();
+    assert!(!audit.take_books().lacks(lease(9), WallTime(START)), "a log that was just begun says nothing");
+    for n in [1, 2] {
+        let _ = audit.append(issue(n).lease(lease(n)), Need::Soon).await.unwrap();
+        clock.advance(600 * SECOND);
+    }
+    let _ = audit.append(Event::new(Kind::End).lease(lease(2)), Need::Soon).await.unwrap();
+    audit.stop();
+    let (audit, at) = (open(), |seconds: u64| WallTime(START + seconds * SECOND));
+    let books = audit.take_books();
+    assert!(books.lacks(lease(9), at(1_200)) && books.lacks(lease(9), at(1_150)));
+    // After it the daemon may have been still for long.
+    assert!(books.lacks(lease(9), at(90_000)));
+    // What is on the record, what lies further back than one crash reaches, and what may be on an earlier part of the record.
+    assert!(!books.lacks(lease(1), at(1_200)) && !books.lacks(lease(2), at(1_200)));
+    assert!(!books.lacks(lease(9), at(1_100)) && !books.lacks(lease(9), WallTime(START - 1)));
+    audit.stop();
+}
+
+#[tokio::test]
 async fn only_what_no_crash_could_have_left_without_its_row_must_be_in_the_journal() {
     const SECOND: u64 = 1_000_000;
     let (keys, folder, clock) = (Keys::new(), tempfile::tempdir().unwrap(), clock());

@@ -1,6 +1,7 @@
 //! Limits and capabilities of this process: prctl(2), capabilities(7).
 
 use super::Role;
+use crate::sys::capability::{capabilities, clear_ambient, set_capabilities};
 use nix::{
     errno::Errno,
     sys::resource::{Resource, setrlimit},
@@ -9,7 +10,6 @@ use nix::{
 use std::io;
 
 /// `linux/capability.h`.
-const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 const CAP_CHOWN: u32 = 0;
 const CAP_DAC_READ_SEARCH: u32 = 2;
 const CAP_SYS_PTRACE: u32 = 19;
@@ -22,20 +22,6 @@ const SECUREBITS: libc::c_ulong = 1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 6
 /// `linux/prctl.h` since Linux 6.3.
 const PR_SET_MDWE: libc::c_int = 65;
 const PR_MDWE_REFUSE_EXEC_GAIN: libc::c_ulong = 1;
-
-#[repr(C)]
-struct Header {
-    version: u32,
-    pid: i32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Sets {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
-}
 
 fn prctl(option: libc::c_int, argument: libc::c_ulong) -> Result<(), Errno> {
     // SAFETY: the options used in this file take numbers and touch no memory.
@@ -79,13 +65,8 @@ pub(super) fn drop_capabilities(role: Role) -> io::Result<()> {
             Err(errno) => return Err(errno.into()),
         }
     }
-    // SAFETY: numbers only.
-    let ambient = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0, 0, 0) };
-    Errno::result(ambient)?;
-    let header = Header { version: CAPABILITY_VERSION_3, pid: 0 };
-    let mut sets = [Sets::default(); 2];
-    // SAFETY: version 3 reads and writes two sets behind a header; both outlive the calls.
-    unsafe { Errno::result(libc::syscall(libc::SYS_capget, &raw const header, sets.as_mut_ptr()))? };
+    clear_ambient()?;
+    let mut sets = capabilities()?;
     let mut spare = 0;
     for (set, wanted) in sets.iter_mut().zip([wanted as u32, (wanted >> 32) as u32]) {
         spare |= (set.permitted | set.effective) & !wanted;
@@ -93,11 +74,10 @@ pub(super) fn drop_capabilities(role: Role) -> io::Result<()> {
         set.effective = set.permitted;
         set.inheritable = 0;
     }
-    // SAFETY: as above.
-    match Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) }) {
+    match set_capabilities(&sets) {
         // The unit's own filter forbids it, having given no more than is wanted: what could be inherited by a program never is.
         Err(Errno::EPERM) if spare == 0 => Ok(()),
-        done => done.map(drop).map_err(io::Error::from),
+        done => done.map_err(io::Error::from),
     }
 }
 

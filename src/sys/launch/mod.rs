@@ -6,6 +6,7 @@
 mod files;
 mod filter;
 
+use super::capability::{Sets, capabilities, clear_ambient, set_capabilities};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl, open},
@@ -35,31 +36,12 @@ pub use files::{NotRoots, check_roots_file, check_roots_named, check_roots_tree,
 /// can talk the launcher into the group of anything real.
 pub const LAUNCH_GIDS: RangeInclusive<u32> = 2_010_000_000..=2_139_999_999;
 
-/// `linux/capability.h`.
-const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 /// May take any group.
 pub const CAP_SETGID: u32 = 6;
 
-#[repr(C)]
-struct Header {
-    version: u32,
-    pid: i32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Sets {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
-}
-
 /// Whether this process may take a group that is not its own.
 pub fn may_set_groups() -> io::Result<bool> {
-    let header = Header { version: CAPABILITY_VERSION_3, pid: 0 };
-    let mut sets = [Sets::default(); 2];
-    // SAFETY: version 3 writes two sets behind a header; both outlive the call.
-    unsafe { Errno::result(libc::syscall(libc::SYS_capget, &raw const header, sets.as_mut_ptr()))? };
+    let sets = capabilities()?;
     Ok(sets[0].effective >> CAP_SETGID & 1 == 1)
 }
 
@@ -115,7 +97,8 @@ pub fn settle(group: u32, directory: &Path) -> io::Result<()> {
     if [held.real, held.effective, held.saved] != [gid; 3] {
         return Err(wrong("the group was not taken"));
     }
-    drop_capabilities()?;
+    clear_ambient()?;
+    set_capabilities(&[Sets::default(); 2])?;
     // SAFETY: numbers only.
     Errno::result(unsafe {
         libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong)
@@ -126,16 +109,6 @@ pub fn settle(group: u32, directory: &Path) -> io::Result<()> {
     umask(Mode::from_bits_truncate(0o077));
     std::env::set_current_dir(directory)?;
     if crate::mutation!("launch-filter") { Ok(()) } else { filter::install() }
-}
-
-fn drop_capabilities() -> io::Result<()> {
-    // SAFETY: numbers only.
-    let ambient = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0, 0, 0) };
-    Errno::result(ambient)?;
-    let header = Header { version: CAPABILITY_VERSION_3, pid: 0 };
-    let none = [Sets::default(); 2];
-    // SAFETY: version 3 reads two sets behind a header; both outlive the call.
-    Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) }).map(drop).map_err(io::Error::from)
 }
 
 /// Every signal does what it does by default, and none is held back.
