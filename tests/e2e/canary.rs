@@ -229,7 +229,7 @@ fn a_shell_and_a_command(story: &mut Story) {
     let mut control = Command::new("/bin/sh").args(["-c", ": the control; read go", control]).stdin(Stdio::piped()).spawn().unwrap();
     // Both ways at once, for as long as the watch needs to look at everybody.
     let script = "clav exec --env WORD=app/text --secret app/bytes --purpose testing -- \
-                  sh -c ': the child that asked; printf %s \"$WORD\"; read go; cat \"$APP_BYTES_FD\"'";
+                  sh -c ': the child that asked; printf %s \"$WORD\"; read go; unset WORD; cat \"$APP_BYTES_FD\"'";
     let mut child = story.host.shell(VICTIM, script).spawn().unwrap();
     let mut word = vec![0; TEXT.len()];
     child.stdout.as_mut().unwrap().read_exact(&mut word).unwrap();
