@@ -29,12 +29,20 @@ enum IdSource {
     Directory(ProcDir),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 struct Ids {
     ppid: u32,
     uids: [u32; 2],
     gids: [u32; 2],
     cgroup: u64,
+    /// It is known not to have begun to exit.
+    mapped: bool,
+}
+
+impl Ids {
+    fn same(&self, before: &Self) -> bool {
+        (self.uids, self.gids, self.cgroup) == (before.uids, before.gids, before.cgroup)
+    }
 }
 
 /// What changed about a pinned process.
@@ -103,11 +111,10 @@ impl Pins {
             return Err(if self.pidfd.is_alive() { Changed::Program } else { Changed::Gone });
         }
         let now = self.source.ids(&self.pidfd).map_err(|_| Changed::Gone)?;
-        let (before, now) = (Ids { ppid: 0, ..self.ids }, Ids { ppid: 0, ..now });
-        if now != before {
+        if !now.same(&self.ids) {
             return Err(Changed::Credentials);
         }
-        if self.pidfd.is_alive() { Ok(()) } else { Err(Changed::Gone) }
+        if now.mapped || self.pidfd.is_alive() { Ok(()) } else { Err(Changed::Gone) }
     }
 
     /// Whether a second look shows the same executable, unchanged, the same supplementary groups, and nobody who has begun to trace the
@@ -138,7 +145,8 @@ impl IdSource {
         let proc = match self {
             IdSource::Pidfd => {
                 let info = pidfd.info()?;
-                return Ok(Ids { ppid: info.ppid, uids: [info.ruid, info.euid], gids: [info.rgid, info.egid], cgroup: info.cgroup });
+                let (uids, gids) = ([info.ruid, info.euid], [info.rgid, info.egid]);
+                return Ok(Ids { ppid: info.ppid, uids, gids, cgroup: info.cgroup, mapped: info.mapped });
             }
             IdSource::Directory(proc) => proc,
         };
@@ -146,6 +154,7 @@ impl IdSource {
         let path = proc.cgroup()?.unwrap_or_default();
         let hash = crate::digest::sha256(&[&path]);
         let cgroup = u64::from_be_bytes([hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7]]);
-        Ok(Ids { ppid: status.ppid, uids: [status.uids[0], status.uids[1]], gids: [status.gids[0], status.gids[1]], cgroup })
+        let (uids, gids) = ([status.uids[0], status.uids[1]], [status.gids[0], status.gids[1]]);
+        Ok(Ids { ppid: status.ppid, uids, gids, cgroup, mapped: false })
     }
 }

@@ -72,6 +72,11 @@ pub(super) fn tell_waiting(socket: &impl AsFd) -> bool {
     set(socket, SO_INQ, 1)
 }
 
+/// Every look (`MSG_PEEK`) is behind what was looked at before, until that is taken out (`SO_PEEK_OFF`, socket(7)).
+pub(super) fn look_behind(socket: &impl AsFd) -> bool {
+    set(socket, libc::SO_PEEK_OFF, 0)
+}
+
 /// Sets an option that is one int; says whether the kernel took it.
 fn set(socket: &impl AsFd, option: libc::c_int, value: libc::c_int) -> bool {
     // SAFETY: one int is readable behind the pointer.

@@ -33,9 +33,11 @@ pub struct PidInfo {
     pub egid: u32,
     /// Id of the control group in the unified hierarchy: the inode of its directory.
     pub cgroup: u64,
+    /// Its first thread has a memory map, so it has not begun to exit. `false` says nothing: before Linux 6.16 it is not told.
+    pub mapped: bool,
 }
 
-/// The kernel's `struct pidfd_info`, first published size.
+/// The kernel's `struct pidfd_info`, as of Linux 6.16; older kernels fill in what they know.
 #[repr(C)]
 #[derive(Default)]
 struct RawInfo {
@@ -53,11 +55,17 @@ struct RawInfo {
     fsuid: u32,
     fsgid: u32,
     exit_code: i32,
+    coredump_mask: u32,
+    coredump_signal: u32,
 }
 
 const INFO_PID: u64 = 1;
 const INFO_CREDS: u64 = 2;
 const INFO_CGROUP: u64 = 4;
+const INFO_COREDUMP: u64 = 16;
+/// What would become of a core file, of which the kernel says one for a process with a memory map: none, the user's, root's. A dump that
+/// was begun is told by another bit, with or without a map.
+const DUMP_OF_MAPPED: [u32; 3] = [1 << 1, 1 << 2, 1 << 3];
 nix::ioctl_readwrite!(pidfd_get_info, 0xFF, 11, RawInfo);
 
 /// `PIDFS` in the kernel's list of file system magics.
@@ -130,14 +138,15 @@ impl Pidfd {
 
     /// Ids, parent and control group now. `ESRCH` when it is gone, `ENOTTY` on kernels before 6.13.
     pub fn info(&self) -> io::Result<PidInfo> {
-        let mut raw = RawInfo { mask: INFO_PID | INFO_CREDS | INFO_CGROUP, ..Default::default() };
+        let mut raw = RawInfo { mask: INFO_PID | INFO_CREDS | INFO_CGROUP | INFO_COREDUMP, ..Default::default() };
         // SAFETY: the kernel writes at most the size encoded in the request number, which is that of `RawInfo`.
         unsafe { pidfd_get_info(self.fd.as_raw_fd(), &mut raw) }.map_err(io::Error::from)?;
         if raw.mask & (INFO_PID | INFO_CREDS) != INFO_PID | INFO_CREDS {
             return Err(io::Error::from(io::ErrorKind::Unsupported));
         }
         let cgroup = if raw.mask & INFO_CGROUP != 0 { raw.cgroupid } else { 0 };
-        Ok(PidInfo { pid: raw.tgid, ppid: raw.ppid, ruid: raw.ruid, rgid: raw.rgid, euid: raw.euid, egid: raw.egid, cgroup })
+        let mapped = raw.mask & INFO_COREDUMP != 0 && DUMP_OF_MAPPED.contains(&raw.coredump_mask);
+        Ok(PidInfo { pid: raw.tgid, ppid: raw.ppid, ruid: raw.ruid, rgid: raw.rgid, euid: raw.euid, egid: raw.egid, cgroup, mapped })
     }
 
     /// Its number, from `/proc/self/fdinfo`: for kernels without `PIDFD_GET_INFO`. `None` when it is gone or lies in a foreign pid namespace.
@@ -238,6 +247,8 @@ mod tests {
         assert!(pidfd.is_alive());
         let info = pidfd.info().unwrap();
         assert_eq!((info.pid, info.ppid), (child.id(), std::process::id()));
+        let told = Pidfd::open(std::process::id()).unwrap().info().unwrap().mapped;
+        assert_eq!(info.mapped, told, "what lives has a map, where the kernel tells");
         assert_eq!(pidfd.pid_from_fdinfo(), Some(child.id()));
         let handle = pidfd.handle().unwrap();
         assert!(matches!(Pidfd::find(handle), Found::Alive(_)));
@@ -246,6 +257,7 @@ mod tests {
         nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE).unwrap();
         // A zombie now: nobody has waited for it.
         assert!(!pidfd.is_alive());
+        assert!(!pidfd.info().unwrap().mapped);
         assert!(pidfd.signal(0).is_ok(), "a zombie still takes signal 0, which is why it proves nothing");
         assert!(matches!(Pidfd::find(handle), Found::Gone));
         child.wait().unwrap();

@@ -192,11 +192,14 @@ impl MapPin {
 
     /// Whether the process still has the memory map of when it was pinned. Any error counts as no.
     pub fn holds(&self) -> bool {
-        let mut entry = [0u8; 8];
+        // Half an entry: the kernel looks for the map first and only then at the size, which it refuses (`pagemap_read` in
+        // fs/proc/task_mmu.c). Reading a whole entry would walk page tables to tell the same.
+        let mut half = [0u8; 4];
         loop {
-            match nix::sys::uio::pread(self.0.as_fd(), &mut entry, 0) {
+            match nix::sys::uio::pread(self.0.as_fd(), &mut half, 0) {
                 // A signal is no answer.
-                Err(nix::errno::Errno::EINTR) => {}
+                Err(Errno::EINTR) => {}
+                Err(Errno::EINVAL) => return true,
                 read => return read.is_ok_and(|n| n > 0),
             }
         }

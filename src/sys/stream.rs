@@ -79,7 +79,7 @@ pub struct CheckedStream {
 /// send buffer, and as long as that has room the peer notices nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leave {
-    /// Taken out at once: they may hold a secret, and looking past what was left copies it.
+    /// Taken out at once: they may hold a secret.
     Nothing,
     /// Some chunks are left.
     Some,
@@ -92,16 +92,18 @@ struct Seen {
     chunks: usize,
 }
 
-/// At most so much is left: a small part of the default send buffer (each small chunk is charged with a kibibyte and more), and little
-/// to look past.
-const SEEN_BYTES: usize = 2048;
-const SEEN_CHUNKS: usize = 6;
+/// At most so much is left: a small part of the default send buffer (each small chunk is charged with a kibibyte and more).
+const SEEN_BYTES: usize = 4096;
+const SEEN_CHUNKS: usize = 16;
+/// With so many it is worth taking them out right after an answer was written: the peer has just been woken and waits for nothing.
+const WORTH: usize = 8;
 
 impl CheckedStream {
     /// `sender` holds the pid at connect and the *real* uid and gid, which is what the kernel attaches.
     pub fn new(inner: UnixStream, sender: PeerCred, leave: Leave) -> (Self, Reading) {
         let reading = Reading::default();
         let told = super::peer::tell_waiting(&inner);
+        let leave = if leave == Leave::Some && super::peer::look_behind(&inner) { Leave::Some } else { Leave::Nothing };
         (Self { inner, sender, reading: reading.clone(), leave, seen: Seen::default(), told }, reading)
     }
 
@@ -166,7 +168,6 @@ mod janitor {
 }
 
 struct Chunk {
-    /// Bytes that were not seen before.
     len: usize,
     sender: Option<PeerCred>,
     /// What lies in the socket now, if the kernel was asked to tell.
@@ -174,32 +175,25 @@ struct Chunk {
     extra: bool,
 }
 
-/// The next chunk behind the `seen` bytes; with `MSG_PEEK` among the flags it stays in the socket.
-///
-/// Of different senders' chunks the kernel hands out only the first one's, with that one's ids: when there is nothing behind what was
-/// seen, there is nothing at all, or something of another sender.
-fn receive(fd: BorrowedFd<'_>, seen: usize, flags: libc::c_int, buffer: &mut ReadBuf<'_>) -> io::Result<Chunk> {
+/// The next chunk, which is all from one sender; with `MSG_PEEK` among the flags it stays in the socket, and the next look is behind it
+/// (`SO_PEEK_OFF`).
+fn receive(fd: BorrowedFd<'_>, flags: libc::c_int, buffer: &mut ReadBuf<'_>) -> io::Result<Chunk> {
     #[repr(align(8))]
     struct Control([u8; CONTROL]);
     let mut control = Control([0; CONTROL]);
-    let mut old = [std::mem::MaybeUninit::<u8>::uninit(); SEEN_BYTES];
     // SAFETY: only the kernel writes into the unfilled part, and exactly `len` bytes of it are marked initialised below.
     let room = unsafe { buffer.unfilled_mut() };
-    let mut pieces = [
-        libc::iovec { iov_base: old.as_mut_ptr().cast(), iov_len: seen.min(old.len()) },
-        libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() },
-    ];
+    let mut piece = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
     // SAFETY: an all-zero msghdr is a valid empty one.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    let begin = usize::from(seen == 0);
-    message.msg_iov = (&raw mut pieces[begin]).cast();
-    message.msg_iovlen = (pieces.len() - begin) as _;
+    message.msg_iov = &raw mut piece;
+    message.msg_iovlen = 1;
     message.msg_control = control.0.as_mut_ptr().cast();
     message.msg_controllen = CONTROL as _;
     let flags = flags | libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
     // SAFETY: all pointers in `message` are valid for the lengths beside them during the call.
     let len = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) };
-    let len = (Errno::result(len)? as usize).saturating_sub(seen);
+    let len = Errno::result(len)? as usize;
     // SAFETY: the kernel filled `len` bytes.
     unsafe { buffer.assume_init(len) };
     buffer.advance(len);
@@ -254,7 +248,7 @@ impl AsyncRead for CheckedStream {
             let mut received = None;
             let done = this.inner.try_io(Interest::READABLE, || {
                 let flags = if this.leave == Leave::Some { libc::MSG_PEEK } else { 0 };
-                let chunk = received.insert(receive(this.inner.as_fd(), seen, flags, buffer)?);
+                let chunk = received.insert(receive(this.inner.as_fd(), flags, buffer)?);
                 // Whoever knows that nothing is left need not ask in vain. A short read does not tell: another sender's bytes may follow.
                 let left = if this.leave == Leave::Some { seen + chunk.len } else { 0 };
                 let waiting = || chunk.waiting.filter(|_| this.told).unwrap_or_else(|| waiting(this.inner.as_fd()));
@@ -268,10 +262,6 @@ impl AsyncRead for CheckedStream {
             };
             if this.leave == Leave::Some && chunk.len > 0 {
                 this.seen = Seen { bytes: seen + chunk.len, chunks: this.seen.chunks + 1 };
-            } else if seen > 0 && chunk.len == 0 && !chunk.extra {
-                // Nothing behind what was seen: the end, or another sender's bytes, or nothing yet.
-                this.take()?;
-                continue;
             }
             this.reading.0.chunks.fetch_add(1, Ordering::AcqRel);
             let verdict = match chunk.sender {
@@ -306,7 +296,12 @@ impl AsyncWrite for CheckedStream {
         Pin::new(&mut self.get_mut().inner).poll_write(cx, buffer)
     }
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, pieces: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, pieces)
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.inner).poll_write_vectored(cx, pieces));
+        if this.seen.chunks >= WORTH {
+            this.take()?;
+        }
+        Poll::Ready(written)
     }
     fn is_write_vectored(&self) -> bool {
         true

@@ -7,7 +7,10 @@ use crate::{
 };
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicUsize, Ordering},
+};
 
 /// A master key and the name under which records refer to it. The name follows from the key and tells nothing about it.
 #[derive(Clone)]
@@ -39,6 +42,34 @@ pub(super) struct Envelope {
     /// The value, sealed.
     #[serde(with = "base64_text")]
     value: Vec<u8>,
+    /// The same key opened, once the value was read: it rests beside the master key, in memory of the same kind.
+    #[serde(skip)]
+    opened: Arc<Opened>,
+}
+
+/// An envelope's own key, kept for the next read.
+#[derive(Default)]
+struct Opened(OnceLock<SealKey>);
+
+/// Keys that are kept so, and how many may be.
+static KEPT: AtomicUsize = AtomicUsize::new(0);
+const KEPT_MOST: usize = 1024;
+
+impl Opened {
+    /// Keeps it, if there is room and nobody did in the same moment.
+    fn keep(&self, key: SealKey) {
+        if KEPT.fetch_add(1, Ordering::Relaxed) >= KEPT_MOST || self.0.set(key).is_err() {
+            KEPT.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if self.0.get().is_some() {
+            KEPT.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Envelope {
@@ -49,13 +80,21 @@ impl Envelope {
             master: master.id.clone(),
             key: master.key.seal(format!("{place}\0key").as_bytes(), own.expose(), random),
             value: own.seal(format!("{place}\0value").as_bytes(), value.expose(), random),
+            opened: Arc::default(),
         }
     }
 
     /// Opens the value with whichever of the keys it was sealed under.
     pub(super) fn open(&self, masters: &[Master], place: &str) -> Result<SecretBytes, StoreError> {
+        let context = format!("{place}\0value");
+        let damaged = |_| StoreError::Damaged(shown(place));
+        if let Some(own) = self.opened.0.get() {
+            return own.open(context.as_bytes(), &self.value).map_err(damaged);
+        }
         let own = self.own_key(masters, place)?;
-        own.open(format!("{place}\0value").as_bytes(), &self.value).map_err(|_| StoreError::Damaged(shown(place)))
+        let value = own.open(context.as_bytes(), &self.value).map_err(damaged)?;
+        self.opened.keep(own);
+        Ok(value)
     }
 
     /// The same envelope under the first of the keys.
@@ -64,7 +103,7 @@ impl Envelope {
         // There is always a first: a store is opened with one and `rewrap` puts the new one in front.
         let first = masters.first().ok_or_else(|| StoreError::OtherKey(self.master.clone()))?;
         let key = first.key.seal(format!("{place}\0key").as_bytes(), own.expose(), random);
-        Ok(Self { master: first.id.clone(), key, value: self.value.clone() })
+        Ok(Self { master: first.id.clone(), key, value: self.value.clone(), opened: Arc::default() })
     }
 
     pub(super) fn is_under(&self, master: &Master) -> bool {
