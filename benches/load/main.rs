@@ -41,6 +41,10 @@ fn main() {
     let run = Run { me, quick: flag(&arguments, "--quick"), json: flag(&arguments, "--json"), arguments };
     match option::<String>(&run.arguments, "--at") {
         Some(at) => run.elsewhere(&at),
+        None if option::<String>(&run.arguments, "--only").is_some_and(|only| only == "ready") => {
+            let (per_lease, ready) = run.many();
+            println!("{per_lease:.0} bytes for each of {} leases; ready with them after {ready:.0} ms", run.many_leases());
+        }
         None if option::<String>(&run.arguments, "--only").is_some() => {
             let (stage, _) = Stage::start(0);
             print_rows(&run.traffic(&stage));
@@ -156,17 +160,7 @@ impl Run {
         self.say("all die at once");
         let mass = holders::mass_death(&stage, &holders, 0);
         drop((holders, stage));
-        let (many, each) = if self.quick { (20, 1_000) } else { (100, 1_000) };
-        self.say(&format!("{} leases", many * each));
-        let (mut stage, _) = Stage::start(0);
-        // The code that issuing needs is in memory then.
-        let _ = stage::lease(&mut UnixStream::connect(stage.workload()).expect("the workload socket"));
-        let begin = stage.memory();
-        let holders = holders::Holders::start(&self.me, &stage.workload(), many, each);
-        let per_lease = (stage.memory() - begin) * 1024.0 / (many * each) as f64;
-        let ready_many = stage.restart();
-        assert_eq!(stage.live(), (many * each) as u64 + 1, "leases outlive a restart");
-        drop(holders);
+        let (per_lease, ready_many) = self.many();
         let figures = Figures {
             ready,
             idle,
@@ -179,7 +173,7 @@ impl Run {
             gap,
             lost,
             mass,
-            leases: many * each,
+            leases: self.many_leases(),
             per_lease,
             ready_many,
         };
@@ -189,6 +183,25 @@ impl Run {
             print_rows(&rows);
             figures.print(&decided);
         }
+    }
+
+    fn many_leases(&self) -> usize {
+        if self.quick { 20_000 } else { 100_000 }
+    }
+
+    /// Bytes of memory for each of many leases, a thousand to a holder, and milliseconds until a daemon is ready that has them.
+    fn many(&self) -> (f64, f64) {
+        let leases = self.many_leases();
+        self.say(&format!("{leases} leases"));
+        let (mut stage, _) = Stage::start(0);
+        // The code that issuing needs is in memory then.
+        let _ = stage::lease(&mut UnixStream::connect(stage.workload()).expect("the workload socket"));
+        let begin = stage.memory();
+        let _holders = holders::Holders::start(&self.me, &stage.workload(), leases / 1_000, 1_000);
+        let per_lease = (stage.memory() - begin) * 1024.0 / leases as f64;
+        let ready = stage.restart();
+        assert_eq!(stage.live(), leases as u64 + 1, "leases outlive a restart");
+        (per_lease, ready)
     }
 
     /// Milliseconds from starting `clav exec` to the first instruction of its child, at the median.

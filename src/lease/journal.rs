@@ -88,6 +88,16 @@ pub(super) struct Folded {
     over: HashSet<LeaseId>,
     pub(super) torn: usize,
     pub(super) last_file: u64,
+    /// What is known of the last file, if it can be gone on with: nothing is torn, and no other is to be removed.
+    pub(super) whole: Option<Whole>,
+}
+
+/// A file that can be gone on with.
+#[derive(Clone, Copy)]
+pub(super) struct Whole {
+    bytes: u64,
+    /// About how long a snapshot of what is in it would be.
+    snapshot: u64,
 }
 
 pub(super) fn encode(event: &Event, out: &mut Vec<u8>) {
@@ -126,10 +136,12 @@ pub(super) fn fold(volume: &dyn Volume, state_id: &str) -> Result<Folded, Journa
     let mut numbers: Vec<u64> = volume.list()?.iter().filter_map(|(name, _)| file_number(name)).collect();
     numbers.sort_unstable();
     let mut folded = Folded { last_file: numbers.last().copied().unwrap_or(0), ..Folded::default() };
+    let (files, mut lines, mut length, mut ends) = (numbers.len(), 0u64, 0u64, false);
     for number in numbers {
         let mut bytes = Vec::new();
         volume.read(&file_name(number))?.read_to_end(&mut bytes)?;
         let mut damaged = None;
+        (length, ends) = (length + bytes.len() as u64, bytes.ends_with(b"\n"));
         for (n, line) in bytes.split(|b| *b == b'\n').enumerate() {
             match decode(line) {
                 None if line.is_empty() => {}
@@ -144,9 +156,16 @@ pub(super) fn fold(volume: &dyn Volume, state_id: &str) -> Result<Folded, Journa
                 Some(Event::Heading { state_id: of, .. }) if of != state_id => return Err(JournalError::Foreign),
                 // Without the lines between, what it would do is not what was done.
                 Some(_) if damaged.is_some() => folded.torn += 1,
-                Some(event) => folded.apply(event),
+                Some(event) => {
+                    lines += 1;
+                    folded.apply(event);
+                }
             }
         }
+    }
+    if files == 1 && ends && folded.torn == 0 {
+        let kept = (folded.leases.len() + folded.ended.len()) as u64;
+        folded.whole = Some(Whole { bytes: length, snapshot: kept * (length / lines.max(1)) });
     }
     Ok(folded)
 }
@@ -192,15 +211,24 @@ pub(super) struct Journal {
 pub(super) const GROWTH: u64 = 16 << 20;
 
 impl Journal {
-    /// Begins a new file; `number` is the last one that was there. A file is followed by another `growth` bytes behind twice its snapshot.
+    /// Goes on with the last file, whose number is `number`, or begins a new one where that one is torn or long. A file is followed by
+    /// another `growth` bytes behind twice its snapshot.
     pub(super) fn begin(
         volume: Box<dyn Volume>,
         table: Arc<Table>,
         state_id: String,
-        number: u64,
+        (number, whole): (u64, Option<Whole>),
         growth: u64,
     ) -> io::Result<(Self, Box<dyn Storage>)> {
-        let mut journal = Self { volume, table, state_id, number, snapshot: 0, growth, stale: true, clean: false };
+        let snapshot = whole.map_or(0, |whole| whole.snapshot);
+        let mut journal = Self { volume, table, state_id, number, snapshot, growth, stale: whole.is_none(), clean: false };
+        if whole.is_some_and(|whole| !journal.full(whole.bytes)) {
+            let mut storage = journal.volume.open(&file_name(number))?;
+            // A daemon that was killed leaves lines that the kernel has and the disk has not.
+            storage.sync()?;
+            journal.synced();
+            return Ok((journal, storage));
+        }
         let mut out = Vec::new();
         let mut storage = journal.open(Reopen::Full, &mut out)?;
         storage.write_all(&out)?;

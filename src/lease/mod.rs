@@ -87,7 +87,7 @@ pub struct Postponed {
 }
 
 impl Leases {
-    /// Reads the journal back and goes on with a new file that begins with all that is not over.
+    /// Reads the journal back and goes on with its last file, or with a new one that begins with all that is not over.
     pub fn open(volume: Box<dyn Volume>, state_id: &str, reserve: Reserve, queue: usize) -> Result<(Self, Recovered), JournalError> {
         Self::open_growing(volume, state_id, reserve, queue, journal::GROWTH)
     }
@@ -104,7 +104,8 @@ impl Leases {
         journal::mark(&mut *volume, &format!("claviger lease journal, format {FORMAT}\n"))?;
         let table = Arc::new(table::Table::default());
         table.load(folded.leases.into_values(), folded.ended);
-        let (journal, storage) = Journal::begin(volume, table.clone(), state_id.to_owned(), folded.last_file, growth)?;
+        let last = (folded.last_file, folded.whole);
+        let (journal, storage) = Journal::begin(volume, table.clone(), state_id.to_owned(), last, growth)?;
         let log = Log::start("leases", storage, journal, reserve, queue)?;
         let mut recovered = Recovered { torn: folded.torn, ..Recovered::default() };
         for lease in table.all() {
