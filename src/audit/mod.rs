@@ -8,6 +8,7 @@
 //! `docs/audit.md` describes every member and how to verify it without this code. Deliberately absent: a switch that turns it off.
 
 mod anchor;
+mod batch;
 mod books;
 mod chain;
 mod event;
@@ -17,6 +18,7 @@ mod note;
 mod read;
 mod report;
 mod scribe;
+mod search;
 mod segment;
 mod status;
 #[cfg(test)]
@@ -27,12 +29,13 @@ mod writer;
 
 pub use anchor::{Anchor, Anchored, JournalAnchor, SyslogAnchor};
 pub use books::Books;
-pub use chain::Tip;
+pub use chain::{Tip, write_line};
 pub use event::{Decided, Ended, Event, Holder, Person};
 pub use kind::{Kind, Outcome};
 pub use note::{Note, Says};
 pub use read::{Filter, Follower, Record, find_request, last_introduced, query};
 pub use report::{Flaw, Problem, Report};
+pub use search::{Searched, search};
 pub use segment::Retention;
 pub use status::Status;
 pub use text::{Facts, NoJson, Recordable, Sentence, Word, WordError};

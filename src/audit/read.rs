@@ -75,6 +75,8 @@ pub struct Filter {
     pub request: Option<RequestId>,
     /// Written at or after this instant.
     pub since: Option<WallTime>,
+    /// Written before this instant.
+    pub until: Option<WallTime>,
 }
 
 impl Filter {
@@ -85,11 +87,28 @@ impl Filter {
         }
         is(&self.identity, record.identity.as_ref().map(|named| &named.name))
             && is(&self.secret, record.secret.as_ref().map(|named| &named.name))
-            && is(&self.kind, Some(&record.kind))
+            && self.admits_kind(record)
             && is(&self.outcome, record.outcome.as_ref())
             && is(&self.lease, record.lease.as_ref())
             && is(&self.request, record.request.as_ref())
-            && self.since.is_none_or(|since| WallTime::parse(&record.time).is_some_and(|time| time >= since))
+            && self.admits_time(&record.time)
+    }
+}
+
+impl Filter {
+    fn admits_time(&self, time: &str) -> bool {
+        if self.since.is_none() && self.until.is_none() {
+            return true;
+        }
+        let within = |time: WallTime| self.since.is_none_or(|since| time >= since) && self.until.is_none_or(|until| time < until);
+        WallTime::parse(time).is_some_and(within)
+    }
+
+    /// A record that counts others is of their kind as well.
+    fn admits_kind(&self, record: &Record) -> bool {
+        let Some(wanted) = self.kind else { return true };
+        let of = || record.rest.get("folded").and_then(|folded| folded.get("of")).and_then(serde_json::Value::as_str);
+        record.kind == wanted || (record.kind == Kind::Fold && of() == Some(wanted.as_str()))
     }
 }
 
@@ -159,7 +178,7 @@ pub fn last_introduced(folder: &Path) -> io::Result<Option<[u8; 32]>> {
     Ok(found)
 }
 
-fn segments(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+pub(super) fn segments(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;

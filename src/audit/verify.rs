@@ -1,9 +1,10 @@
-//! Offline verification: one pass over the files, one line in memory at a time, plus the anchors.
+//! Offline verification: one pass over the files, a few mebibytes in memory at a time, plus the anchors.
 //!
 //! What it proves: up to `signed_to` the log is what the holder of the key wrote, in order and whole; with anchors, also that nothing
 //! is missing up to the last anchor. What it cannot see: records cut from the end behind the last anchor, and what stands behind the
 //! last head.
 
+use super::batch::Batch;
 use super::chain::{self, Scan, Tip};
 use super::note::{Note, Says};
 use super::report::{Flaw, Report};
@@ -86,7 +87,7 @@ fn verify_files(names: Vec<String>, open: &Open<'_>, pinned: &Pinned) -> io::Res
     };
     for (at, (first, name)) in segments.iter().enumerate() {
         let next = segments.get(at + 1).map(|(next, _)| *next);
-        state.segment(BufReader::with_capacity(1 << 20, open(name)?), name, *first, next)?;
+        state.segment(open(name)?, name, *first, next)?;
     }
     Ok(state.finish(segments.last().map_or("", |(_, name)| name)))
 }
@@ -121,44 +122,46 @@ struct State {
 }
 
 impl State {
-    fn segment(&mut self, mut reader: impl BufRead, name: &str, first: u64, next: Option<u64>) -> io::Result<()> {
+    fn segment(&mut self, mut reader: impl Read, name: &str, first: u64, next: Option<u64>) -> io::Result<()> {
         self.report.segments += 1;
-        let (mut line, mut number) = (Vec::with_capacity(4096), 0);
-        loop {
-            line.clear();
-            if reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
-                return Ok(());
-            }
-            number += 1;
-            // Where the next file goes on, this one has ended, whatever stands in it.
-            let beyond = next.is_some_and(|next| self.tip.is_some_and(|tip| tip.seq + 1 == next));
-            if beyond && number > 1 {
-                self.excused_by_now();
-                self.overlap.get_or_insert((name.to_owned(), number, self.tip.map_or(0, |tip| tip.seq)));
-                self.report.abandoned += 1;
-                continue;
-            }
-            let Some(body) = line.strip_suffix(b"\n") else {
-                self.report.add(name, number, None, Flaw::Torn);
-                continue;
-            };
-            match chain::scan(body) {
-                None => self.report.add(name, number, None, Flaw::Frame),
-                Some(scan) => {
-                    if number == 1 && scan.seq != first {
-                        self.report.add(name, number, Some(scan.seq), Flaw::Name);
+        let (mut batch, mut number) = (Batch::default(), 0);
+        while batch.read(&mut reader)? {
+            // What a line says of itself does not depend on the others.
+            for (body, scan, fits) in batch.each(|line| {
+                let body = line.strip_suffix(b"\n");
+                let scan = body.and_then(chain::scan);
+                let fits = scan.zip(body).is_some_and(|(scan, body)| chain::hash_of(body) == scan.hash);
+                (body, scan, fits)
+            }) {
+                number += 1;
+                // Where the next file goes on, this one has ended, whatever stands in it.
+                let beyond = next.is_some_and(|next| self.tip.is_some_and(|tip| tip.seq + 1 == next));
+                if beyond && number > 1 {
+                    self.excused_by_now();
+                    self.overlap.get_or_insert((name.to_owned(), number, self.tip.map_or(0, |tip| tip.seq)));
+                    self.report.abandoned += 1;
+                    continue;
+                }
+                match (body, scan) {
+                    (None, _) => self.report.add(name, number, None, Flaw::Torn),
+                    (Some(_), None) => self.report.add(name, number, None, Flaw::Frame),
+                    (Some(body), Some(scan)) => {
+                        if number == 1 && scan.seq != first {
+                            self.report.add(name, number, Some(scan.seq), Flaw::Name);
+                        }
+                        if !fits {
+                            self.report.add(name, number, Some(scan.seq), Flaw::Hash);
+                        }
+                        self.record(body, scan, name, number);
                     }
-                    self.record(body, scan, name, number);
                 }
             }
         }
+        Ok(())
     }
 
     fn record(&mut self, body: &[u8], scan: Scan<'_>, file: &str, line: u64) {
         let mut add = |flaw| self.report.add(file, line, Some(scan.seq), flaw);
-        if chain::hash_of(body) != scan.hash {
-            add(Flaw::Hash);
-        }
         match self.tip {
             None => self.begin(&scan, file, line),
             Some(tip) if scan.seq <= tip.seq => add(Flaw::Repeated),

@@ -5,7 +5,7 @@ use super::{
     Desk, Done, Failure,
     explain::bare,
     output::{Style, line, short},
-    verify,
+    search, verify,
 };
 use crate::{
     audit::{Kind, Outcome, Record},
@@ -20,6 +20,8 @@ use std::{collections::VecDeque, io::IsTerminal, time::Duration};
 pub(super) enum Verb {
     /// The newest records, one line each
     Tail(Tail),
+    /// Everything in a log that fits, offline; with --who, who had values and how often
+    Search(search::Arguments),
     /// Verify a log offline: nothing edited, removed, exchanged or cut
     Verify(verify::Arguments),
 }
@@ -58,6 +60,7 @@ pub(super) struct Tail {
 pub(super) async fn run(desk: &Desk, verb: Verb) -> Done {
     match verb {
         Verb::Tail(tail) => follow(desk, &tail).await,
+        Verb::Search(arguments) => search::run(desk, &arguments),
         Verb::Verify(arguments) => verify::run(desk, &arguments),
     }
 }
@@ -113,11 +116,15 @@ fn filter(tail: &Tail) -> Result<Vec<String>, Failure> {
         }
     }
     if let Some(since) = &tail.since {
-        let ago = Ttl::parse(since).map(|ttl| WallTime(SystemClock.wall().0.saturating_sub(u64::from(ttl.as_secs()) * 1_000_000)));
-        let since = ago.or_else(|| WallTime::parse(since)).ok_or_else(|| Failure::Usage(format!("--since {since:?} is no time")))?;
-        out.push(format!("since={}", since.rfc3339()));
+        out.push(format!("since={}", instant("since", since)?.rfc3339()));
     }
     Ok(out)
+}
+
+/// A time as people give it: how long ago, a date, or RFC 3339.
+pub(super) fn instant(option: &str, text: &str) -> Result<WallTime, Failure> {
+    let ago = Ttl::parse(text).map(|ttl| WallTime(SystemClock.wall().0.saturating_sub(u64::from(ttl.as_secs()) * 1_000_000)));
+    ago.or_else(|| WallTime::parse(text)).ok_or_else(|| Failure::Usage(format!("--{option} {text:?} is no time")))
 }
 
 struct Printer<'a> {
@@ -197,7 +204,7 @@ impl Printer<'_> {
             return line(text);
         }
         match serde_json::from_str::<Record>(text) {
-            Ok(record) => line(&one_line(&self.desk.style, &record)),
+            Ok(record) => line(&one_line(&self.desk.style, &record, std::io::stdout().is_terminal())),
             Err(_) => line(&self.desk.style.red(&format!("not a record: {text}"))),
         }
     }
@@ -207,10 +214,10 @@ fn sequence(text: &str) -> Option<u64> {
     serde_json::from_str::<Record>(text).ok().map(|record| record.seq)
 }
 
-/// Time, mark, who, verb, secret, purpose, lease, why.
-fn one_line(style: &Style, record: &Record) -> String {
+/// Time (of today, on a terminal that shows what goes on), mark, who, verb, secret, purpose, lease, why.
+pub(super) fn one_line(style: &Style, record: &Record, today: bool) -> String {
     let get = |name: &str, member: &str| record.rest.get(name).and_then(|value| value.get(member)).map(bare);
-    let time = if std::io::stdout().is_terminal() { record.time.get(11..19) } else { record.time.get(..23) };
+    let time = if today { record.time.get(11..19) } else { record.time.get(..23) };
     let mark = match record.outcome {
         Some(Outcome::Done) => style.green("+"),
         Some(Outcome::Refused) => style.red("-"),

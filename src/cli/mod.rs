@@ -21,6 +21,7 @@ mod output;
 mod policy;
 mod renew;
 mod revoke;
+mod search;
 mod secret;
 mod secrets;
 mod status;

@@ -21,7 +21,7 @@ pub(super) struct Arguments {
 }
 
 /// Where the configuration puts the log. A host without the file, such as one that collects logs, has the usual place.
-fn configured(desk: &Desk) -> Result<PathBuf, Failure> {
+pub(super) fn configured(desk: &Desk) -> Result<PathBuf, Failure> {
     match std::fs::read_to_string(&desk.config) {
         Ok(text) => {
             let config = Config::parse(&File { path: desk.config.display().to_string(), text });

@@ -5,6 +5,7 @@ mod disk;
 mod folding;
 mod life;
 mod record;
+mod searching;
 mod tamper;
 
 use super::*;
