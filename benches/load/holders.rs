@@ -42,6 +42,19 @@ impl Holders {
         Self { mother, each }
     }
 
+    /// So many processes with one credential of a database each; with each one's name and password there.
+    pub fn of_database(me: &str, socket: &Path, count: usize) -> (Self, Vec<(String, String)>) {
+        let mut holders = Self::start(me, socket, count, 0);
+        let credentials = holders.each.iter_mut().map(|(_, said)| {
+            let words: Vec<String> = said.split(' ').map(str::to_owned).collect();
+            let [lease, name, password] = <[String; 3]>::try_from(words).expect("a lease, a name and a password");
+            *said = lease;
+            (name, password)
+        });
+        let credentials = credentials.collect();
+        (holders, credentials)
+    }
+
     /// Kills one.
     pub fn kill(&self, pid: i32) {
         assert!(self.each.iter().any(|(own, _)| *own == pid));
@@ -64,7 +77,8 @@ impl Drop for Holders {
     }
 }
 
-/// `--holders COUNT LEASES SOCKET`: forks, takes leases in each child, says so, waits to be killed.
+/// `--holders COUNT LEASES SOCKET`: forks, takes leases in each child, says so, waits to be killed. With 0 leases it takes one credential of
+/// the database and says what it is.
 pub fn hold(arguments: &[String]) {
     let (count, leases): (usize, usize) = (arguments[0].parse().expect("a number"), arguments[1].parse().expect("a number"));
     for _ in 0..count {
@@ -76,6 +90,9 @@ pub fn hold(arguments: &[String]) {
             for _ in 0..leases {
                 (last, _) = lease(&mut stream);
             }
+            if leases == 0 {
+                last = super::database::credential(&mut stream);
+            }
             drop(stream);
             // One write of a short line is not torn.
             let _ = std::io::stdout().write_all(format!("{} {last}\n", std::process::id()).as_bytes());
@@ -85,7 +102,7 @@ pub fn hold(arguments: &[String]) {
             }
         }
         // Not all at once: a queue of connections has 1,024 places.
-        if leases == 1 {
+        if leases <= 1 {
             std::thread::sleep(Duration::from_micros(200));
         }
     }

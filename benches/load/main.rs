@@ -11,6 +11,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures time")]
 
+mod database;
 mod decisions;
 mod holders;
 mod stage;
@@ -45,6 +46,10 @@ fn main() {
             let (per_lease, ready) = run.many();
             println!("{per_lease:.0} bytes for each of {} leases; ready with them after {ready:.0} ms", run.many_leases());
         }
+        None if option::<String>(&run.arguments, "--only").is_some_and(|only| only == "database") => match run.database() {
+            Some(deaths) => print_deaths(&deaths),
+            None => println!("no PostgreSQL here"),
+        },
         None if option::<String>(&run.arguments, "--only").is_some() => {
             let (stage, _) = Stage::start(0);
             print_rows(&run.traffic(&stage));
@@ -161,7 +166,9 @@ impl Run {
         let mass = holders::mass_death(&stage, &holders, 0);
         drop((holders, stage));
         let (per_lease, ready_many) = self.many();
+        let database = self.database();
         let figures = Figures {
+            database,
             ready,
             idle,
             storm,
@@ -183,6 +190,12 @@ impl Run {
             print_rows(&rows);
             figures.print(&decided);
         }
+    }
+
+    fn database(&self) -> Option<database::Deaths> {
+        let (holders, died) = if self.quick { (100, 20) } else { (1_000, 100) };
+        self.say(&format!("{holders} holders of database credentials"));
+        database::deaths(&self.me, holders, died)
     }
 
     fn many_leases(&self) -> usize {
@@ -280,6 +293,7 @@ fn health(path: &std::path::Path) -> bool {
 }
 
 struct Figures {
+    database: Option<database::Deaths>,
     ready: f64,
     idle: f64,
     storm: Option<Vec<f64>>,
@@ -314,6 +328,8 @@ impl Figures {
             "exit_to_end_p50_ms": percentile(&self.deaths, 0.5),
             "exit_to_end_p99_ms": percentile(&self.deaths, 0.99),
             "mass_exit_ms": self.mass,
+            "dead_p99_ms": self.database.as_ref().map(|deaths| percentile(&deaths.one, 0.99)),
+            "dead_all_ms": self.database.as_ref().map(|deaths| deaths.all),
             "holders": self.count,
             "decide_p50_us": Value::Object(by_grants(|d| d.new)),
             "decide_repeated_p50_us": Value::Object(by_grants(|d| d.repeated)),
@@ -340,6 +356,7 @@ impl Figures {
         println!("holder killed to lease ended, {} watched: p50 {p50:.2} ms, p99 {p99:.2} ms of {}", self.count, self.deaths.len());
         println!("restart with {} holders: {} leases lost, longest wait {:.0} ms", self.count - self.deaths.len(), self.lost, self.gap);
         println!("all of them killed at once: every lease ended after {:.0} ms", self.mass);
+        self.database.iter().for_each(print_deaths);
         println!("memory idle {:.1} MiB; {:.0} bytes for each of {} leases", self.idle / 1024.0, self.per_lease, self.leases);
         println!("ready after {:.0} ms, with {} leases after {:.0} ms", self.ready, self.leases, self.ready_many);
         println!("clav audit verify: {:.0} records a second of {}", self.verify, self.records);
@@ -370,6 +387,18 @@ fn print_rows(rows: &[Row]) {
             row.rate / floor
         );
     }
+}
+
+fn print_deaths(deaths: &database::Deaths) {
+    let (p50, p99, alone) = (percentile(&deaths.one, 0.5), percentile(&deaths.one, 0.99), deaths.one.len());
+    println!(
+        "holder killed to credential dead in PostgreSQL, session closed and login refused, {} holders: p50 {p50:.1} ms, p99 {p99:.1} ms of {alone}",
+        deaths.holders
+    );
+    let (left, all, own) = (deaths.holders - alone, deaths.all, deaths.own);
+    println!(
+        "the other {left} killed at once: every session closed and every role gone after {all:.0} ms; PostgreSQL's own time for as many {own:.0} ms"
+    );
 }
 
 /// The value at that share of a sorted list.

@@ -54,10 +54,20 @@ impl Stage {
         Self::start_with(more, OPEN, "")
     }
 
+    /// The same with an engine and its secrets.
+    pub fn start_engine(engine: &str, secrets: &str) -> (Self, f64) {
+        Self::start_all(0, &format!("{OPEN}{engine}"), "", secrets)
+    }
+
     /// The same with these limits, and with more rows of identities.
     pub fn start_with(more: u32, limits: &str, rows: &str) -> (Self, f64) {
+        Self::start_all(more, limits, rows, "")
+    }
+
+    fn start_all(more: u32, limits: &str, rows: &str, secrets: &str) -> (Self, f64) {
         let dir = folder();
         files(dir.path(), more, limits, rows);
+        fs::write(dir.path().join("secrets.d/more.toml"), secrets).expect("own folder");
         let listeners = ["workload.sock", "operator.sock"].map(|name| {
             let path = dir.path().join(name);
             let listener = UnixListener::bind(&path).expect("own folder");

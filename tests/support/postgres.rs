@@ -34,6 +34,11 @@ impl Postgres {
     /// Starts a cluster, or says on standard error that there is no PostgreSQL here and gives none. With
     /// `CLAVIGER_REQUIRE_POSTGRES=1` its absence is a failure.
     pub async fn start() -> Option<Self> {
+        Self::start_for(60).await
+    }
+
+    /// The same for so many sessions at once.
+    pub async fn start_for(sessions: u32) -> Option<Self> {
         let Some(programs) = find_programs() else {
             let text = "no PostgreSQL server found in PATH or /usr/lib/postgresql (Debian: apt-get install postgresql)";
             assert!(std::env::var_os("CLAVIGER_REQUIRE_POSTGRES").is_none_or(|value| value != "1"), "{text}");
@@ -46,7 +51,7 @@ impl Postgres {
         let ca_pem = lay_out(&folder, user);
         // A daemon without privilege must reach the socket in it; the data have a folder of their own.
         fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o711)).expect("our own folder");
-        let keeper = spawn(&programs, &folder, user, port);
+        let keeper = spawn(&programs, &folder, user, [port.to_string(), sessions.to_string()]);
         let cluster = Self { folder, port, ca_pem, keeper };
         cluster.wait_and_fill().await;
         Some(cluster)
@@ -201,15 +206,15 @@ fn lay_out(folder: &Path, user: Option<(u32, u32)>) -> String {
 
 /// A shell keeps the server: it stops and starts it as it is told, and when its standard input closes, because we said so or because we are
 /// gone, it stops the server by its pid and removes the folder.
-fn spawn(programs: &Programs, folder: &Path, user: Option<(u32, u32)>, port: u16) -> Child {
+fn spawn(programs: &Programs, folder: &Path, user: Option<(u32, u32)>, numbers: [String; 2]) -> Child {
     const KEEPER: &str = r#"
         cd "$3" || exit 1
         "$1" -D "$3/data" -U postgres -A trust --no-sync --locale=C -E UTF8 >>"$3/log" 2>&1 || exit 1
-        program=$2 folder=$3 port=$4
+        program=$2 folder=$3 port=$4 sessions=$5
         start() {
             "$program" -D "$folder/data" -p "$port" -k "$folder" -c listen_addresses=127.0.0.1 -c hba_file="$folder/hba" \
                 -c ssl=on -c ssl_cert_file="$folder/server.crt" -c ssl_key_file="$folder/server.key" \
-                -c log_statement=all -c log_min_messages=info -c max_connections=60 -c password_encryption=scram-sha-256 \
+                -c log_statement=all -c log_min_messages=info -c max_connections="$sessions" -c password_encryption=scram-sha-256 \
                 >>"$folder/log" 2>&1 </dev/null &
             server=$!
         }
@@ -231,7 +236,7 @@ fn spawn(programs: &Programs, folder: &Path, user: Option<(u32, u32)>, port: u16
             command
         }
     };
-    command.arg("-c").arg(KEEPER).arg("keeper").arg(&programs.initdb).arg(&programs.postgres).arg(folder).arg(port.to_string());
+    command.arg("-c").arg(KEEPER).arg("keeper").arg(&programs.initdb).arg(&programs.postgres).arg(folder).args(numbers);
     let mut keeper = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a shell");
     // Held open as long as the server is wanted.
     keeper.stdin.as_mut().expect("a pipe").flush().expect("an open pipe");
