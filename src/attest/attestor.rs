@@ -185,7 +185,8 @@ impl Attestor {
             groups.sort_unstable();
             (process.uids, process.gids, groups, process.foreign.clone())
         };
-        Ok((ids(&parent.evidence.process) == ids(&own.evidence.process)).then(|| Arc::new(parent)))
+        let same = ids(&parent.evidence.process) == ids(&own.evidence.process) || crate::mutation!("client-ids");
+        Ok(same.then(|| Arc::new(parent)))
     }
 
     /// Whether a process runs the configured client.

@@ -126,7 +126,12 @@ impl Broker {
         let event = record::of_lease(Kind::Issue, slot.lease());
         let event = Self::issue_event(event, trail, &issued);
         let reference = issued.reference.clone();
-        let (lease, recorded) = tokio::join!(self.leases.commit(slot, reference), self.audit.append(event, Need::Durable));
+        let record = async {
+            crate::not_before!("unrecorded");
+            self.audit.append(event, Need::Durable).await
+        };
+        // Side by side: a crash may leave either without the other, and nobody was answered then.
+        let (lease, recorded) = tokio::join!(self.leases.commit(slot, reference), record);
         let lease = lease.map_err(|error| unfinished(error.into()))?;
         let recorded = recorded.map_err(|error| unfinished(error.into()))?; // no record, no secret
         self.leases.note_decided(lease.id, governance.generation);

@@ -149,6 +149,7 @@ impl Leases {
         let (sync, room) = if slot.written { (Sync::Now, Room::Ending) } else { (Sync::Soon, Room::Ordinary) };
         self.log.append(journal::now(&lease), sync, room).await?;
         crate::failpoint!("committed");
+        crate::failpoint!("unrecorded");
         Ok(lease)
     }
 

@@ -26,24 +26,44 @@ macro_rules! failpoint {
     };
 }
 
-/// Ends the process as `kill -9` would, when it was started to die here: after as many passes as `NAME:COUNT` says.
-#[cfg(mutations)]
-pub fn reached(name: &str) {
-    use std::sync::{
-        OnceLock,
-        atomic::{AtomicI64, Ordering},
+/// What a test build does not come to before it dies at the failpoint of that name: of two things that are done side by side, the one that
+/// is not done then. Nothing in every other build.
+#[macro_export]
+macro_rules! not_before {
+    ($name:literal) => {
+        #[cfg(mutations)]
+        $crate::sys::failpoint_awaited($name).await;
     };
-    static CHOSEN: OnceLock<Option<(String, AtomicI64)>> = OnceLock::new();
+}
+
+/// The place where this process was started to die, and how many passes are left: `NAME:COUNT`.
+#[cfg(mutations)]
+fn chosen() -> Option<&'static (String, std::sync::atomic::AtomicI64)> {
+    static CHOSEN: std::sync::OnceLock<Option<(String, std::sync::atomic::AtomicI64)>> = std::sync::OnceLock::new();
     let chosen = CHOSEN.get_or_init(|| {
         let text = std::env::var("CLAVIGER_FAILPOINT").ok()?;
         let (name, count) = text.split_once(':')?;
-        Some((name.to_owned(), AtomicI64::new(count.parse().ok()?)))
+        Some((name.to_owned(), count.parse::<i64>().ok()?.into()))
     });
-    if let Some((chosen, left)) = chosen
+    chosen.as_ref()
+}
+
+/// Ends the process as `kill -9` would, when it was started to die here and this is the pass.
+#[cfg(mutations)]
+pub fn reached(name: &str) {
+    if let Some((chosen, left)) = chosen()
         && chosen == name
-        && left.fetch_sub(1, Ordering::SeqCst) == 1
+        && left.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) == 1
     {
         let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+/// Waits for ever if the next pass of that place is the one to die at.
+#[cfg(mutations)]
+pub async fn awaited(name: &str) {
+    if chosen().is_some_and(|(chosen, left)| chosen == name && left.load(std::sync::atomic::Ordering::SeqCst) == 1) {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -1,6 +1,9 @@
 //! Attacks on attestation as loops with a fixed order. `docs/known-attacks.md` has a row for each.
 
-use super::{host::*, siege::staged};
+use super::{
+    host::*,
+    siege::{ALONE, staged},
+};
 
 const ONE: &str = r#"{"secret":"app/one"}"#;
 
@@ -91,6 +94,21 @@ fn below_an_agent_and_beside_it_a_workload_is_nobody_else() {
         // Below the agent it is the agent, which has no grant; out of its tree it is a deserter.
         let half = found["rounds"].as_u64().unwrap() / 2;
         assert_eq!(found["answers"], serde_json::json!({ "no_grant": half, "left_agent_session": half }), "{found}");
+    });
+}
+
+#[test]
+fn another_programs_face_raises_nothing() {
+    siege("another program's face", |host, found| {
+        let fifth = found["rounds"].as_u64().unwrap() / 5;
+        // It is believed, at what any program of its user is worth; not what it was when it connected; another user; out of the tree;
+        // another user's parent.
+        let answers = serde_json::json!({ "needs": fifth, "no_identity": 3 * fifth, "left_agent_session": fifth });
+        assert_eq!(found["answers"], answers, "{found}");
+        // The program with a user of its own has what the face did not bring.
+        let two = r#"{"secret":"app/two","purpose":"testing"}"#;
+        let answer = host.act(ALONE, "alone", &["call", "POST", "/v1/leases", two]).remove(0);
+        assert_eq!((&answer["status"], &answer["body"]["secret"]["value"]), (&201.into(), &"value-one".into()), "{answer}");
     });
 }
 

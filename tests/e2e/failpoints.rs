@@ -55,6 +55,12 @@ fn recorded(host: &Host) -> Ids {
     &of("issue") - &of("end")
 }
 
+/// Leases whose pipeline did not come to its end, on the record.
+fn unfinished(host: &Host) -> Ids {
+    let ends = host.records_of("end").into_iter().filter(|record| record["ended"]["reason"] == "unfinished");
+    ends.map(|record| record["lease"].as_str().unwrap().to_owned()).collect()
+}
+
 fn live(host: &Host) -> Ids {
     host.live().iter().map(|lease| lease["id"].as_str().unwrap().to_owned()).collect()
 }
@@ -89,16 +95,13 @@ impl Books {
         Books { roles: upstream(cluster).await, journal: journal(host), recorded: recorded(host), live: live(host), unfinished }
     }
 
-    /// Roles are live leases; the journal's issued without ended are; what was answered lives exactly as long as its holder; the record
-    /// has them all, but for one that was made live and whose daemon died before it was recorded: nobody was answered with that.
+    /// Roles are live leases; the journal's issued without ended are, and the record's; what was answered lives exactly as long as its holder.
     fn agree(&self, left: &Left) -> bool {
-        let unrecorded = &self.live - &self.recorded;
         !self.unfinished
             && self.roles == self.live
             && self.journal == self.live
-            && self.recorded.is_subset(&self.live)
+            && self.recorded == self.live
             && left.kept.is_subset(&self.live)
-            && left.kept.is_disjoint(&unrecorded)
             && left.lost.is_disjoint(&self.live)
     }
 }
@@ -129,7 +132,7 @@ async fn killed_at_every_failpoint_it_owes_nothing() {
     let rounds = rounds.max(points.len());
     let mut host = Host::prepare(setup(&cluster));
     host.clav_is_there();
-    let mut figures: BTreeMap<&str, [usize; 4]> = BTreeMap::new();
+    let (mut figures, mut cut_before) = (BTreeMap::<&str, [usize; 4]>::new(), 0);
     for round in 0..rounds {
         let point = points[round % points.len()].as_str();
         // Starting passes some of them already.
@@ -172,15 +175,17 @@ async fn killed_at_every_failpoint_it_owes_nothing() {
             assert!(requests.contains(request), "{what}: {request} was answered and is not on the record");
         }
         let books = settled(&host, &cluster, &left, &what).await;
+        let cut = unfinished(&host).len();
         let figure = figures.entry(point).or_default();
-        for (sum, more) in figure.iter_mut().zip([1, answered.len(), books.live.len(), (&books.live - &books.recorded).len()]) {
+        for (sum, more) in figure.iter_mut().zip([1, answered.len(), books.live.len(), cut - cut_before]) {
             *sum += more;
         }
+        cut_before = cut;
         drop(holders);
         let all = Left { lost: &left.lost | &left.kept, kept: Ids::new() };
         let books = loop {
             let books = settled(&host, &cluster, &all, &what).await;
-            // The one that nobody knows of ends with its holder too.
+            // One that was issued and not answered ends with its holder too.
             if books.live.is_empty() {
                 break books;
             }
@@ -190,11 +195,59 @@ async fn killed_at_every_failpoint_it_owes_nothing() {
         let verified = host.shell(0, &format!("clav audit verify --key {0}/audit.pub {0}", host.path("audit"))).output().unwrap();
         assert!(verified.status.success(), "{what}: {}", String::from_utf8_lossy(&verified.stdout));
     }
-    eprintln!("\n{:<18} {:>7} {:>9} {:>15} {:>18}", "killed at", "deaths", "answered", "live afterwards", "of them unrecorded");
-    for (point, [deaths, answered, left, unrecorded]) in &figures {
-        eprintln!("{point:<18} {deaths:>7} {answered:>9} {left:>15} {unrecorded:>18}");
+    eprintln!("\n{:<18} {:>7} {:>9} {:>15} {:>18}", "killed at", "deaths", "answered", "live afterwards", "ended at the start");
+    for (point, [deaths, answered, left, cut]) in &figures {
+        eprintln!("{point:<18} {deaths:>7} {answered:>9} {left:>15} {cut:>18}");
     }
     let sum = |n: usize| figures.values().map(|figure| figure[n]).sum::<usize>();
     eprintln!("{:<18} {:>7} {:>9} {:>15} {:>18}\n", "all", sum(0), sum(1), sum(2), sum(3));
     assert!(sum(0) == rounds && figures.len() == points.len());
+}
+
+/// Row and record are written side by side. With the row in the journal and nothing on the record nobody was answered: it ends at the next
+/// start, though its holder lives. Needs the build with failpoints, which `tests/mutations` lets stand in.
+#[test]
+fn a_lease_in_the_journal_that_is_not_on_the_record_ends_at_the_next_start() {
+    if std::env::var_os("CLAVIGER_TEST_DAEMON").is_none() || !is_root() {
+        return;
+    }
+    let mut host = Host::prepare(Setup {
+        identities: identity("orders", VICTIM, &declared("app/one")),
+        secrets: secret("app/one", "internal", ""),
+        policy: grant("orders", "app/one"),
+        ..Setup::default()
+    });
+    host.launch();
+    host.put("app/one", "value-one");
+    let hold = |host: &Host| host.hold(VICTIM, "orders", &["hold", r#"{"secret":"app/one"}"#]);
+    let mut kept = hold(&host);
+    for passes in 1..=3 {
+        host.stop(false);
+        host.environment = vec![("CLAVIGER_FAILPOINT".into(), format!("unrecorded:{passes}"))];
+        host.launch();
+        let mut answered: Vec<Actor> = (1..passes).map(|_| hold(&host)).collect();
+        let cut = hold(&host);
+        assert_eq!(cut.first["status"], 0, "nobody is answered: {}", cut.first);
+        host.wait_until(Duration::from_secs(10), "it is killed", |host| !host.is_running());
+        host.stop(true);
+        // It is in the one book and not in the other.
+        let only: Vec<String> = (&journal(&host) - &recorded(&host)).into_iter().collect();
+        let [lease] = &only[..] else { panic!("{only:?}") };
+        let before = unfinished(&host);
+        host.environment.clear();
+        host.launch();
+        host.wait_until(Duration::from_secs(10), "it ends", |host| unfinished(host).contains(lease));
+        assert_eq!((&unfinished(&host) - &before).len(), 1, "nothing else was cut short");
+        let holders = answered.iter().chain([&kept]).map(Actor::lease).collect::<Ids>();
+        assert_eq!((live(&host), journal(&host), recorded(&host)), (holders.clone(), holders.clone(), holders));
+        for holder in answered.iter_mut().chain([&mut kept]) {
+            let lease = holder.lease();
+            holder.say(&format!("call-anew GET /v1/leases/{lease}/secret"));
+            assert_eq!(holder.line()["status"], 200, "who was answered keeps what it has");
+        }
+        drop((cut, answered));
+        host.wait_until(Duration::from_secs(10), "the others end with their holders", |host| host.live().len() == 1);
+    }
+    host.stop(false);
+    super::crash::verify(&host);
 }

@@ -53,15 +53,19 @@ fn a_file_system_that_lies_or_hangs_is_asked_for_nothing() {
         let attack = Attack { name: "hostile file system", program: "attacker", verb: &["file", "DAEMON", "$DIR/fuse/keeper"], full: 1000 };
         // It is there, and leads to the bytes that it shows.
         assert_eq!(fs::read(&path).unwrap(), fs::read("/usr/bin/cat").unwrap());
-        std::thread::scope(|scope| {
-            let run = scope.spawn(|| attack.run(&host, part_of(attack.full)));
-            while !run.is_finished() {
-                served(&host);
-            }
-            let found = run.join().unwrap();
-            eprintln!("hostile file system that {}: {found}", if hang { "hangs" } else { "lies" });
-            siege::holds(&attack, &found);
-        });
+        let arguments =
+            Attack { name: "hostile arguments", program: "attacker", verb: &["argv", "DAEMON", "$DIR/fuse/keeper"], full: 1000 };
+        for attack in [&attack, &arguments] {
+            std::thread::scope(|scope| {
+                let run = scope.spawn(|| attack.run(&host, part_of(attack.full)));
+                while !run.is_finished() {
+                    served(&host);
+                }
+                let found = run.join().unwrap();
+                eprintln!("{} that {}: {found}", attack.name, if hang { "hangs" } else { "lies" });
+                siege::holds(attack, &found);
+            });
+        }
         let asked = fs::read_to_string(host.dir.join("asked")).unwrap_or_default();
         assert_eq!(asked, "", "what the daemon asked of the server, by linux/fuse.h's numbers");
         served(&host);

@@ -239,6 +239,12 @@ fn nobody_but_the_launcher_with_its_privilege_is_believed() {
         let answer = apart.neighbour(&["ask", &socket, text]);
         assert!(answer["answer"].as_str().unwrap().contains("not_launcher"), "{answer}");
     }
+    // With the launcher's face.
+    let mimic = apart.path("mimic");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/mimic.c");
+    assert!(Command::new("cc").args(["-O1", "-Wl,-z,now", "-o", &mimic, source]).status().unwrap().success());
+    let answer = apart.neighbour(&["mimic", &socket, "claviger-launch/1 tool alone", &mimic, &launcher]);
+    assert!(answer["answer"].as_str().unwrap().contains("not_launcher"), "{answer}");
     // Traced, or where no exec gives a privilege, it has none and says so.
     assert_eq!(apart.neighbour(&["traced", &launcher, "tool"])["code"], 125);
     let bound =

@@ -20,7 +20,7 @@ pub struct Attack {
 }
 
 /// `DAEMON` stands for the process id of the daemon, `$DIR` for its folder.
-pub const ATTACKS: [Attack; 12] = [
+pub const ATTACKS: [Attack; 13] = [
     Attack { name: "pid reuse", program: "attacker", verb: &["reuse", "DAEMON"], full: 10_000 },
     Attack { name: "foreign writer", program: "orders", verb: &["foreign"], full: 10_000 },
     Attack { name: "exec after connect, to another", program: "orders", verb: &["exec", "evil"], full: 10_000 },
@@ -33,7 +33,17 @@ pub const ATTACKS: [Attack; 12] = [
     Attack { name: "namespaces", program: "attacker", verb: &["mount", "DAEMON"], full: 1000 },
     Attack { name: "other users, programs, relays", program: "attacker", verb: &["others", "DAEMON"], full: 1000 },
     Attack { name: "below an agent", program: "robot", verb: &["below", "DAEMON"], full: 1000 },
+    Attack { name: "another program's face", program: "orders", verb: &["face"], full: 1000 },
 ];
+
+/// A user of one program alone, so that it is isolated.
+pub const ALONE: u32 = 61_004;
+
+/// What a program among others of its user is not.
+const ISOLATED: &str = r#"@id("test.isolated") @class("require") @require("assurance") @sentence("Run it isolated.")
+forbid (principal, action in Claviger::Action::"use", resource == Claviger::Secret::"app/two")
+unless { context.attested.assurance in Claviger::Assurance::"isolated" };
+"#;
 
 /// How many rounds of a full size are run.
 pub fn part_of(full: u64) -> u64 {
@@ -50,17 +60,22 @@ pub fn besieged(missing: &[&str]) -> Host {
 pub fn besieged_by(missing: &[&str], more_identities: &str, more_grants: &str) -> Host {
     let robot = identity("robot", AGENT, "").replace("\"workload\"", "\"agent\"");
     let workloads = [("orders", VICTIM), ("keeper", VICTIM), ("keepmap", VICTIM), ("deserter", AGENT)];
+    let alone = identity("alone", ALONE, "exclusive_uid = true");
     let host = Host::start(Setup {
         config: format!(
             "[limits]\nconnections = 1000\nconnections_per_second = 100000\nrequests_per_second = 100000\n[leases]\nsweep = \"1h\"\n\
-             [attest]\nassume_missing = {missing:?}\n"
+             [attest]\nassume_missing = {missing:?}\nclients = [\"$DIR/bin/clav\"]\n"
         ),
-        identities: workloads.map(|(name, uid)| identity(name, uid, "")).concat() + &robot + more_identities,
-        secrets: secret("app/one", "internal", ""),
-        policy: workloads.map(|(name, _)| grant(name, "app/one")).concat() + more_grants,
+        identities: workloads.map(|(name, uid)| identity(name, uid, "")).concat() + &robot + &alone + more_identities,
+        secrets: secret("app/one", "internal", "") + &secret("app/two", "internal", ""),
+        policy: workloads.map(|(name, _)| grant(name, "app/one")).concat()
+            + &["keeper", "alone"].map(|name| grant(name, "app/two")).concat()
+            + ISOLATED
+            + more_grants,
         ..Setup::default()
     });
     host.put("app/one", "value-one");
+    host.put("app/two", "value-one");
     // The same file under each name: what tells them apart is what they are called, and in the registry.
     for (name, mode, group) in
         [("keeper", 0o755, 0), ("evil", 0o755, 0), ("deserter", 0o755, 0), ("setuid", 0o4755, 0), ("setgid", 0o2755, AGENT)]
@@ -70,9 +85,13 @@ pub fn besieged_by(missing: &[&str], more_identities: &str, more_grants: &str) -
         chown(&path, Some(0), Some(group)).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
     }
-    host.write("keepmap.c", include_str!("../support/keepmap.c"));
-    let compiled = Command::new("cc").args(["-O1", "-o"]).arg(host.dir.join("bin/keepmap")).arg(host.dir.join("keepmap.c")).status();
-    assert!(compiled.unwrap().success());
+    for (name, source) in [("keepmap", include_str!("../support/keepmap.c")), ("mimic", include_str!("../support/mimic.c"))] {
+        let (program, file) = (host.dir.join("bin").join(name), format!("{name}.c"));
+        host.write(&file, source);
+        let compiled = Command::new("cc").args(["-O1", "-Wl,-z,now", "-o"]).arg(program).arg(host.dir.join(file)).status();
+        assert!(compiled.unwrap().success());
+    }
+    host.program("alone");
     fs::write(host.dir.join("attack.py"), include_str!("../support/attack.py")).unwrap();
     host
 }

@@ -615,6 +615,97 @@ def file(daemon, path):
     by_program(warden, lambda n, s, tell: ask_as(VICTIM, path, s, tell))
 
 
+class Mimic:
+    """As root: a process of this user that gives itself another program's face, or a strange file for its arguments, and asks what `tell`
+    tells it. With `first` it has connected and asked before it changes; `below` is the user of its parent."""
+
+    def __init__(self, uid, s, face="-", argv="-", first=None, below=None):
+        self.s, self.face = s, face
+        r, self.words = os.pipe()
+        told, tell = os.pipe()
+        go, start = os.pipe()
+
+        def become_it():
+            os.read(go, 1)
+            drop(uid)
+            os.dup2(r, 0)
+            os.dup2(s.fileno(), 1)
+            os.execv(BIN + "mimic", [BIN + "mimic", SOCK, face, argv] + ([first] if first else []))
+
+        def stand_above():
+            pid = child(become_it)
+            drop(below) if below else None
+            os.write(tell, b"%d" % pid)
+            os.waitpid(pid, 0)
+
+        self.above = child(stand_above)
+        os.close(tell)
+        self.pid = int(os.read(told, 20))
+        os.write(start, b"1")
+        for fd in (r, told, go, start):
+            os.close(fd)
+        until = time.monotonic() + 15
+        while not connected(s) and time.monotonic() < until:
+            time.sleep(0.0005)
+        s.settimeout(15)
+
+    def tell(self, text):
+        os.write(self.words, text)
+
+    def has_face(self):
+        try:
+            return os.readlink(f"/proc/{self.pid}/exe") == self.face
+        except OSError:
+            return False
+
+    def end(self):
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.above, 0)
+        os.close(self.words)
+        self.s.close()
+
+
+def face():
+    """As root, program of an identity: /proc/PID/exe says another program than runs. What that brings: no more assurance than any program of
+    the user has; nothing after connecting; not another user's secrets; nothing to who left an agent's tree; and, with the client's face, not
+    what belongs to a parent of another user's."""
+    two = LEASE.replace(b"app/one", b"app/two")
+    for n in range(ROUNDS):
+        uid, face, text, more = (
+            (VICTIM, "keeper", two, {}),
+            (VICTIM, "keeper", LEASE, {"first": WHO.decode()}),
+            (VICTIM, "alone", two, {}),
+            (AGENT, "deserter", LEASE, {}),
+            (ATTACKER, "clav", LEASE, {"below": VICTIM}),
+        )[n % 5]
+        s = socket.socket(socket.AF_UNIX)
+        mimic = Mimic(uid, s, BIN + face, **more)
+        good = True
+        if more.get("first"):
+            good = b'"no_identity"' in read(s)[1]
+            mimic.tell(b"g")
+            while not mimic.has_face():
+                time.sleep(0.0005)
+        mimic.tell(text)
+        status, data = read(s)
+        count(good and mimic.has_face(), status, data)
+        mimic.end()
+
+
+def argv(path):
+    """As root: a process whose arguments and environment lie in this file, on a file system of somebody's, asks."""
+    for n in range(ROUNDS):
+        s = socket.socket(socket.AF_UNIX)
+        mimic = Mimic((VICTIM, ATTACKER)[n % 2], s, argv=path)
+        mimic.tell(LEASE)
+        status, data = read(s)
+        maps = open(f"/proc/{mimic.pid}/maps").read()
+        # The kernel reads only memory of no file there, since Linux 4.17 (CVE-2018-1120).
+        said = [open(f"/proc/{mimic.pid}/{name}", "rb").read() for name in ("cmdline", "environ")]
+        count(path in maps and said == [b"", b""], status, data)
+        mimic.end()
+
+
 def leader():
     """As root, program of an identity: the leader of the process has ended, one of its threads asks."""
     def round(n, s, tell):
@@ -738,6 +829,8 @@ VERBS = {
     "below": lambda: below(int(ARGS[0])),
     "file": lambda: file(int(ARGS[0]), ARGS[1]),
     "leader": leader,
+    "face": face,
+    "argv": lambda: argv(ARGS[1]),
     "descriptors": descriptors,
     "connections": connections,
     "slow": slow,

@@ -1,5 +1,5 @@
 """What neighbours of a launched program try, and what it tries itself: one verb, answers as one JSON object on standard output."""
-import ctypes, errno, json, os, socket, sys
+import ctypes, errno, json, os, socket, subprocess, sys, time
 
 libc = ctypes.CDLL(None, use_errno=True)
 VERB, ARGS = sys.argv[1], sys.argv[2:]
@@ -90,10 +90,22 @@ elif VERB == "mint":  # FOLDER: a launched program tries to hand its group on, o
 elif VERB == "own":  # FILE: a neighbour marks a file of the launched program's group
     os.chmod(ARGS[0], 0o2755)
     print(json.dumps({"mode": os.stat(ARGS[0]).st_mode & 0o7777, "gid": os.stat(ARGS[0]).st_gid}))
-elif VERB == "ask":  # SOCKET TEXT: whoever likes asks where the launcher asks
+elif VERB in ("ask", "mimic"):  # SOCKET TEXT [MIMIC FACE]: whoever likes asks where the launcher asks, also with its face
     s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     s.settimeout(10)
-    s.connect(ARGS[0])
+    if VERB == "ask":
+        s.connect(ARGS[0])
+    else:
+        s.setblocking(True)
+        mimic = subprocess.Popen([ARGS[2], ARGS[0], ARGS[3], "-"], stdin=subprocess.PIPE, stdout=s)
+        while attempt(s.getpeername) != "ok" and mimic.poll() is None:
+            time.sleep(0.001)
+        assert os.readlink(f"/proc/{mimic.pid}/exe") == ARGS[3]
+        mimic.stdin.write(ARGS[1].encode())
+        mimic.stdin.flush()
+        print(json.dumps({"answer": s.recv(512).decode()}))
+        mimic.kill()
+        sys.exit()
     try:
         s.send(ARGS[1].encode())
         answer = s.recv(512).decode()
