@@ -77,7 +77,7 @@ impl Broker {
         self.must_have_room().await?;
         let draft = self.draft(clearance.permit(), &bound, key, trail.request)?;
         let engine = self.engine(&draft.engine)?;
-        let slot = self.leases.reserve(draft, engine.has_upstream()).await?; // the debt is written down first
+        let slot = self.leases.reserve(draft, engine.has_upstream(clearance.permit().intent().secret())).await?; // the debt is written down first
         crate::failpoint!("reserved");
         let id = slot.lease().id;
         let unsettled = Unsettled { broker: self, id };

@@ -131,11 +131,11 @@ pub trait Engine: Send + Sync {
     /// `local`, `jwt`, `postgres`, ...
     fn kind(&self) -> &'static str;
 
-    /// How its credentials end.
-    fn ends_by(&self) -> EndsBy;
+    /// How this secret's credentials end. Asked only about definitions that [`Engine::check`] has passed.
+    fn ends_by(&self, secret: &SecretDefinition) -> EndsBy;
 
-    /// Whether something exists upstream, so that the reservation must be durable before `issue`.
-    fn has_upstream(&self) -> bool;
+    /// Whether something of this secret's leases exists upstream, so that the reservation must be durable before `issue`.
+    fn has_upstream(&self, secret: &SecretDefinition) -> bool;
 
     /// Checks a definition's settings at load; the text names what is wrong.
     fn check(&self, secret: &SecretDefinition) -> Result<(), String>;

@@ -86,11 +86,11 @@ impl Engine for LocalEngine {
         "local"
     }
 
-    fn ends_by(&self) -> EndsBy {
+    fn ends_by(&self, _secret: &SecretDefinition) -> EndsBy {
         EndsBy::None
     }
 
-    fn has_upstream(&self) -> bool {
+    fn has_upstream(&self, _secret: &SecretDefinition) -> bool {
         false
     }
 
