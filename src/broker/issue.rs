@@ -160,7 +160,7 @@ impl Broker {
 
     fn issue_event(lease: Event, trail: &Trail, issued: &Issued) -> Event {
         let version = issued.reference.0.get("version").and_then(serde_json::Value::as_u64);
-        let event = record::with(trail.fill(lease, version).outcome(Outcome::Done), Event::credential, &issued.reference);
+        let event = record::with(trail.fill(lease, version).outcome(Outcome::Done), Event::credential, &issued.reference.named());
         if trail.pinned { record::with(event, Event::more, &record::Given { pinned: true }) } else { event }
     }
 

@@ -103,7 +103,7 @@ impl RecordingEngine {
     fn issued(&self, lease: LeaseId) -> Issued {
         let mut reference = UpstreamRef::default();
         reference.0.insert("lease", lease.to_string());
-        Issued { value: self.key.mac(&lease.to_bytes()), attributes: vec![("id", lease.to_string())], reference }
+        Issued { value: self.key.mac(&lease.to_bytes()), attributes: vec![("id".into(), lease.to_string())], reference }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -250,5 +250,8 @@ pub async fn every_wait_has_a_deadline(engine: &dyn Engine, secret: &SecretDefin
 /// Ends it and holds the answer to the engine's word.
 async fn end(h: &Harness, asked: &Asked, reference: &UpstreamRef) {
     let wanted = if h.secret.ends_by == EndsBy::Upstream { EndResult::Revoked } else { EndResult::Lapsed };
-    assert_eq!(h.engine.end(asked.lease, reference).await.unwrap(), wanted);
+    let result = h.engine.end(asked.lease, reference).await.unwrap();
+    // An engine of several kinds does not know which one a lease without a reference was.
+    let unknown = *reference == UpstreamRef::default() && !h.engine.has_upstream(&h.secret) && result == EndResult::Revoked;
+    assert!(result == wanted || unknown, "{result:?}");
 }
