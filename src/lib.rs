@@ -14,6 +14,7 @@ pub mod intent;
 pub mod launch;
 pub mod lease;
 pub mod model;
+pub mod outbound;
 pub mod policy;
 pub mod server;
 pub mod sys;

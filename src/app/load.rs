@@ -45,7 +45,7 @@ pub fn by_running(engines: &Engines) -> impl Fn(&SecretDefinition) -> Result<End
             let known: Vec<&str> = engines.iter().map(|(name, _)| name.as_str()).collect();
             return Err(format!("engine {} is not configured; there is {}", row.engine, known.join(", ")));
         };
-        engine.check(row).map(|()| engine.ends_by())
+        engine.check(row).map(|()| engine.ends_by(row))
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     audit::Recorded,
     digest::SealTo,
-    engine::Again,
+    engine::{Again, Attribute},
     lease::Lease,
     model::{RequestId, SecretBytes},
 };
@@ -63,7 +63,7 @@ impl Delivery {
         &self.credential.value
     }
     /// Names beside the value.
-    pub fn attributes(&self) -> &[(&'static str, String)] {
+    pub fn attributes(&self) -> &[Attribute] {
         &self.credential.attributes
     }
     /// What policy shortened, in words.

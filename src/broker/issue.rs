@@ -77,7 +77,7 @@ impl Broker {
         self.must_have_room().await?;
         let draft = self.draft(clearance.permit(), &bound, key, trail.request)?;
         let engine = self.engine(&draft.engine)?;
-        let slot = self.leases.reserve(draft, engine.has_upstream()).await?; // the debt is written down first
+        let slot = self.leases.reserve(draft, engine.has_upstream(clearance.permit().intent().secret())).await?; // the debt is written down first
         crate::failpoint!("reserved");
         let id = slot.lease().id;
         let unsettled = Unsettled { broker: self, id };
@@ -165,7 +165,7 @@ impl Broker {
 
     fn issue_event(lease: Event, trail: &Trail, issued: &Issued) -> Event {
         let version = issued.reference.0.get("version").and_then(serde_json::Value::as_u64);
-        let event = record::with(trail.fill(lease, version).outcome(Outcome::Done), Event::credential, &issued.reference);
+        let event = record::with(trail.fill(lease, version).outcome(Outcome::Done), Event::credential, &issued.reference.named());
         if trail.pinned { record::with(event, Event::more, &record::Given { pinned: true }) } else { event }
     }
 

@@ -19,7 +19,8 @@ impl Broker {
     pub(super) async fn reconcile(self: Arc<Self>) {
         let engines: Vec<(EngineName, Arc<dyn Engine>)> =
             self.engines.iter().map(|(name, engine)| (name.clone(), engine.clone())).collect();
-        for (name, engine) in engines.into_iter().filter(|(_, engine)| engine.has_upstream()) {
+        // An engine with nothing upstream has an empty list.
+        for (name, engine) in engines {
             let broker = self.clone();
             tokio::spawn(async move {
                 while let Err(error) = broker.reconcile_one(&name, &*engine).await {

@@ -4,7 +4,7 @@ use super::{Stop, caller::Known};
 use crate::{
     attest::{Basis, Eyes, Facts as ProcessFacts, Peer},
     audit::{Decided, Event, Facts, Holder as HolderFacts, Kind, Recordable, Word},
-    engine::UpstreamRef,
+    engine::Named,
     intent::{Ask, Claimed, Effective, Intent, Source},
     lease::Lease,
     model::{Operation, Purpose, RequestId, SecretName, Ttl},
@@ -26,7 +26,7 @@ impl Recordable for Claimed {}
 /// Computed by us.
 impl Recordable for Effective {}
 /// Names only, by the engines' contract.
-impl Recordable for UpstreamRef {}
+impl Recordable for Named {}
 
 /// How an issued value travelled; the `more` of its record.
 #[derive(Serialize)]
@@ -188,5 +188,5 @@ pub(super) fn of_lease(kind: Kind, lease: &Lease) -> Event {
     let event = Event::new(kind).lease(lease.id).holder(holder(lease)).expires(lease.expires);
     let event = event.assurance(lease.assurance).channel(lease.channel);
     let decided = Decided { bundle: Word::parse(&lease.bundle).ok(), grant: Word::parse(&lease.grant).ok(), ..Decided::default() };
-    with(event.policy(decided), Event::credential, &lease.reference)
+    with(event.policy(decided), Event::credential, &lease.reference.named())
 }

@@ -28,6 +28,11 @@ impl Members {
         self.0 = members.into();
     }
 
+    /// All others.
+    pub fn without(&self, name: &str) -> Self {
+        Self(self.0.iter().filter(|(known, _)| known != name).cloned().collect())
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -80,6 +85,7 @@ mod tests {
         let text = serde_json::to_string(&members).unwrap();
         assert_eq!(text, r#"{"name":"b","version":3}"#);
         assert_eq!(serde_json::from_str::<Members>(&text).unwrap(), members);
+        assert_eq!(serde_json::to_string(&members.without("name")).unwrap(), r#"{"version":3}"#);
         for bad in [r#"{"a":1,"a":2}"#, "[]", "null", "3"] {
             assert!(serde_json::from_str::<Members>(bad).is_err(), "{bad}");
         }

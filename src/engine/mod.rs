@@ -6,7 +6,8 @@
 //!    makes upstream bears a name that follows from the lease id and the daemon's mark alone, so that it can be found without a reference.
 //! 2. `issue` either returns a credential or leaves nothing behind that `settle` would not find and kill.
 //! 3. `read` makes the value again from the lease: the same bytes, or for signed tokens an equally valid one, also after a restart.
-//!    No engine keeps values of live leases.
+//!    No engine keeps values of live leases in the clear. What its source cannot repeat may be sealed into the lease's own reference
+//!    ([`UpstreamRef::seal`]), and goes with it.
 //! 4. `end` is idempotent and safe to repeat at any time, for ever. It answers `Revoked` only when the source confirmed that the
 //!    credential is dead, `Lapsed` when there is nothing upstream to revoke. It never answers done without having looked.
 //! 5. `settle` ends what a reservation without a commit may have left: it looks for the deterministic name, and it waits for an issue that
@@ -21,6 +22,7 @@
 pub mod jwt;
 pub mod local;
 mod members;
+pub mod openbao;
 pub mod postgres;
 mod registry;
 
@@ -33,7 +35,7 @@ use crate::model::{
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 /// The mark that everything made upstream bears: which daemon, and which state of it, it belongs to. Two daemons never share one, nor do
 /// a machine and its clone that began with states of their own; a daemon touches only what bears its mark.
@@ -80,16 +82,55 @@ pub struct Order<'a> {
     pub expires: WallTime,
 }
 
-/// The engine's own reference for revoking and reading again. Kept in the journal, so it never holds a secret byte.
+impl Order<'_> {
+    /// SHA-256 of what was granted, as 32 characters of `0-9a-f`: whom, what, why, the worst it may do and where. It stands in the
+    /// reference, so on the record, and at sources that take such a thing, so that their logs join with ours.
+    pub fn intent_digest(&self) -> String {
+        let hosts: Vec<String> = self.hosts.iter().map(ToString::to_string).collect();
+        let said = (self.identity, &self.secret.name, self.purpose, self.operation, hosts);
+        // Names, words and texts always are JSON.
+        let text = serde_json::to_vec(&said).unwrap_or_default();
+        hex::encode(&sha256(&[b"claviger intent\0", &text])[..16])
+    }
+}
+
+/// The engine's own reference for revoking and reading again. Kept in the journal, so it never holds a secret byte in the clear.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpstreamRef(pub Members);
+
+/// A reference without its sealed value: what goes on the record.
+#[derive(Serialize)]
+pub struct Named(Members);
+
+/// The member that holds a sealed value.
+const SEALED: &str = "sealed";
+
+impl UpstreamRef {
+    /// Puts a value into it that its source cannot repeat, sealed under a key of the local store with the lease as context, in base64.
+    pub fn seal(&mut self, sealed: String) {
+        self.0.insert(SEALED, sealed);
+    }
+
+    /// The sealed value.
+    pub fn sealed(&self) -> Option<&str> {
+        self.0.get(SEALED).and_then(serde_json::Value::as_str)
+    }
+
+    /// All names, for the record: sealed bytes belong to the lease, which is forgotten, and not to the log, which is not.
+    pub fn named(&self) -> Named {
+        Named(if crate::mutation!("sealed-off-record") { self.0.clone() } else { self.0.without(SEALED) })
+    }
+}
+
+/// A name beside a value and what it stands for; neither is secret.
+pub type Attribute = (Cow<'static, str>, String);
 
 /// A credential that exists.
 pub struct Issued {
     /// The value.
     pub value: SecretBytes,
     /// Names beside the value that the holder needs (user name, host, token id ...); none is secret.
-    pub attributes: Vec<(&'static str, String)>,
+    pub attributes: Vec<Attribute>,
     /// How to find it again.
     pub reference: UpstreamRef,
 }
@@ -99,7 +140,7 @@ pub struct Again {
     /// The value.
     pub value: SecretBytes,
     /// Names beside the value that the holder needs.
-    pub attributes: Vec<(&'static str, String)>,
+    pub attributes: Vec<Attribute>,
 }
 
 impl From<Issued> for Again {
@@ -131,11 +172,11 @@ pub trait Engine: Send + Sync {
     /// `local`, `jwt`, `postgres`, ...
     fn kind(&self) -> &'static str;
 
-    /// How its credentials end.
-    fn ends_by(&self) -> EndsBy;
+    /// How this secret's credentials end. Asked only about definitions that [`Engine::check`] has passed.
+    fn ends_by(&self, secret: &SecretDefinition) -> EndsBy;
 
-    /// Whether something exists upstream, so that the reservation must be durable before `issue`.
-    fn has_upstream(&self) -> bool;
+    /// Whether something of this secret's leases exists upstream, so that the reservation must be durable before `issue`.
+    fn has_upstream(&self, secret: &SecretDefinition) -> bool;
 
     /// Checks a definition's settings at load; the text names what is wrong.
     fn check(&self, secret: &SecretDefinition) -> Result<(), String>;

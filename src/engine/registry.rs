@@ -41,10 +41,15 @@ impl Engines {
     pub fn check(&self, secret: &SecretDefinition) -> Result<(), String> {
         match self.find(&secret.engine) {
             None => Err(format!("{}: there is no engine {}", secret.name, secret.engine)),
-            Some(engine) if engine.ends_by() != secret.ends_by => {
-                Err(format!("{}: ends_by is {}, its engine's is {}", secret.name, secret.ends_by, engine.ends_by()))
+            Some(engine) => {
+                engine.check(secret)?;
+                let ends_by = engine.ends_by(secret);
+                if ends_by == secret.ends_by {
+                    Ok(())
+                } else {
+                    Err(format!("{}: ends_by is {}, its engine's is {ends_by}", secret.name, secret.ends_by))
+                }
             }
-            Some(engine) => engine.check(secret),
         }
     }
 }

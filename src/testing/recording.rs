@@ -103,7 +103,7 @@ impl RecordingEngine {
     fn issued(&self, lease: LeaseId) -> Issued {
         let mut reference = UpstreamRef::default();
         reference.0.insert("lease", lease.to_string());
-        Issued { value: self.key.mac(&lease.to_bytes()), attributes: vec![("id", lease.to_string())], reference }
+        Issued { value: self.key.mac(&lease.to_bytes()), attributes: vec![("id".into(), lease.to_string())], reference }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -122,11 +122,11 @@ impl Engine for RecordingEngine {
         "recording"
     }
 
-    fn ends_by(&self) -> EndsBy {
+    fn ends_by(&self, _secret: &SecretDefinition) -> EndsBy {
         EndsBy::Upstream
     }
 
-    fn has_upstream(&self) -> bool {
+    fn has_upstream(&self, _secret: &SecretDefinition) -> bool {
         true
     }
 

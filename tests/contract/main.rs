@@ -5,6 +5,9 @@
 mod figures;
 mod jwt;
 mod local;
+mod openbao;
+#[path = "../support/openbao.rs"]
+mod openbao_server;
 mod postgres;
 mod postgres_faults;
 mod recording;

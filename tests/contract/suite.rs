@@ -73,7 +73,7 @@ pub fn now() -> WallTime {
 
 /// A definition with these settings.
 pub fn secret(name: &str, engine: &dyn Engine, settings: serde_json::Value) -> SecretDefinition {
-    SecretDefinition {
+    let mut secret = SecretDefinition {
         name: SecretName::parse(name).unwrap(),
         engine: EngineName::parse("under-test").unwrap(),
         owner: Owner::parse("team").unwrap(),
@@ -87,10 +87,12 @@ pub fn secret(name: &str, engine: &dyn Engine, settings: serde_json::Value) -> S
         quarantined: false,
         pinned: false,
         description: "for the contract suite".into(),
-        ends_by: engine.ends_by(),
+        ends_by: EndsBy::None,
         settings: settings.as_object().unwrap().clone(),
         generation: "".into(),
-    }
+    };
+    secret.ends_by = engine.ends_by(&secret);
+    secret
 }
 
 /// Makes a module's tests: one for each law, each with a harness of its own. A harness that is `None` has said why.
@@ -138,7 +140,7 @@ pub async fn what_is_issued_works_and_can_be_read_again(h: &Harness) {
     assert!(h.probe.works(&read).await);
     assert_eq!(read.reference, issued.reference);
     // A signed token need only be equally valid; everything else is the same bytes.
-    if h.engine.ends_by() != EndsBy::ShortLife {
+    if h.secret.ends_by != EndsBy::ShortLife {
         assert!(read.value.expose() == issued.value.expose() && read.attributes == issued.attributes);
     }
     end(h, &asked, &issued.reference).await;
@@ -151,7 +153,7 @@ pub async fn a_renewed_credential_goes_on_working(h: &Harness) {
     h.engine.renew(&asked.order(&h.secret), &issued.reference).await.unwrap();
     assert!(h.probe.works(&h.engine.read(&asked.order(&h.secret), &issued.reference).await.unwrap()).await);
     end(h, &asked, &issued.reference).await;
-    if h.engine.has_upstream() {
+    if h.engine.has_upstream(&h.secret) {
         let gone = h.engine.renew(&asked.order(&h.secret), &issued.reference).await;
         assert!(matches!(gone, Err(EngineError::Refused(_))), "what has ended cannot be renewed");
     }
@@ -163,7 +165,7 @@ pub async fn ending_says_what_became_of_it_and_can_be_repeated(h: &Harness) {
     for _ in 0..3 {
         end(h, &asked, &issued.reference).await;
         let works = h.probe.works(&issued).await;
-        assert_eq!(works, h.engine.ends_by() != EndsBy::Upstream, "revoked is dead, lapsed says that a copy lives on");
+        assert_eq!(works, h.secret.ends_by != EndsBy::Upstream, "revoked is dead, lapsed says that a copy lives on");
     }
     assert_eq!(h.engine.settle(asked.lease, Some(&h.secret)).await.unwrap(), EndResult::Lapsed);
 }
@@ -181,7 +183,7 @@ pub async fn an_issue_that_was_never_committed_is_settled(h: &Harness) {
     // The reference is lost with the process that had it.
     let issued = h.engine.issue(&asked.order(&h.secret)).await.unwrap();
     let settled = h.engine.settle(asked.lease, Some(&h.secret)).await.unwrap();
-    if h.engine.has_upstream() {
+    if h.engine.has_upstream(&h.secret) {
         assert_eq!(settled, EndResult::Revoked);
         assert!(!h.probe.works(&issued).await);
     } else {
@@ -210,7 +212,7 @@ pub async fn nothing_but_the_value_holds_the_value(h: &Harness) {
 pub async fn what_exists_upstream_is_listed(h: &Harness) {
     let asked = Asked::new();
     h.engine.issue(&asked.order(&h.secret)).await.unwrap();
-    assert_eq!(h.engine.inventory().await.unwrap().contains(&asked.lease), h.engine.has_upstream());
+    assert_eq!(h.engine.inventory().await.unwrap().contains(&asked.lease), h.engine.has_upstream(&h.secret));
     // What nobody knows any more is ended without a reference.
     end(h, &asked, &UpstreamRef::default()).await;
     assert!(!h.engine.inventory().await.unwrap().contains(&asked.lease));
@@ -247,6 +249,9 @@ pub async fn every_wait_has_a_deadline(engine: &dyn Engine, secret: &SecretDefin
 
 /// Ends it and holds the answer to the engine's word.
 async fn end(h: &Harness, asked: &Asked, reference: &UpstreamRef) {
-    let wanted = if h.engine.ends_by() == EndsBy::Upstream { EndResult::Revoked } else { EndResult::Lapsed };
-    assert_eq!(h.engine.end(asked.lease, reference).await.unwrap(), wanted);
+    let wanted = if h.secret.ends_by == EndsBy::Upstream { EndResult::Revoked } else { EndResult::Lapsed };
+    let result = h.engine.end(asked.lease, reference).await.unwrap();
+    // An engine of several kinds does not know which one a lease without a reference was.
+    let unknown = *reference == UpstreamRef::default() && !h.engine.has_upstream(&h.secret) && result == EndResult::Revoked;
+    assert!(result == wanted || unknown, "{result:?}");
 }

@@ -155,7 +155,8 @@ fn governance(engines: &Engines, today: WallTime) -> Governance {
     let rows = drafts.into_iter().map(|draft| {
         let engine = engines.find(&draft.row().engine).unwrap();
         engine.check(draft.row()).unwrap();
-        draft.with(engine.ends_by())
+        let ends_by = engine.ends_by(draft.row());
+        draft.with(ends_by)
     });
     let catalogue = Catalogue::new(rows.collect());
     let grants: String = ["source", "tokens", "local"].map(|engine| grant("orders", &format!("app/{engine}"))).concat();

@@ -180,10 +180,10 @@ impl JwtEngine {
             .ok_or_else(|| EngineError::Setup(format!("{}: has no {} key", self.config.name, algorithm.as_str())))?;
         let value = token::sign(key, &token::claims(&self.config.issuer, order, &settings)).map_err(setup)?;
         let attributes = vec![
-            ("token_id", order.lease.to_string()),
-            ("issuer", self.config.issuer.clone()),
-            ("subject", settings.subject(order.identity)),
-            ("key_id", key.kid.clone()),
+            ("token_id".into(), order.lease.to_string()),
+            ("issuer".into(), self.config.issuer.clone()),
+            ("subject".into(), settings.subject(order.identity)),
+            ("key_id".into(), key.kid.clone()),
         ];
         let mut reference = UpstreamRef::default();
         reference.0.insert("jti", order.lease.to_string());
@@ -201,11 +201,11 @@ impl Engine for JwtEngine {
         "jwt"
     }
 
-    fn ends_by(&self) -> EndsBy {
+    fn ends_by(&self, _secret: &SecretDefinition) -> EndsBy {
         EndsBy::ShortLife
     }
 
-    fn has_upstream(&self) -> bool {
+    fn has_upstream(&self, _secret: &SecretDefinition) -> bool {
         false
     }
 

@@ -76,7 +76,7 @@ impl LocalEngine {
     fn again(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<Again, EngineError> {
         let version = version_of(order, reference)?;
         let value = self.store.version(&order.secret.name, version).map_err(refuse)?;
-        Ok(Again { value, attributes: vec![("version", version.to_string())] })
+        Ok(Again { value, attributes: vec![("version".into(), version.to_string())] })
     }
 }
 
@@ -86,11 +86,11 @@ impl Engine for LocalEngine {
         "local"
     }
 
-    fn ends_by(&self) -> EndsBy {
+    fn ends_by(&self, _secret: &SecretDefinition) -> EndsBy {
         EndsBy::None
     }
 
-    fn has_upstream(&self) -> bool {
+    fn has_upstream(&self, _secret: &SecretDefinition) -> bool {
         false
     }
 
@@ -106,7 +106,7 @@ impl Engine for LocalEngine {
         let mut reference = UpstreamRef::default();
         reference.0.insert("name", order.secret.name.as_str());
         reference.0.insert("version", version);
-        Ok(Issued { value, attributes: vec![("version", version.to_string())], reference })
+        Ok(Issued { value, attributes: vec![("version".into(), version.to_string())], reference })
     }
 
     async fn read(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<Issued, EngineError> {

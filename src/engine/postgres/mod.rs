@@ -47,10 +47,10 @@ impl PostgresEngine {
 
     fn issued(&self, role: &Role, password: SecretBytes, reference: UpstreamRef, database: &str) -> Issued {
         let attributes = vec![
-            ("username", role.name.clone()),
-            ("host", self.config.server.host()),
-            ("port", self.config.server.port().to_string()),
-            ("dbname", database.into()),
+            ("username".into(), role.name.clone()),
+            ("host".into(), self.config.server.host()),
+            ("port".into(), self.config.server.port().to_string()),
+            ("dbname".into(), database.into()),
         ];
         Issued { value: password, attributes, reference }
     }
@@ -119,11 +119,11 @@ impl Engine for PostgresEngine {
         "postgres"
     }
 
-    fn ends_by(&self) -> EndsBy {
+    fn ends_by(&self, _secret: &SecretDefinition) -> EndsBy {
         EndsBy::Upstream
     }
 
-    fn has_upstream(&self) -> bool {
+    fn has_upstream(&self, _secret: &SecretDefinition) -> bool {
         true
     }
 

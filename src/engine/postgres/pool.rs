@@ -7,7 +7,7 @@ use super::{
     tls::Tls,
 };
 use crate::{
-    model::BootTime,
+    outbound::Setback,
     sys::{Clock, VaultBytes},
 };
 use std::{
@@ -25,15 +25,7 @@ pub(super) struct Pool {
     tls: Option<Tls>,
     slots: Semaphore,
     idle: Mutex<Vec<Connection>>,
-    setback: Mutex<Setback>,
-    clock: Arc<dyn Clock>,
-}
-
-/// After a failed connect nobody tries again for a while: 100 ms, doubling up to 5 s.
-#[derive(Default)]
-struct Setback {
-    failures: u32,
-    until: Option<BootTime>,
+    setback: Setback,
 }
 
 struct Connection {
@@ -66,7 +58,7 @@ impl Pool {
             Server::Tls { ca_pem, server_name, .. } => Some(Tls::new(ca_pem, server_name.clone())?),
         };
         let slots = Semaphore::new(config.max_connections);
-        Ok(Self { config, password, tls, slots, idle: Mutex::default(), setback: Mutex::default(), clock })
+        Ok(Self { config, password, tls, slots, idle: Mutex::default(), setback: Setback::new(clock) })
     }
 
     /// A connection to that database, warm if there is one. The caller bounds the wait.
@@ -76,12 +68,14 @@ impl Pool {
         if let Some(connection) = self.take_idle(database) {
             return Ok(Session { connection, _slot: slot });
         }
-        self.check_setback()?;
+        if self.setback.is_waiting() {
+            return Err(EngineError::Unreachable("the server could not be reached a moment ago; waiting before the next try".into()));
+        }
         let connection = tokio::time::timeout(self.config.connect_timeout, self.connect(database)).await.unwrap_or_else(|_| {
             let waited = self.config.connect_timeout.as_millis();
             Err(EngineError::Unreachable(format!("no connection to {database} within {waited} ms")))
         });
-        self.note(connection.as_ref().err());
+        self.setback.note(connection.is_err());
         Ok(Session { connection: connection?, _slot: slot })
     }
 
@@ -144,26 +138,6 @@ impl Pool {
             .connect_timeout(self.config.connect_timeout)
             .keepalives_idle(Duration::from_secs(30));
         settings
-    }
-
-    fn check_setback(&self) -> Result<(), EngineError> {
-        match lock(&self.setback).until {
-            Some(until) if self.clock.boot() < until => {
-                Err(EngineError::Unreachable("the server could not be reached a moment ago; waiting before the next try".into()))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn note(&self, failure: Option<&EngineError>) {
-        let mut setback = lock(&self.setback);
-        if failure.is_none() {
-            *setback = Setback::default();
-            return;
-        }
-        let millis = (100_u64 << setback.failures.min(6)).min(5_000);
-        setback.failures = setback.failures.saturating_add(1);
-        setback.until = Some(BootTime(self.clock.boot().0.saturating_add(millis * 1_000)));
     }
 }
 

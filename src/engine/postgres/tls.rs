@@ -1,9 +1,10 @@
 //! TLS for `tokio-postgres` over rustls with ring: one certificate authority from a file, the server's name checked, always.
 
 use super::super::EngineError;
+use crate::outbound::Trust;
 use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem::PemObject},
+    ClientConfig,
+    pki_types::{InvalidDnsNameError, ServerName},
 };
 use std::{future::Future, io, pin::Pin, sync::Arc, task};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -20,24 +21,11 @@ pub(super) struct Tls {
 
 impl Tls {
     pub(super) fn new(ca_pem: &[u8], name: Option<String>) -> Result<Self, EngineError> {
-        let setup = |why: String| EngineError::Setup(format!("certificate authority: {why}"));
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(ca_pem) {
-            let certificate = certificate.map_err(|why| setup(why.to_string()))?;
-            roots.add(certificate).map_err(|why| setup(why.to_string()))?;
-        }
-        if roots.is_empty() {
-            return Err(setup("no certificate in the file".into()));
-        }
         if let Some(name) = &name {
             ServerName::try_from(name.as_str()).map_err(|_| EngineError::Setup("server_name is no host name".into()))?;
         }
-        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|why| setup(why.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Self { config: Arc::new(config), name })
+        let config = Trust::named(ca_pem).and_then(|trust| trust.config(None)).map_err(|why| EngineError::Setup(why.to_string()))?;
+        Ok(Self { config, name })
     }
 }
 

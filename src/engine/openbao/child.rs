@@ -1,0 +1,277 @@
+//! One token for each lease: what the lease makes at the server hangs on it and dies with it.
+//!
+//! Its id follows from our key and the lease, so that it is found, ended and made again without anything being remembered. The server
+//! takes an id once only. That makes it a fence too: whoever settles a lease puts a token of the same id there that may do nothing, and an
+//! issue that is still on its way finds the place taken.
+
+use super::{
+    super::{EngineError, Mark, Order},
+    api::{Fault, Reply},
+    session::{Session, Token},
+};
+use crate::{
+    digest::SealKey,
+    model::{LeaseId, SecretBytes},
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// How long a fence stands, in seconds: longer than the server works on any request (`max_request_duration`, 90 s). What a late request
+/// made all the same is bound to the same id, and the server ends it with the fence.
+const FENCE_SECONDS: u64 = 150;
+/// The policy of fences. It need not exist: a fence bears the id of a token that somebody may have, so it must be able to do nothing.
+const FENCE_POLICY: &str = "claviger-fence";
+
+/// Members of a token's metadata.
+const MARK: &str = "claviger_mark";
+const LEASE: &str = "claviger_lease";
+const PATH: &str = "claviger_path";
+const SETTLED: &str = "claviger_settled";
+
+pub(super) struct Children {
+    pub(super) session: Arc<Session>,
+    pub(super) role: String,
+    pub(super) mark: Mark,
+    pub(super) key: SealKey,
+}
+
+/// What a lease's token is at the server.
+pub(super) enum Child {
+    /// There is none.
+    Absent,
+    /// It lives; the path that was read with it, if any.
+    Alive(Option<String>),
+    /// The fence of a lease that was settled.
+    Fence,
+}
+
+impl Children {
+    /// The id of a lease's token, which is the token itself: 256 bits that nobody else can make.
+    pub(super) fn id(&self, lease: LeaseId) -> SecretBytes {
+        let mac = self.key.mac(&[self.mark.as_str().as_bytes(), &lease.to_bytes()].concat());
+        // 32 bytes are 43 characters of base64; the buffer is exact, so nothing moves and leaves a copy.
+        let mut text = Zeroizing::new(vec![0; 47]);
+        text[..4].copy_from_slice(b"clv-");
+        URL_SAFE_NO_PAD.encode_slice(mac.expose(), &mut text[4..]).expect("43 bytes hold 32 in base64");
+        SecretBytes::take_from(&mut text)
+    }
+
+    /// Makes the lease's token, to live for so many seconds.
+    pub(super) async fn make(&self, order: &Order<'_>, policies: &[String], path: Option<&str>, seconds: u64) -> Result<(), EngineError> {
+        let mut meta = self.meta(order.lease);
+        for (name, value) in [
+            ("claviger_request", order.request.to_string()),
+            ("claviger_secret", order.secret.name.to_string()),
+            ("claviger_identity", order.identity.to_string()),
+            ("claviger_purpose", order.purpose.to_string()),
+            ("claviger_intent", order.intent_digest()),
+        ] {
+            meta.insert(name.into(), value.into());
+        }
+        if let Some(path) = path {
+            meta.insert(PATH.into(), path.into());
+        }
+        let doing = format!("making a token with the role {}", self.role);
+        let reply = self.create(order.lease, policies, meta, seconds, &doing).await?.map_err(|fault| match fault {
+            Fault::Rejected(_, text) => EngineError::Refused(format!("{doing}: {text}")),
+            fault => fault.during(&doing),
+        })?;
+        let auth = reply.auth.unwrap_or_default();
+        let setup = |what: &str| Err(EngineError::Setup(format!("auth/token/roles/{}: {what}", self.role)));
+        if !auth.orphan {
+            return setup("orphan must be true, or leases die with our own token");
+        }
+        if auth.token_type == "batch" {
+            return setup("token_type must be service: batch tokens cannot be revoked");
+        }
+        if !lasts(auth.lease_duration, seconds) {
+            return setup(&format!("gives {} s to a lease of {seconds} s (token_explicit_max_ttl, token_period)", auth.lease_duration));
+        }
+        Ok(())
+    }
+
+    async fn create(
+        &self,
+        lease: LeaseId,
+        policies: &[String],
+        meta: Map<String, Value>,
+        seconds: u64,
+        doing: &str,
+    ) -> Result<Result<Reply, Fault>, EngineError> {
+        let (id, path) = (self.id(lease), format!("auth/token/create/{}", self.role));
+        let id = ascii(&id);
+        let fence = meta.contains_key(SETTLED);
+        let mut body = json!({
+            "id": id,
+            "ttl": format!("{seconds}s"),
+            "renewable": !fence,
+            "no_default_policy": true,
+            "display_name": format!("claviger-{}-{}", self.mark, lease.bare()),
+            "meta": meta,
+        });
+        if !policies.is_empty() {
+            body["policies"] = policies.into();
+        }
+        let body = &body;
+        let path = path.as_str();
+        self.session.with_token(doing, async move |us: Arc<Token>| self.session.api.put(Some(us.expose()), path, body, false).await).await
+    }
+
+    /// Puts the fence where the lease's token was or would be. `false` if something is there already.
+    pub(super) async fn fence(&self, lease: LeaseId) -> Result<bool, EngineError> {
+        let mut meta = self.meta(lease);
+        meta.insert(SETTLED.into(), "true".into());
+        let doing = "settling";
+        match self.create(lease, &[FENCE_POLICY.to_owned()], meta, FENCE_SECONDS, doing).await? {
+            Ok(reply) if reply.auth.as_ref().is_some_and(|auth| auth.policies == [FENCE_POLICY]) => Ok(true),
+            Ok(_) => {
+                self.revoke(lease).await?;
+                Err(EngineError::Setup(format!("{doing}: auth/token/roles/{} gives a fence more policies than {FENCE_POLICY}", self.role)))
+            }
+            Err(Fault::Rejected(_, text)) if text.contains("duplicate ID") => Ok(false),
+            Err(Fault::Rejected(_, text)) => Err(EngineError::Setup(format!(
+                "{doing}: {text}: allowed_policies of auth/token/roles/{} must have {FENCE_POLICY} beside what leases may",
+                self.role
+            ))),
+            Err(fault) => Err(fault.during(doing)),
+        }
+    }
+
+    /// Tries whether fences can be put up, so that an operator hears of it at a start and not after a crash.
+    pub(super) async fn try_fence(&self, lease: LeaseId) -> Result<(), EngineError> {
+        self.fence(lease).await?;
+        self.revoke(lease).await
+    }
+
+    /// Looks the lease's token up.
+    pub(super) async fn find(&self, lease: LeaseId) -> Result<Child, EngineError> {
+        let id = self.id(lease);
+        let body = &json!({"token": ascii(&id)});
+        let doing = "looking a token up";
+        let found = self
+            .session
+            .with_token(doing, async move |us: Arc<Token>| self.session.api.put(Some(us.expose()), "auth/token/lookup", body, true).await);
+        match found.await? {
+            Ok(reply) => {
+                let data = reply.data.unwrap_or_default();
+                let meta = data.get("meta").and_then(Value::as_object);
+                let word = |name: &str| meta.and_then(|meta| meta.get(name)).and_then(Value::as_str);
+                Ok(match word(SETTLED) {
+                    Some(_) => Child::Fence,
+                    None => Child::Alive(word(PATH).map(str::to_owned)),
+                })
+            }
+            // What bears no metadata is none of ours; an id of 256 bits does not come about by chance.
+            Err(fault) if fault.is_unknown_token() => Ok(Child::Absent),
+            Err(fault) => Err(fault.during(doing)),
+        }
+    }
+
+    /// Revokes the lease's token. That it is not there is no error; the server ends what hangs on it soon after.
+    pub(super) async fn revoke(&self, lease: LeaseId) -> Result<(), EngineError> {
+        let id = self.id(lease);
+        let body = &json!({"token": ascii(&id)});
+        let doing = "revoking a token";
+        let done = self
+            .session
+            .with_token(doing, async move |us: Arc<Token>| self.session.api.put(Some(us.expose()), "auth/token/revoke", body, true).await);
+        match done.await? {
+            Ok(_) => Ok(()),
+            Err(fault) if fault.is_unknown_token() => Ok(()),
+            Err(fault) => Err(fault.during(doing)),
+        }
+    }
+
+    /// Lets it live for so many seconds from now.
+    pub(super) async fn renew(&self, lease: LeaseId, seconds: u64) -> Result<(), EngineError> {
+        let id = self.id(lease);
+        let body = &json!({"token": ascii(&id), "increment": format!("{seconds}s")});
+        let doing = "renewing a token";
+        let done = self
+            .session
+            .with_token(doing, async move |us: Arc<Token>| self.session.api.put(Some(us.expose()), "auth/token/renew", body, true).await);
+        match done.await? {
+            Ok(reply) => {
+                let given = reply.auth.unwrap_or_default().lease_duration;
+                match lasts(given, seconds) {
+                    true => Ok(()),
+                    false => Err(EngineError::Refused(format!("{doing}: {seconds} s were asked for, the server gives {given} s"))),
+                }
+            }
+            Err(Fault::Rejected(_, text) | Fault::Denied(text)) => match self.find(lease).await? {
+                Child::Alive(_) => Err(EngineError::Setup(format!("{doing}: {text}"))),
+                Child::Absent | Child::Fence => Err(EngineError::Refused("the lease's token is gone".into())),
+            },
+            Err(fault) => Err(fault.during(doing)),
+        }
+    }
+
+    /// The leases whose tokens are at the server, under our mark.
+    pub(super) async fn all(&self) -> Result<Vec<LeaseId>, EngineError> {
+        let doing = "listing tokens";
+        let listed = self
+            .session
+            .with_token(doing, async |us: Arc<Token>| self.session.api.get(us.expose(), "auth/token/accessors?list=true").await);
+        let accessors = keys(listed.await?, doing)?;
+        let mut found = Vec::new();
+        // As many at a time as the client has connections for others too.
+        for few in accessors.chunks(8) {
+            let looked = few.iter().map(async |accessor| {
+                let body = &json!({"accessor": accessor});
+                let doing = "looking a token up";
+                let reply = self.session.with_token(doing, async move |us: Arc<Token>| {
+                    self.session.api.put(Some(us.expose()), "auth/token/lookup-accessor", body, true).await
+                });
+                match reply.await? {
+                    Ok(reply) => Ok(self.lease_of(&reply)),
+                    // It died between the two calls.
+                    Err(Fault::Rejected(..) | Fault::Absent) => Ok(None),
+                    Err(Fault::Denied(text)) if text.contains("accessor") => Ok(None),
+                    Err(fault) => Err(fault.during(doing)),
+                }
+            });
+            for lease in futures_util::future::join_all(looked).await {
+                found.extend(lease?);
+            }
+        }
+        Ok(found)
+    }
+
+    fn lease_of(&self, reply: &Reply) -> Option<LeaseId> {
+        let meta = reply.data.as_ref()?.get("meta")?.as_object()?;
+        let word = |name: &str| meta.get(name).and_then(Value::as_str);
+        if word(MARK) != Some(self.mark.as_str()) || word(SETTLED).is_some() {
+            return None;
+        }
+        LeaseId::parse(word(LEASE)?).ok()
+    }
+
+    fn meta(&self, lease: LeaseId) -> Map<String, Value> {
+        let mut meta = Map::new();
+        meta.insert(MARK.into(), self.mark.as_str().into());
+        meta.insert(LEASE.into(), lease.to_string().into());
+        meta
+    }
+}
+
+/// The names in the answer to a listing; an empty listing is answered with 404.
+pub(super) fn keys(listed: Result<Reply, Fault>, doing: &str) -> Result<Vec<String>, EngineError> {
+    let reply = match listed {
+        Err(Fault::Absent) => return Ok(Vec::new()),
+        listed => listed.map_err(|fault| fault.during(doing))?,
+    };
+    let keys = reply.data.as_ref().and_then(|data| data.get("keys")).and_then(Value::as_array);
+    Ok(keys.into_iter().flatten().filter_map(|key| key.as_str().map(str::to_owned)).collect())
+}
+
+/// Whether what the server gives is what was asked for; it counts in whole seconds, and the call took some.
+pub(super) fn lasts(given: u64, wanted: u64) -> bool {
+    given + 10 >= wanted
+}
+
+/// An id is made of letters, digits and dashes.
+fn ascii(id: &SecretBytes) -> &str {
+    std::str::from_utf8(id.expose()).unwrap_or_default()
+}

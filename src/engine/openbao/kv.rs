@@ -1,0 +1,151 @@
+//! Values of a KV version 2 store: fetched by version, shared by all who ask at once, and kept for a while in the vault.
+
+use super::{
+    super::EngineError,
+    api::{Fault, encoded},
+    session::{Session, Token},
+    settings::KvPath,
+};
+use crate::sys::VaultBytes;
+use serde_json::{Map, Value};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::sync::OnceCell;
+
+/// Bytes of values that are kept, each with what it costs beside.
+const KEPT_BYTES: u64 = 4 << 20;
+const EACH_COSTS: u32 = 256;
+/// How long a value is given without asking: a version that was destroyed at the server is refused after that at the latest.
+const KEPT_FOR: Duration = Duration::from_secs(300);
+/// The longest value, in bytes of JSON.
+const VALUE_MAX: usize = 64 << 10;
+
+/// One version's members, as JSON.
+pub(super) struct Version {
+    pub(super) number: u64,
+    members: VaultBytes,
+}
+
+impl Version {
+    /// The members; the copy is wiped when it is freed.
+    pub(super) fn members(&self) -> Map<String, Value> {
+        // They were written by us.
+        serde_json::from_slice(self.members.expose()).unwrap_or_default()
+    }
+}
+
+type Place = (KvPath, Option<u64>);
+type Fetched = Arc<OnceCell<Result<Arc<Version>, Failure>>>;
+
+/// A failure that is told to all who waited.
+#[derive(Clone)]
+enum Failure {
+    NoValue,
+    Setup(String),
+    Unreachable(String),
+    Refused(String),
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::NoValue => Failure::NoValue,
+            EngineError::Setup(text) => Failure::Setup(text),
+            EngineError::Unreachable(text) => Failure::Unreachable(text),
+            EngineError::Refused(text) => Failure::Refused(text),
+        }
+    }
+}
+
+impl From<Failure> for EngineError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NoValue => EngineError::NoValue,
+            Failure::Setup(text) => EngineError::Setup(text),
+            Failure::Unreachable(text) => EngineError::Unreachable(text),
+            Failure::Refused(text) => EngineError::Refused(text),
+        }
+    }
+}
+
+pub(super) struct KvStore {
+    session: Arc<Session>,
+    kept: moka::sync::Cache<(KvPath, u64), Arc<Version>>,
+    /// Calls that are under way.
+    under_way: Mutex<HashMap<Place, Fetched>>,
+}
+
+impl KvStore {
+    pub(super) fn new(session: Arc<Session>) -> Self {
+        let kept = moka::sync::Cache::builder()
+            .max_capacity(KEPT_BYTES)
+            .weigher(|_, version: &Arc<Version>| u32::try_from(version.members.len()).unwrap_or(u32::MAX).saturating_add(EACH_COSTS))
+            .time_to_live(KEPT_FOR)
+            .build();
+        Self { session, kept, under_way: Mutex::default() }
+    }
+
+    /// A version that is kept here.
+    pub(super) fn kept(&self, path: &KvPath, version: u64) -> Option<Arc<Version>> {
+        self.kept.get(&(path.clone(), version))
+    }
+
+    /// A version that is kept here or at the server.
+    pub(super) async fn version(&self, path: &KvPath, version: u64) -> Result<Arc<Version>, EngineError> {
+        match self.kept(path, version) {
+            Some(kept) => Ok(kept),
+            None => self.shared(path, Some(version)).await,
+        }
+    }
+
+    /// The newest version, or the one that is named, asked of the server now. Whoever asks while a call is under way gets its answer.
+    pub(super) async fn shared(&self, path: &KvPath, version: Option<u64>) -> Result<Arc<Version>, EngineError> {
+        let place = (path.clone(), version);
+        let cell = self.under_way().entry(place.clone()).or_default().clone();
+        // Whoever comes first asks; if that one is dropped, the next does.
+        let result = cell.get_or_init(async || self.fetch(path, version).await.map_err(Failure::from)).await.clone();
+        let mut under_way = self.under_way();
+        if under_way.get(&place).is_some_and(|current| Arc::ptr_eq(current, &cell)) {
+            under_way.remove(&place);
+        }
+        drop(under_way);
+        result.map_err(EngineError::from)
+    }
+
+    async fn fetch(&self, path: &KvPath, version: Option<u64>) -> Result<Arc<Version>, EngineError> {
+        let which = version.map_or_else(String::new, |version| format!("?version={version}"));
+        let url = &format!("{}/data/{}{which}", encoded(&path.mount), encoded(&path.path));
+        let doing = format!("reading {}/{}", path.mount, path.path);
+        let session = &self.session;
+        let read = session.with_token(&doing, async move |us: Arc<Token>| session.api.get(us.expose(), url).await);
+        let reply = match read.await? {
+            // Nothing was ever there, or what was is deleted or destroyed.
+            Err(Fault::Absent) => return Err(EngineError::NoValue),
+            reply => reply.map_err(|fault| fault.during(&doing))?,
+        };
+        let mut data = reply.data.unwrap_or_default();
+        let number = data.get("metadata").and_then(|metadata| metadata.get("version")).and_then(Value::as_u64);
+        let (Some(number), Some(Value::Object(members))) = (number, data.remove("data")) else {
+            return Err(EngineError::Setup(format!("{doing}: not what a KV store of version 2 answers (is it version 1?)")));
+        };
+        if version.is_some_and(|version| version != number) {
+            return Err(EngineError::Unreachable(format!("{doing}: the answer is about another version")));
+        }
+        // Never fails: the members are JSON already.
+        let text = zeroize::Zeroizing::new(serde_json::to_vec(&members).unwrap_or_default());
+        if text.len() > VALUE_MAX {
+            return Err(EngineError::Setup(format!("{doing}: has {} bytes; {VALUE_MAX} are the most", text.len())));
+        }
+        let version = Arc::new(Version { number, members: VaultBytes::of(&text) });
+        self.kept.insert((path.clone(), number), version.clone());
+        Ok(version)
+    }
+
+    /// Held for a few lines that cannot leave the table half changed.
+    fn under_way(&self) -> MutexGuard<'_, HashMap<Place, Fetched>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

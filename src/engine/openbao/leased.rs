@@ -1,0 +1,224 @@
+//! What the server makes for a lease and takes back: any path that answers with a lease of its own.
+
+use super::{
+    super::{EngineError, Issued, Order, UpstreamRef},
+    OpenBaoEngine,
+    api::{Fault, Reply, encoded},
+    child::{Child, keys, lasts},
+    pick::picked,
+    session::Token,
+    settings::Read,
+};
+use crate::{
+    digest::Random,
+    model::{EndResult, LeaseId, SecretBytes},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+use std::{sync::Arc, time::Duration};
+
+/// The longest value that is sealed into a lease's row, in bytes.
+const VALUE_MAX: usize = 16 << 10;
+/// More leases at one path are not looked at one by one.
+const LOOKED_AT: usize = 1000;
+/// Between two looks at leases that the server is ending.
+const PAUSE: Duration = Duration::from_millis(50);
+/// A token that lives for one call only.
+const CALL_SECONDS: u64 = 60;
+
+impl OpenBaoEngine {
+    /// Makes the lease's token and reads the path with it.
+    pub(super) async fn make_leased(&self, order: &Order<'_>, read: &Read) -> Result<Issued, EngineError> {
+        let path = read
+            .path(order.operation)
+            .ok_or_else(|| EngineError::Setup(format!("{}: read has no path for the operation {}", order.secret.name, order.operation)))?;
+        let seconds = self.seconds(order);
+        let life = if read.short_life { CALL_SECONDS } else { seconds };
+        self.children.make(order, &read.policies, (!read.short_life).then_some(path), life).await?;
+        let (child, api) = (self.children.id(order.lease), &self.children.session.api);
+        let url = encoded(path);
+        let reply = match read.body(order, seconds) {
+            None => api.get_once(child.expose(), &url).await,
+            Some(body) => api.put(Some(child.expose()), &url, &body, false).await,
+        };
+        let doing = format!("reading {path}");
+        let reply = reply.map_err(|fault| match fault {
+            Fault::Denied(text) => EngineError::Setup(format!(
+                "{doing}: {text} (403): the policies of the lease's token do not allow it (policies, or allowed_policies of the role {})",
+                self.children.role
+            )),
+            fault => fault.during(&doing),
+        })?;
+        let data = reply.data.as_ref().ok_or_else(|| EngineError::Refused(format!("{doing}: it answers with nothing")))?;
+        let (value, attributes) = picked(data, &read.pick).map_err(|what| EngineError::Setup(format!("{doing}: {what}")))?;
+        if value.len() > VALUE_MAX {
+            return Err(EngineError::Setup(format!("{doing}: a value of {} bytes; {VALUE_MAX} are the most", value.len())));
+        }
+        let mut reference = UpstreamRef::default();
+        reference.0.insert("path", path);
+        if read.short_life {
+            self.children.revoke(order.lease).await?;
+            reference.0.insert("ends", "short-life");
+        } else {
+            self.must_last(&reply, seconds, path).await?;
+            reference.0.insert("lease", reply.lease_id.as_str());
+            reference.0.insert("renewable", reply.renewable);
+        }
+        reference.0.insert("intent", order.intent_digest());
+        if !attributes.is_empty() {
+            let beside = attributes.iter().map(|(name, value)| (name.to_string(), Value::from(value.as_str())));
+            reference.0.insert("attributes", beside.collect::<serde_json::Map<_, _>>());
+        }
+        reference.seal(STANDARD.encode(self.seal_key.seal(&context(order.lease), value.expose(), &*self.random as &dyn Random)));
+        Ok(Issued { value, attributes, reference })
+    }
+
+    /// A credential that dies before its lease would be a lie.
+    async fn must_last(&self, reply: &Reply, seconds: u64, path: &str) -> Result<(), EngineError> {
+        if reply.lease_id.is_empty() {
+            return Err(EngineError::Setup(format!(
+                "reading {path}: it makes no lease, so nothing of it can be revoked: say ends = \"short-life\" if what it gives dies by itself"
+            )));
+        }
+        let mut given = reply.lease_duration;
+        if !lasts(given, seconds) && reply.renewable {
+            given = self.prolong(&reply.lease_id, seconds).await?;
+        }
+        match lasts(given, seconds) {
+            true => Ok(()),
+            false => Err(EngineError::Setup(format!(
+                "reading {path}: it gives {given} s to a lease of {seconds} s (default_ttl and max_ttl there)"
+            ))),
+        }
+    }
+
+    /// The value of a live lease, from its row.
+    pub(super) fn unsealed(&self, lease: LeaseId, sealed: &str) -> Result<SecretBytes, EngineError> {
+        let other = || EngineError::Setup(format!("{lease}: its value does not open: sealed by another key, or of another lease"));
+        self.seal_key.open(&context(lease), &STANDARD.decode(sealed).map_err(|_| other())?).map_err(|_| other())
+    }
+
+    /// Gives a lease at the server so many seconds from now, and says how many it got.
+    async fn prolong(&self, id: &str, seconds: u64) -> Result<u64, EngineError> {
+        let body = &json!({"lease_id": id, "increment": seconds});
+        let doing = "renewing a lease";
+        let session = &self.children.session;
+        let done =
+            session.with_token(doing, async move |us: Arc<Token>| session.api.put(Some(us.expose()), "sys/leases/renew", body, true).await);
+        match done.await? {
+            Ok(reply) => Ok(reply.lease_duration),
+            Err(fault) => Err(fault.during(doing)),
+        }
+    }
+
+    /// Lets a live lease last until its new end.
+    pub(super) async fn renew_leased(&self, order: &Order<'_>, id: &str, reference: &UpstreamRef) -> Result<(), EngineError> {
+        if reference.0.get("renewable") == Some(&Value::Bool(false)) {
+            return Err(EngineError::Refused("what the path gave is not renewable: ask for a new lease".into()));
+        }
+        let seconds = self.seconds(order);
+        let given = self.prolong(id, seconds).await?;
+        if !lasts(given, seconds) {
+            return Err(EngineError::Refused(format!("{seconds} s were asked for, the server gives {given} s (max_ttl there)")));
+        }
+        self.children.renew(order.lease, seconds).await
+    }
+
+    /// Ends a lease whose id at the server is known: the server answers when it is done.
+    pub(super) async fn end_leased(&self, lease: LeaseId, id: &str) -> Result<EndResult, EngineError> {
+        let body = &json!({"lease_id": id, "sync": true});
+        let doing = "revoking a lease";
+        let session = &self.children.session;
+        let done = session
+            .with_token(doing, async move |us: Arc<Token>| session.api.put(Some(us.expose()), "sys/leases/revoke", body, true).await);
+        match done.await? {
+            Ok(_) => {}
+            // The server tried and its source did not let it: another time may do.
+            Err(Fault::Rejected(status, text)) => return Err(EngineError::Unreachable(format!("{doing}: {text} ({status})"))),
+            Err(fault) => return Err(fault.during(doing)),
+        }
+        self.end_token(lease).await
+    }
+
+    /// Ends a lease's token and all that hangs on it, and looks.
+    pub(super) async fn end_token(&self, lease: LeaseId) -> Result<EndResult, EngineError> {
+        self.clear(lease).await.map(|_| EndResult::Revoked)
+    }
+
+    /// Ends what is there of a lease; whether something was.
+    async fn clear(&self, lease: LeaseId) -> Result<bool, EngineError> {
+        let Child::Alive(path) = self.children.find(lease).await? else { return Ok(false) };
+        self.children.revoke(lease).await?;
+        if let Some(path) = path {
+            self.wait_until_ended(&path).await?;
+        }
+        match self.children.find(lease).await? {
+            Child::Alive(_) => Err(EngineError::Unreachable("the token lives after it was revoked".into())),
+            Child::Absent | Child::Fence => Ok(true),
+        }
+    }
+
+    /// Ends what a lost issue left and closes the way for one that is still under way.
+    pub(super) async fn settle_child(&self, lease: LeaseId) -> Result<EndResult, EngineError> {
+        let mut found = false;
+        loop {
+            found |= self.clear(lease).await?;
+            if crate::mutation!("openbao-fence")
+                || self.children.fence(lease).await?
+                || matches!(self.children.find(lease).await?, Child::Fence)
+            {
+                return Ok(if found { EndResult::Revoked } else { EndResult::Lapsed });
+            }
+        }
+    }
+
+    /// Revoking a token leaves its leases to the server, which ends them soon after: they are over by then, and go from the list when their
+    /// source has confirmed. Whose they are is not told, so all that are over are waited for.
+    async fn wait_until_ended(&self, path: &str) -> Result<(), EngineError> {
+        let session = &self.children.session;
+        let doing = format!("waiting for leases of {path} to end");
+        let url = &format!("sys/leases/lookup/{}?list=true", encoded(path));
+        let mut waited_for: Option<Vec<String>> = None;
+        loop {
+            let listed = session.with_token(&doing, async move |us: Arc<Token>| session.api.get(us.expose(), url).await);
+            let listed = keys(listed.await?, &doing)?;
+            let mut over = Vec::new();
+            match &waited_for {
+                // Too many to look at: the server has taken over to end them, and has that on its disk.
+                None if listed.len() > LOOKED_AT => return Ok(()),
+                None => {
+                    for key in listed {
+                        if self.is_over(&format!("{path}/{key}"), &doing).await? {
+                            over.push(key);
+                        }
+                    }
+                }
+                Some(before) => over.extend(before.iter().filter(|key| listed.contains(key)).cloned()),
+            }
+            if over.is_empty() {
+                return Ok(());
+            }
+            waited_for = Some(over);
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Whether a lease's time is over and the server has yet to end it.
+    async fn is_over(&self, id: &str, doing: &str) -> Result<bool, EngineError> {
+        let session = &self.children.session;
+        let body = &json!({"lease_id": id});
+        let looked = session
+            .with_token(doing, async move |us: Arc<Token>| session.api.put(Some(us.expose()), "sys/leases/lookup", body, true).await);
+        match looked.await? {
+            Ok(reply) => Ok(reply.data.unwrap_or_default().get("ttl").and_then(Value::as_i64).is_none_or(|seconds| seconds <= 0)),
+            // Gone meanwhile.
+            Err(Fault::Rejected(..) | Fault::Absent) => Ok(false),
+            Err(fault) => Err(fault.during(doing)),
+        }
+    }
+}
+
+/// Binds a sealed value to its lease.
+fn context(lease: LeaseId) -> Vec<u8> {
+    [&b"openbao value\0"[..], &lease.to_bytes()].concat()
+}

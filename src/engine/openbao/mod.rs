@@ -1,0 +1,250 @@
+//! `openbao`: secrets of an OpenBao or Vault server: values of its KV store, what its other engines make for a lease, and tokens.
+//!
+//! Whatever is made hangs on one token for each lease, whose id follows from the lease (`child`): so that it is found after a crash, and
+//! ends whole. What the server made cannot be made again, so it is sealed into the lease's own row (ADR 10).
+
+mod api;
+mod child;
+mod config;
+mod kv;
+mod leased;
+mod pick;
+mod session;
+mod settings;
+
+pub use config::{Login, OpenBaoConfig, Source};
+
+use super::{Again, Attribute, Engine, EngineError, Issued, Mark, Order, UpstreamRef, local::LocalStore};
+use crate::{
+    digest::{Random, SealKey},
+    model::{EndResult, EndsBy, EngineName, LeaseId, SecretDefinition},
+    sys::Clock,
+};
+use api::Api;
+use async_trait::async_trait;
+use child::Children;
+use kv::{KvStore, Version};
+use pick::picked;
+use serde_json::Value;
+use session::Session;
+use settings::{KvPath, Pick, Settings};
+use std::{future::Future, sync::Arc, time::Duration};
+
+/// The engine of one server.
+pub struct OpenBaoEngine {
+    name: EngineName,
+    timeout: Duration,
+    children: Children,
+    kv: KvStore,
+    seal_key: SealKey,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+}
+
+impl OpenBaoEngine {
+    /// An engine that logs in when it is first asked. `root` must outlive the leases, also through a change of the master key
+    /// ([`LocalStore::own_key`]): ids of tokens follow from it, and values are sealed under it.
+    pub fn new(
+        config: OpenBaoConfig,
+        mark: Mark,
+        root: &SealKey,
+        store: Arc<LocalStore>,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Result<Self, EngineError> {
+        let OpenBaoConfig { name, client, namespace, login, token_role, timeout } = config;
+        let is_name = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        if !is_name(&token_role) {
+            return Err(EngineError::Setup(format!("engine {name}: token_role: letters, digits, -, _ and .")));
+        }
+        let session = Session::new(Api::new(client, namespace), login, name.clone(), store, clock.clone(), random.clone());
+        let session = Arc::new(session);
+        let key = root.derive(&format!("openbao token:{name}"));
+        let seal_key = root.derive(&format!("openbao value:{name}"));
+        let kv = KvStore::new(session.clone());
+        let children = Children { session, role: token_role, mark, key };
+        Ok(Self { name, timeout, children, kv, seal_key, clock, random })
+    }
+
+    /// Seconds from now until the lease ends, at least one.
+    fn seconds(&self, order: &Order<'_>) -> u64 {
+        order.expires.0.saturating_sub(self.clock.wall().0).div_ceil(1_000_000).max(1)
+    }
+
+    async fn make(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
+        match Settings::parse(order.secret).map_err(EngineError::Setup)? {
+            Settings::Kv(row) => {
+                let version = self.kv.shared(&row.path, row.version).await?;
+                let mut reference = UpstreamRef::default();
+                reference.0.insert("mount", row.path.mount.as_str());
+                reference.0.insert("path", row.path.path.as_str());
+                reference.0.insert("version", version.number);
+                if let Some(field) = &row.pick.field {
+                    reference.0.insert("field", field.as_str());
+                }
+                if !row.pick.attributes.is_empty() {
+                    reference.0.insert("beside", row.pick.attributes.clone());
+                }
+                let Again { value, attributes } = of_version(&version, &row.path, &row.pick)?;
+                Ok(Issued { value, attributes, reference })
+            }
+            Settings::Read(read) => self.make_leased(order, &read).await,
+            Settings::Token(row) => {
+                self.children.make(order, &row.policies, None, self.seconds(order)).await?;
+                let mut reference = UpstreamRef::default();
+                reference.0.insert("token", true);
+                reference.0.insert("intent", order.intent_digest());
+                Ok(Issued { value: self.children.id(order.lease), attributes: Vec::new(), reference })
+            }
+        }
+    }
+
+    /// What can be given again without asking the server.
+    fn again_now(&self, lease: LeaseId, kind: &Kind) -> Option<Result<Again, EngineError>> {
+        match kind {
+            Kind::Kv { path, version, pick } => self.kv.kept(path, *version).map(|version| of_version(&version, path, pick)),
+            Kind::Leased { sealed, attributes, .. } | Kind::ShortLife { sealed, attributes } => {
+                Some(self.unsealed(lease, sealed).map(|value| Again { value, attributes: attributes.clone() }))
+            }
+            Kind::Token => Some(Ok(Again { value: self.children.id(lease), attributes: Vec::new() })),
+        }
+    }
+
+    async fn again(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<Again, EngineError> {
+        let kind = Kind::of(reference).ok_or_else(|| EngineError::Setup(format!("{} does not say what it has", order.lease)))?;
+        match (self.again_now(order.lease, &kind), kind) {
+            (Some(done), _) => done,
+            (None, Kind::Kv { path, version, pick }) => of_version(&*self.kv.version(&path, version).await?, &path, &pick),
+            (None, _) => Err(EngineError::NoValue),
+        }
+    }
+
+    async fn prolong_lease(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError> {
+        match Kind::of(reference) {
+            Some(Kind::Leased { id, .. }) => self.renew_leased(order, &id, reference).await,
+            Some(Kind::Token) => self.children.renew(order.lease, self.seconds(order)).await,
+            Some(Kind::Kv { path, version, .. }) => self.kv.version(&path, version).await.map(drop),
+            Some(Kind::ShortLife { .. }) => Err(EngineError::Refused("what the path gave dies by itself: ask for a new lease".into())),
+            None => Err(EngineError::Refused("nothing is known of the lease".into())),
+        }
+    }
+
+    async fn finish(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<EndResult, EngineError> {
+        match Kind::of(reference) {
+            Some(Kind::Kv { .. } | Kind::ShortLife { .. }) => Ok(EndResult::Lapsed),
+            Some(Kind::Leased { id, .. }) => self.end_leased(lease, &id).await,
+            Some(Kind::Token) | None => self.end_token(lease).await,
+        }
+    }
+
+    /// Puts the one deadline around a call. What was under way is dropped with its connection.
+    async fn within<T>(&self, limit: Duration, call: impl Future<Output = Result<T, EngineError>> + Send) -> Result<T, EngineError> {
+        let done = tokio::time::timeout(limit, call).await;
+        let late = || EngineError::Unreachable(format!("not done within {} ms", limit.as_millis()));
+        done.unwrap_or_else(|_| Err(late())).map_err(|error| match error {
+            EngineError::Setup(text) => EngineError::Setup(format!("{}: {text}", self.name)),
+            EngineError::NoValue => EngineError::NoValue,
+            EngineError::Unreachable(text) => EngineError::Unreachable(format!("{}: {text}", self.name)),
+            EngineError::Refused(text) => EngineError::Refused(format!("{}: {text}", self.name)),
+        })
+    }
+}
+
+/// What a lease's reference stands for.
+enum Kind {
+    Kv { path: KvPath, version: u64, pick: Pick },
+    Leased { id: String, sealed: String, attributes: Vec<Attribute> },
+    ShortLife { sealed: String, attributes: Vec<Attribute> },
+    Token,
+}
+
+impl Kind {
+    fn of(reference: &UpstreamRef) -> Option<Self> {
+        let text = |name: &str| reference.0.get(name).and_then(Value::as_str).map(str::to_owned);
+        if let Some(version) = reference.0.get("version").and_then(Value::as_u64) {
+            let beside = reference.0.get("beside").and_then(Value::as_array);
+            let attributes = beside.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect();
+            let path = KvPath { mount: text("mount")?, path: text("path")? };
+            return Some(Kind::Kv { path, version, pick: Pick { field: text("field"), attributes } });
+        }
+        if reference.0.get("token") == Some(&Value::Bool(true)) {
+            return Some(Kind::Token);
+        }
+        let sealed = reference.sealed()?.to_owned();
+        let beside = reference.0.get("attributes").and_then(Value::as_object);
+        let row = |(name, value): (&String, &Value)| Some((name.clone().into(), value.as_str()?.to_owned()));
+        let attributes = beside.into_iter().flatten().filter_map(row).collect();
+        Some(match text("lease") {
+            Some(id) => Kind::Leased { id, sealed, attributes },
+            None => Kind::ShortLife { sealed, attributes },
+        })
+    }
+}
+
+fn of_version(version: &Version, path: &KvPath, pick: &Pick) -> Result<Again, EngineError> {
+    let (value, mut attributes) = picked(&version.members(), pick)
+        .map_err(|what| EngineError::Setup(format!("{}/{} version {}: {what}", path.mount, path.path, version.number)))?;
+    attributes.push(("version".into(), version.number.to_string()));
+    Ok(Again { value, attributes })
+}
+
+#[async_trait]
+impl Engine for OpenBaoEngine {
+    fn kind(&self) -> &'static str {
+        "openbao"
+    }
+
+    fn ends_by(&self, secret: &SecretDefinition) -> EndsBy {
+        match Settings::parse(secret) {
+            Ok(Settings::Kv(_)) | Err(_) => EndsBy::None,
+            Ok(Settings::Read(read)) if read.short_life => EndsBy::ShortLife,
+            Ok(Settings::Read(_) | Settings::Token(_)) => EndsBy::Upstream,
+        }
+    }
+
+    fn has_upstream(&self, secret: &SecretDefinition) -> bool {
+        // What cannot be parsed cannot be issued either; a reservation too much costs nothing but a write.
+        !matches!(self.ends_by(secret), EndsBy::None | EndsBy::ShortLife)
+    }
+
+    fn check(&self, secret: &SecretDefinition) -> Result<(), String> {
+        Settings::parse(secret).map(drop)
+    }
+
+    async fn issue(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
+        self.within(self.timeout, self.make(order)).await
+    }
+
+    async fn read(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<Issued, EngineError> {
+        let Again { value, attributes } = self.within(self.timeout, self.again(order, reference)).await?;
+        Ok(Issued { value, attributes, reference: reference.clone() })
+    }
+
+    fn read_now(&self, order: &Order<'_>, reference: &UpstreamRef) -> Option<Result<Again, EngineError>> {
+        self.again_now(order.lease, &Kind::of(reference)?)
+    }
+
+    async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError> {
+        self.within(self.timeout, self.prolong_lease(order, reference)).await
+    }
+
+    async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<EndResult, EngineError> {
+        self.within(self.timeout, self.finish(lease, reference)).await
+    }
+
+    async fn settle(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<EndResult, EngineError> {
+        // A definition of today may be another than the lease's: it only spares the look where nothing can be there.
+        if secret.is_some_and(|secret| matches!(Settings::parse(secret), Ok(Settings::Kv(_)))) {
+            return Ok(EndResult::Lapsed);
+        }
+        self.within(self.timeout, self.settle_child(lease)).await
+    }
+
+    async fn inventory(&self) -> Result<Vec<LeaseId>, EngineError> {
+        self.within(self.timeout * 10, async {
+            self.children.try_fence(LeaseId::from_parts(self.clock.wall().unix_ms(), self.random.u128())).await?;
+            self.children.all().await
+        })
+        .await
+    }
+}

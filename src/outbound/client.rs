@@ -1,0 +1,194 @@
+//! Calls with their limits, on connections that are kept.
+
+use super::{
+    Address, CallError, ClientCertificate, Setback, Trust, TrustError,
+    address::Place,
+    connection::{Connection, Failed, collect},
+    pool::Pool,
+};
+use crate::sys::Clock;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Request, Response,
+    body::Incoming,
+    header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT},
+};
+use rustls::{ClientConfig, pki_types::ServerName};
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::Semaphore, time::timeout};
+use zeroize::Zeroizing;
+
+/// Bounds of every call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest a connection may take to come up, TLS included.
+    pub connect: Duration,
+    /// The longest a call takes, all waits included.
+    pub call: Duration,
+    /// Bytes of an answer's body.
+    pub answer_bytes: usize,
+    /// Calls at a time; more wait for their turn.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    /// 2 s to connect, 5 s a call, 1 MiB an answer, 16 at a time.
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(2), call: Duration::from_secs(5), answer_bytes: 1 << 20, connections: 16 }
+    }
+}
+
+/// What is done at the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is the method of the same name")]
+pub enum Method {
+    Get,
+    Post,
+    Put,
+}
+
+impl Method {
+    fn http(self) -> hyper::Method {
+        match self {
+            Method::Get => hyper::Method::GET,
+            Method::Post => hyper::Method::POST,
+            Method::Put => hyper::Method::PUT,
+        }
+    }
+}
+
+/// One request. Headers and body may hold secrets: the body is wiped when it was sent, headers are marked.
+pub struct Call<'a> {
+    /// Method.
+    pub method: Method,
+    /// Path and query, beginning with a slash.
+    pub path: &'a str,
+    /// Names in lower case, with their values.
+    pub headers: &'a [(&'static str, &'a [u8])],
+    /// JSON, if there is a body.
+    pub body: Option<Zeroizing<Vec<u8>>>,
+    /// Doing it twice is as good as doing it once, so that it may be sent again when a kept connection turns out to be closed.
+    pub repeatable: bool,
+}
+
+/// A whole answer, whatever its status. It may hold a secret: it is wiped when dropped.
+pub struct Answer {
+    /// The status; never a redirect.
+    pub status: u16,
+    /// How long the source asks us to wait (`Retry-After` in seconds), at most an hour.
+    pub retry_after: Option<Duration>,
+    /// The body.
+    pub body: Zeroizing<Vec<u8>>,
+}
+
+/// A client of one address.
+pub struct Client {
+    address: Address,
+    host: HeaderValue,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    limits: Limits,
+    slots: Semaphore,
+    pool: Pool,
+    setback: Setback,
+}
+
+impl Client {
+    /// A client that connects when it is first asked. `server_name` is the name in the server's certificate where it is not the address's host;
+    /// `trust` is asked for only where there is TLS.
+    pub fn new(
+        address: Address,
+        server_name: Option<&str>,
+        trust: impl FnOnce() -> Result<Trust, TrustError>,
+        own: Option<ClientCertificate>,
+        limits: Limits,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, TrustError> {
+        let tls = match &address.place {
+            Place::Tls { host, .. } => {
+                let name = ServerName::try_from(server_name.unwrap_or(host).to_owned())
+                    .map_err(|_| TrustError::Certificate("server_name is no host name".into()))?;
+                Some((trust()?.config(own)?, name))
+            }
+            _ => None,
+        };
+        let host = HeaderValue::from_str(&address.authority()).map_err(|_| TrustError::Certificate("the host is no header".into()))?;
+        let (slots, pool) = (Semaphore::new(limits.connections), Pool::new(clock.clone()));
+        Ok(Self { address, host, tls, limits, slots, pool, setback: Setback::new(clock) })
+    }
+
+    /// Where it calls.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Sends the request and reads the whole answer.
+    pub async fn call(&self, call: Call<'_>) -> Result<Answer, CallError> {
+        let limit = self.limits.call;
+        timeout(limit, self.exchange(call)).await.unwrap_or_else(|_| Err(CallError::Late(limit.as_millis())))
+    }
+
+    async fn exchange(&self, mut call: Call<'_>) -> Result<Answer, CallError> {
+        // Never closed.
+        let _slot = self.slots.acquire().await.map_err(|_| CallError::Request("the client is closed".into()))?;
+        let body = Bytes::from_owner(call.body.take().unwrap_or_default());
+        if let Some(connection) = self.pool.take() {
+            match self.over(connection, self.request(&call, body.clone())?).await {
+                // The server had closed it meanwhile.
+                Err(failed) if failed.unsent || (failed.closed && call.repeatable) => {}
+                done => return done.map_err(|failed| failed.error),
+            }
+        }
+        let connection = self.connect().await?;
+        self.over(connection, self.request(&call, body)?).await.map_err(|failed| failed.error)
+    }
+
+    async fn connect(&self) -> Result<Connection, CallError> {
+        if self.setback.is_waiting() {
+            return Err(CallError::Waiting);
+        }
+        let limit = self.limits.connect;
+        let opened = timeout(limit, Connection::open(&self.address, self.tls.as_ref())).await;
+        let opened = opened.unwrap_or_else(|_| Err(CallError::Unreachable(format!("no connection within {} ms", limit.as_millis()))));
+        self.setback.note(opened.is_err());
+        opened
+    }
+
+    async fn over(&self, mut connection: Connection, request: Request<Full<Bytes>>) -> Result<Answer, Failed> {
+        let response = connection.send(request).await?;
+        let answered = |error: CallError| Failed { error, unsent: false, closed: false };
+        let (status, retry_after) = (response.status(), retry_after(&response));
+        if status.is_redirection() && !crate::mutation!("redirect-refused") {
+            return Err(answered(CallError::Redirect(status.as_u16())));
+        }
+        let body = collect(response, &self.limits).await.map_err(answered)?;
+        self.pool.give_back(connection);
+        Ok(Answer { status: status.as_u16(), retry_after, body })
+    }
+
+    fn request(&self, call: &Call<'_>, body: Bytes) -> Result<Request<Full<Bytes>>, CallError> {
+        let wrong = |error: hyper::http::Error| CallError::Request(error.to_string());
+        if !call.path.starts_with('/') {
+            return Err(CallError::Request("the path does not begin with a slash".into()));
+        }
+        let mut request = Request::builder()
+            .method(call.method.http())
+            .uri(call.path)
+            .header(HOST, self.host.clone())
+            .header(USER_AGENT, concat!("clavigerd/", env!("CARGO_PKG_VERSION")));
+        for (name, value) in call.headers {
+            let mut value = HeaderValue::from_bytes(value).map_err(|error| wrong(error.into()))?;
+            value.set_sensitive(true);
+            request = request.header(HeaderName::from_static(name), value);
+        }
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        request.body(Full::new(body)).map_err(wrong)
+    }
+}
+
+fn retry_after(response: &Response<Incoming>) -> Option<Duration> {
+    let seconds: u64 = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds.min(3600)))
+}

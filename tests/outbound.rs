@@ -1,0 +1,315 @@
+//! The outbound client against stand-in servers that answer as badly as servers can. They are scripts of bytes, not a real source.
+
+#![allow(clippy::disallowed_methods, reason = "tests wait and measure")]
+
+use claviger::{
+    model::SecretBytes,
+    outbound::{Address, Answer, Call, CallError, Client, ClientCertificate, Limits, Method, TlsReason, Trust},
+    sys::SystemClock,
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, UnixListener},
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        RootCertStore, ServerConfig,
+        crypto::ring,
+        pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+        server::WebPkiClientVerifier,
+    },
+};
+
+const LIMITS: Limits = Limits { connect: Duration::from_secs(5), call: Duration::from_secs(10), answer_bytes: 4096, connections: 4 };
+
+/// What a connection does for each request that it reads: the bytes to answer with, and whether it closes then.
+type Script = Arc<dyn Fn(usize, &str) -> Act + Send + Sync>;
+
+enum Act {
+    Answer(Vec<u8>),
+    AnswerAndClose(Vec<u8>),
+    Close,
+    Stall,
+}
+
+struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: rcgen::Issuer::new(params, key), pem }
+    }
+
+    fn server(&self, name: &str, years: (i32, i32), wants: Option<&Authority>) -> Arc<ServerConfig> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(years.0, 1, 1), rcgen::date_time_ymd(years.1, 1, 1));
+        let chain = vec![params.signed_by(&key, &self.issuer).unwrap().der().clone()];
+        let provider = Arc::new(ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+        let config = match wants {
+            None => config.with_no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(rcgen_der(&authority.pem)).unwrap();
+                config.with_client_cert_verifier(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap())
+            }
+        };
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Arc::new(config.with_single_cert(chain, key).unwrap())
+    }
+
+    fn client(&self, algorithm: &'static rcgen::SignatureAlgorithm) -> ClientCertificate {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["host.test".to_owned()]).unwrap();
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
+        ClientCertificate::new(pem.as_bytes(), &SecretBytes::new(key.serialize_pem().into_bytes())).unwrap()
+    }
+}
+
+fn rcgen_der(pem: &str) -> tokio_rustls::rustls::pki_types::CertificateDer<'static> {
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    tokio_rustls::rustls::pki_types::CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+}
+
+/// Reads whole requests and answers as the script says.
+async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, connection: usize, script: Script) {
+    loop {
+        let (mut text, mut byte) = (Vec::new(), [0u8; 1]);
+        while !text.ends_with(b"\r\n\r\n") {
+            match stream.read(&mut byte).await {
+                Ok(1) => text.push(byte[0]),
+                _ => return,
+            }
+        }
+        let head = String::from_utf8(text).unwrap();
+        let length: usize =
+            head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |length| length.trim().parse().unwrap());
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await.unwrap();
+        match script(connection, &(head + &String::from_utf8(body).unwrap())) {
+            Act::Answer(bytes) => drop(stream.write_all(&bytes).await),
+            Act::AnswerAndClose(bytes) => {
+                let _ = stream.write_all(&bytes).await;
+                let _ = stream.shutdown().await;
+                return;
+            }
+            Act::Close => return,
+            Act::Stall => std::future::pending().await,
+        }
+    }
+}
+
+/// A server on a free port of the loopback; it ends with the test's runtime.
+async fn serve(tls: Option<Arc<ServerConfig>>, script: impl Fn(usize, &str) -> Act + Send + Sync + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let script: Script = Arc::new(script);
+    tokio::spawn(async move {
+        for connection in 0.. {
+            let Ok((stream, _)) = listener.accept().await else { return };
+            let (script, tls) = (script.clone(), tls.clone());
+            tokio::spawn(async move {
+                match tls {
+                    None => converse(stream, connection, script).await,
+                    Some(config) => {
+                        if let Ok(stream) = TlsAcceptor::from(config).accept(stream).await {
+                            converse(stream, connection, script).await;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+fn plain(port: u16, limits: Limits) -> Client {
+    let address = Address::parse(&format!("http://127.0.0.1:{port}"), true).unwrap();
+    Client::new(address, None, || unreachable!("no TLS"), None, limits, Arc::new(SystemClock)).unwrap()
+}
+
+fn secure(port: u16, host: &str, name: Option<&str>, ca: &str, own: Option<ClientCertificate>) -> Client {
+    let address = Address::parse(&format!("https://{host}:{port}"), false).unwrap();
+    Client::new(address, name, || Trust::named(ca.as_bytes()), own, LIMITS, Arc::new(SystemClock)).unwrap()
+}
+
+async fn get(client: &Client) -> Result<Answer, CallError> {
+    client.call(Call { method: Method::Get, path: "/v1/x", headers: &[], body: None, repeatable: true }).await
+}
+
+fn ok(body: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+#[tokio::test]
+async fn tls_says_what_is_wrong() {
+    let (ours, other) = (Authority::new(), Authority::new());
+    let reason = async |config: Arc<ServerConfig>, host: &str, name: Option<&str>, own: Option<ClientCertificate>| {
+        let port = serve(Some(config), |_, _| Act::Answer(ok("{}"))).await;
+        match get(&secure(port, host, name, &ours.pem, own)).await {
+            Ok(answer) => Ok(answer.status),
+            Err(CallError::Tls(reason)) => Err(reason),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let good = || ours.server("localhost", (2020, 2099), None);
+    assert_eq!(reason(good(), "localhost", None, None).await, Ok(200));
+    assert_eq!(reason(good(), "127.0.0.1", Some("localhost"), None).await, Ok(200));
+    assert_eq!(reason(good(), "127.0.0.1", None, None).await, Err(TlsReason::WrongName));
+    assert_eq!(reason(ours.server("localhost", (2020, 2021), None), "localhost", None, None).await, Err(TlsReason::Expired));
+    assert_eq!(reason(ours.server("localhost", (2098, 2099), None), "localhost", None, None).await, Err(TlsReason::NotYetValid));
+    assert_eq!(reason(other.server("localhost", (2020, 2099), None), "localhost", None, None).await, Err(TlsReason::UnknownAuthority));
+    let wants = || ours.server("localhost", (2020, 2099), Some(&other));
+    assert_eq!(reason(wants(), "localhost", None, None).await, Err(TlsReason::OurCertificate));
+    assert_eq!(reason(wants(), "localhost", None, Some(ours.client(&rcgen::PKCS_ED25519))).await, Err(TlsReason::OurCertificate));
+    for algorithm in [&rcgen::PKCS_ED25519, &rcgen::PKCS_ECDSA_P256_SHA256] {
+        assert_eq!(reason(wants(), "localhost", None, Some(other.client(algorithm))).await, Ok(200));
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let talks = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(&ok("not TLS")).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    assert!(matches!(get(&secure(talks, "localhost", None, &ours.pem, None)).await, Err(CallError::Tls(TlsReason::NotTls))));
+}
+
+#[tokio::test]
+async fn nothing_but_the_address_is_called() {
+    let reached = Arc::new(AtomicUsize::new(0));
+    let counted = reached.clone();
+    let elsewhere = serve(None, move |_, _| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Act::Answer(ok("{\"stolen\":true}"))
+    })
+    .await;
+    for status in ["301 Moved Permanently", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
+        let answer = format!("HTTP/1.1 {status}\r\nlocation: http://127.0.0.1:{elsewhere}/\r\ncontent-length: 0\r\n\r\n");
+        let port = serve(None, move |_, _| Act::Answer(answer.clone().into_bytes())).await;
+        assert!(matches!(get(&plain(port, LIMITS)).await, Err(CallError::Redirect(300..400))), "{status}");
+    }
+    let port = serve(None, |_, _| Act::Answer(ok("{}"))).await;
+    let client = plain(port, LIMITS);
+    for path in [format!("http://127.0.0.1:{elsewhere}/"), "v1/x".into(), String::new(), "/a b".into(), "/a\r\nb: c".into()] {
+        let call = Call { method: Method::Get, path: &path, headers: &[], body: None, repeatable: true };
+        assert!(matches!(client.call(call).await, Err(CallError::Request(_))), "{path:?}");
+    }
+    let call = Call { method: Method::Get, path: "/", headers: &[("x-vault-token", b"a\r\nb: c")], body: None, repeatable: true };
+    assert!(matches!(client.call(call).await, Err(CallError::Request(_))));
+    assert_eq!(reached.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn answers_have_a_size_an_end_and_a_form() {
+    let large = "x".repeat(5000);
+    let chunked = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{large}\r\n0\r\n\r\n", large.len());
+    let long_head = format!("HTTP/1.1 200 OK\r\nx: {}\r\ncontent-length: 0\r\n\r\n", "y".repeat(200_000));
+    for (answer, wanted) in [
+        (ok(&large), "more than 4096 bytes"),
+        (chunked.into_bytes(), "more than 4096 bytes"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 18446744073709551615\r\n\r\n".to_vec(), "cannot be read"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nshort".to_vec(), "broke off"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n".to_vec(), "broke off"),
+        (b"\x00\x01\x02 not http\r\n\r\n".to_vec(), "cannot be read"),
+        (long_head.into_bytes(), "cannot be read"),
+        (Vec::new(), "broke"),
+    ] {
+        let said = answer.clone();
+        let port = serve(None, move |_, _| Act::AnswerAndClose(said.clone())).await;
+        let error = get(&plain(port, LIMITS)).await.err().unwrap().to_string();
+        assert!(error.contains(wanted), "{:?}: {error}", String::from_utf8_lossy(&answer[..answer.len().min(60)]));
+    }
+    let port = serve(None, |_, _| Act::Answer(b"HTTP/1.1 429 Too Many\r\nretry-after: 7\r\ncontent-length: 2\r\n\r\n{}".to_vec())).await;
+    let answer = get(&plain(port, LIMITS)).await.unwrap();
+    assert_eq!((answer.status, answer.retry_after, answer.body.as_slice()), (429, Some(Duration::from_secs(7)), &b"{}"[..]));
+}
+
+#[tokio::test]
+async fn every_wait_has_a_deadline() {
+    let limits = Limits { connect: Duration::from_millis(100), call: Duration::from_millis(200), ..LIMITS };
+    let port = serve(None, |_, _| Act::Stall).await;
+    assert!(matches!(get(&plain(port, limits)).await, Err(CallError::Late(200))));
+    // Half a head, half a body.
+    for part in ["HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"] {
+        let port = serve(None, move |_, _| Act::Answer(part.into())).await;
+        assert!(matches!(get(&plain(port, limits)).await, Err(CallError::Late(200))));
+    }
+    // The handshake is answered by nobody.
+    let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = Address::parse(&format!("https://{}", deaf.local_addr().unwrap()), false).unwrap();
+    let trust = Authority::new().pem;
+    let client = Client::new(address, None, || Trust::named(trust.as_bytes()), None, limits, Arc::new(SystemClock)).unwrap();
+    assert!(matches!(get(&client).await, Err(CallError::Unreachable(_))));
+    assert!(matches!(get(&client).await, Err(CallError::Waiting)), "nobody tries again at once");
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_was_closed_is_opened_again_for_what_may_be_repeated() {
+    // The first request of each connection is answered, the second is read and the connection closed.
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counted = seen.clone();
+    let answered = Arc::new(std::sync::Mutex::new(std::collections::HashSet::new()));
+    let port = serve(None, move |connection, _| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        if answered.lock().unwrap().insert(connection) { Act::Answer(ok("{}")) } else { Act::Close }
+    })
+    .await;
+    let client = plain(port, LIMITS);
+    get(&client).await.unwrap();
+    get(&client).await.unwrap();
+    assert_eq!(seen.load(Ordering::SeqCst), 3, "read twice, answered once");
+    let once = Call { method: Method::Post, path: "/", headers: &[], body: Some(b"{}".to_vec().into()), repeatable: false };
+    assert!(matches!(client.call(once).await, Err(CallError::Unreachable(_))), "it may have happened");
+    assert_eq!(seen.load(Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
+async fn requests_say_what_they_should_and_use_one_connection() {
+    let log = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (seen, folder) = (log.clone(), tempfile::tempdir().unwrap());
+    let path = folder.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    tokio::spawn(async move {
+        for connection in 0.. {
+            let (stream, _) = listener.accept().await.unwrap();
+            let seen = seen.clone();
+            let script: Script = Arc::new(move |connection, text: &str| {
+                seen.lock().unwrap().push((connection, text.to_owned()));
+                Act::Answer(ok("{}"))
+            });
+            tokio::spawn(converse(stream, connection, script));
+        }
+    });
+    let address = Address::parse(&format!("unix:{}", path.display()), false).unwrap();
+    let client = Client::new(address, None, || unreachable!("no TLS"), None, LIMITS, Arc::new(SystemClock)).unwrap();
+    for _ in 0..3 {
+        let headers: &[(&str, &[u8])] = &[("x-vault-token", b"t")];
+        let body = Some(br#"{"a":1}"#.to_vec().into());
+        let answer = client.call(Call { method: Method::Put, path: "/v1/a?b=c", headers, body, repeatable: false }).await.unwrap();
+        assert_eq!(answer.status, 200);
+    }
+    let log = log.lock().unwrap();
+    assert_eq!(log.len(), 3);
+    for (connection, text) in log.iter() {
+        assert_eq!(*connection, 0);
+        assert!(text.starts_with("PUT /v1/a?b=c HTTP/1.1\r\nhost: localhost\r\n") && text.ends_with("\r\n\r\n{\"a\":1}"), "{text}");
+        assert!(text.contains("x-vault-token: t\r\n") && text.contains("content-type: application/json\r\n"), "{text}");
+    }
+}
