@@ -5,7 +5,7 @@ use crate::{
     attest::{Basis, Eyes, Facts as ProcessFacts, Peer},
     audit::{Decided, Event, Facts, Holder as HolderFacts, Kind, Recordable, Word},
     engine::UpstreamRef,
-    intent::{Ask, Claimed, Effective, Intent, Source},
+    intent::{Adapter, Ask, Claimed, Effective, Intent, Source},
     lease::Lease,
     model::{Operation, Purpose, RequestId, SecretName, Ttl},
     policy::Because,
@@ -21,6 +21,8 @@ impl Recordable for Basis {}
 impl Recordable for Eyes {}
 /// A closed list.
 impl Recordable for Source {}
+/// A closed list.
+impl Recordable for Adapter {}
 /// Parsed names, numbers and one checked line.
 impl Recordable for Claimed {}
 /// Computed by us.
@@ -67,6 +69,7 @@ pub(super) struct Trail {
     /// A process that is no registered identity.
     pub(super) nobody: Option<ProcessFacts>,
     pub(super) asked: Option<Asked>,
+    pub(super) adapter: Option<Adapter>,
     pub(super) intent: Option<Intent>,
     pub(super) decided: Option<Decided>,
     /// The value is sealed to a key of the caller's.
@@ -80,7 +83,7 @@ impl Trail {
 
     /// The trail of a peer of which only the uid at connect is known.
     pub(super) fn of_uid(request: RequestId, uid: u32) -> Self {
-        Self { request, uid, known: None, nobody: None, asked: None, intent: None, decided: None, pinned: false }
+        Self { request, uid, known: None, nobody: None, asked: None, adapter: None, intent: None, decided: None, pinned: false }
     }
 
     /// An event of this kind with all that is known so far.
@@ -100,6 +103,9 @@ impl Trail {
         }
         if let Some(facts) = &self.nobody {
             event = with(event, Event::attested, facts);
+        }
+        if let Some(adapter) = &self.adapter {
+            event = with(event, Event::adapter, adapter);
         }
         if let Some(intent) = &self.intent {
             event = event.channel(intent.channel()).secret(intent.secret(), version);

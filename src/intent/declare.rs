@@ -25,7 +25,10 @@ impl Intent {
                 };
                 (claimed, Source::Caller)
             }
-            None => (fill(ask, declared_use(ask, name, &workload.identity().uses)?)?, Source::Registry),
+            None => {
+                let source = if ask.adapter.is_some() { Source::Adapter } else { Source::Registry };
+                (fill(ask, declared_use(ask, name, &workload.identity().uses)?)?, source)
+            }
         };
         let secret = catalogue
             .find(name)

@@ -13,6 +13,7 @@ mod operator_api;
 mod reply;
 mod routes;
 mod tail;
+mod vault;
 mod workload_api;
 
 pub use accept::{Door, Server};

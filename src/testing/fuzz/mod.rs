@@ -39,6 +39,7 @@ pub const TARGETS: &[Target] = &[
     kernel::MESSAGES,
     stream::HTTP,
     stream::ANSWER,
+    stream::VAULT_VALUE,
     logs::STORE,
     logs::ATTESTOR_REQUEST,
     logs::ATTESTOR_ANSWER,
