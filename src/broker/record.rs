@@ -7,7 +7,7 @@ use crate::{
     engine::UpstreamRef,
     intent::{Adapter, Ask, Claimed, Effective, Intent, Source},
     lease::Lease,
-    model::{Operation, Purpose, RequestId, SecretName, Ttl},
+    model::{CredentialName, Operation, Purpose, RequestId, SecretName, Ttl},
     policy::Because,
 };
 use serde::Serialize;
@@ -45,6 +45,8 @@ pub(super) struct Asked {
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<SecretName>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    credential: Option<CredentialName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     purpose: Option<Purpose>,
     #[serde(skip_serializing_if = "Option::is_none")]
     operation: Option<Operation>,
@@ -57,7 +59,13 @@ impl Recordable for Asked {}
 
 impl Asked {
     pub(super) fn of(ask: &Ask) -> Self {
-        Self { secret: ask.secret.clone(), purpose: ask.purpose.clone(), operation: ask.operation, ttl: ask.ttl }
+        Self {
+            secret: ask.secret.clone(),
+            credential: ask.credential.clone(),
+            purpose: ask.purpose.clone(),
+            operation: ask.operation,
+            ttl: ask.ttl,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The body of a declaration, parsed strictly: every refusal names the field.
 
-use crate::model::{Channel, Line, NameError, Operation, Purpose, Refusal, SecretName, Target, TicketId, Ttl};
+use crate::model::{Channel, CredentialName, Line, NameError, Operation, Purpose, Refusal, SecretName, Target, TicketId, Ttl};
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{DeserializeOwned, MapAccess, Visitor},
@@ -33,6 +33,8 @@ pub struct Ask {
     pub holder: Option<HolderChoice>,
     /// Makes a repetition of this request give the same lease.
     pub idempotency_key: Option<String>,
+    /// What a unit calls the secret that it wants. No body can say so.
+    pub credential: Option<CredentialName>,
     /// The door of another protocol that it came through. No body can say so.
     pub adapter: Option<Adapter>,
 }
@@ -43,6 +45,8 @@ pub struct Ask {
 pub enum Adapter {
     /// The read API of Vault and OpenBao.
     Vault,
+    /// systemd's `LoadCredential=`.
+    Systemd,
 }
 
 /// What a caller may bind its lease to.

@@ -5,6 +5,7 @@
 
 mod accept;
 mod connection;
+mod credentials;
 #[cfg(feature = "testing")]
 pub mod heard;
 mod launch;
@@ -17,5 +18,6 @@ mod vault;
 mod workload_api;
 
 pub use accept::{Door, Server};
+pub use credentials::Asked;
 pub use limits::LimitSettings;
 pub use routes::{ROUTES, Route};

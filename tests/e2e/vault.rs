@@ -279,6 +279,10 @@ sys.stdin.readline()
     // Its leases are the process's own: no other process of the user may look at them.
     let holder = &host.live().into_iter().find(|lease| lease["id"] == lease_of(&first)).unwrap()["holder"];
     assert_eq!(holder["kind"], "process", "{holder}");
+    // Nor is any given its lease.
+    let others = host.act(VICTIM, "orders", &["call", "GET", "/v1/secret/data/app/one"]).remove(0);
+    assert_eq!(others["body"]["data"]["data"]["value"], "value-one", "{others}");
+    assert_ne!(lease_of(&others["body"]), lease_of(&first));
     let lookup = serde_json::json!({ "lease_id": leased["lease_id"] }).to_string();
     let other = host.act(VICTIM, "orders", &["call", "PUT", "/v1/sys/leases/lookup", &lookup]).remove(0);
     assert_eq!(other["status"], 400, "{other}");

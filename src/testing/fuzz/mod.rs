@@ -40,6 +40,7 @@ pub const TARGETS: &[Target] = &[
     stream::HTTP,
     stream::ANSWER,
     stream::VAULT_VALUE,
+    text::UNIT_ADDRESS,
     logs::STORE,
     logs::ATTESTOR_REQUEST,
     logs::ATTESTOR_ANSWER,
