@@ -180,7 +180,7 @@ fn every_way_out_of_an_agents_tree_leads_nowhere() {
         .ok("systemd-sysusers && systemd-tmpfiles --create claviger.conf && chown claviger /etc/claviger/key && systemctl daemon-reload");
     // Accounts that somebody can log in to. A star is no password and no lock.
     machine.ok("for user in robot apart; do useradd --create-home --shell /bin/sh --password '*' $user; done");
-    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket");
+    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket clavigerd-credentials.socket");
     for name in ["one", "public"] {
         machine.ok(&format!("printf %s value-{name} | {CURL} --fail -T - http://claviger/v1/secrets/local/app/{name}"));
     }

@@ -328,6 +328,7 @@ const UNITS: &[&str] = &[
     "clavigerd-workload.socket",
     "clavigerd-operator.socket",
     "clavigerd-launch.socket",
+    "clavigerd-credentials.socket",
     "claviger-attest.service",
     "claviger-attest.socket",
 ];
@@ -389,6 +390,7 @@ fn units_and_configuration_name_the_same_things() {
     assert!(unit("clavigerd-workload.socket").contains(&format!("ListenStream={}\n", config.sockets.workload.display())));
     assert!(unit("clavigerd-launch.socket").contains(&format!("ListenSequentialPacket={}\n", config.sockets.launch().display())));
     assert!(unit("clavigerd-operator.socket").contains(&format!("ListenStream={}\n", config.sockets.operator.display())));
+    assert!(unit("clavigerd-credentials.socket").contains(&format!("ListenStream={}\n", config.sockets.credentials().display())));
     assert!(unit("clavigerd-operator.socket").contains(&format!("SocketGroup={}\n", config.sockets.operator_group)));
     let service = unit("clavigerd.service");
     assert!(service.contains(&format!("Group={}\n", config.audit.group)));

@@ -81,7 +81,7 @@ fn the_units_do_what_they_promise() {
     say(started, "booted");
     machine
         .ok("systemd-sysusers && systemd-tmpfiles --create claviger.conf && chown claviger /etc/claviger/key && systemctl daemon-reload");
-    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket");
+    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket clavigerd-credentials.socket");
 
     // Activation: nothing runs until somebody asks.
     assert_eq!(shown(&machine, "clavigerd", "ActiveState"), "inactive");
@@ -269,7 +269,7 @@ fn with_orders(folder: &Path, unit: &str) -> Machine {
     let machine = Machine::boot(folder);
     machine
         .ok("systemd-sysusers && systemd-tmpfiles --create claviger.conf && chown claviger /etc/claviger/key && systemctl daemon-reload");
-    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket");
+    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket clavigerd-credentials.socket");
     let put = format!("printf %s s3cret-value | {CURL} /run/claviger/operator.sock -T - http://claviger/v1/secrets/local/orders/api-key");
     assert_eq!(json(&machine, &put)["version"], 1);
     machine
@@ -393,12 +393,13 @@ fn the_package_installs_upgrades_and_goes() {
     say(started, "installed");
 
     // Both doors are there; without a key the daemon says what to do, and its doors stay.
-    machine.ok("systemctl is-active clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket");
-    machine.ok("systemctl is-enabled clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket clavigerd.service");
+    machine
+        .ok("systemctl is-active clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket clavigerd-credentials.socket");
+    machine.ok("systemctl is-enabled clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket clavigerd-credentials.socket clavigerd.service");
     assert!(!machine.run("systemctl start clavigerd").status.success());
     machine.ok("journalctl -u clavigerd | grep -q \"there is no key.*clav init\"");
     machine.ok("umask 377; head -c 32 /dev/urandom >/etc/claviger/key; umask 22; chown claviger /etc/claviger/key; systemctl reset-failed clavigerd");
-    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket");
+    machine.ok("systemctl start clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket clavigerd-credentials.socket");
     let health = json(&machine, &format!("{CURL} /run/claviger/workload.sock http://claviger/v1/health"));
     assert_eq!(health["status"], "ok", "{health}");
     // The launcher came with its capability, and the daemon under the shipped units knows what it starts.

@@ -103,7 +103,8 @@ pub fn hold(arguments: &[String]) {
         }
         // Not all at once: a queue of connections has 1,024 places.
         if leases <= 1 {
-            std::thread::sleep(Duration::from_micros(200));
+            // A source takes longer, and what waits for it longer than its deadline is refused.
+            std::thread::sleep(if leases == 1 { Duration::from_micros(200) } else { Duration::from_millis(10) });
         }
     }
     // Children are reaped, so that none stays a zombie; ends with standard input.

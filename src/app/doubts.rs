@@ -26,7 +26,7 @@ pub(super) fn doubts(registry: &Registry, catalogue: &Catalogue, rows: &[RowPlac
         for declared in row.uses.iter().filter(|declared| catalogue.find(&declared.secret).is_none()) {
             say(format!(" declares a use of {}, which no file in secrets.d defines", declared.secret));
         }
-        if several && !row.selectors.iter().any(|selector| matches!(selector.kind(), "unix:uid" | "unix:user")) {
+        if several && !row.selectors.iter().any(|selector| matches!(selector.kind(), "unix:uid" | "unix:user" | "systemd:loads")) {
             say(" names no unix:user or unix:uid: it may run under any uid, so no other identity counts as isolated".to_owned());
         }
         for selector in row.selectors.iter().filter(|selector| selector.kind() == "unix:user" && sys::uid_of(selector.value()).is_none()) {

@@ -119,6 +119,11 @@ async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Res
     if let Some(listener) = doors.launch {
         server.serve_launches(listener).map_err(|error| RunError::Io("starting a thread", error))?;
     }
+    if let Some(listener) = doors.credentials {
+        let server = server.clone();
+        let listener = tokio::net::UnixListener::from_std(listener).map_err(|error| RunError::Io("opening a door", error))?;
+        tokio::spawn(async move { server.serve_credentials(listener).await });
+    }
     for (listener, door) in doors.front {
         let server = server.clone();
         // A daemon with one door would look as if it served.
@@ -172,13 +177,14 @@ async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Res
 struct Listeners {
     front: Vec<(UnixListener, Door)>,
     launch: Option<OwnedFd>,
+    credentials: Option<UnixListener>,
 }
 
 /// Those that systemd passed under their names, or our own.
 fn listeners(config: &Config) -> Result<Listeners, RunError> {
     let io = |error| RunError::Io("taking over a listening socket", error);
     let mut found: Vec<(UnixListener, Door)> = Vec::new();
-    let (mut launches, mut passed) = (None, false);
+    let (mut launches, mut credentials, mut passed) = (None, None, false);
     for (name, listener) in sys::passed_listeners().map_err(io)? {
         passed = true;
         let door = match name.as_str() {
@@ -186,12 +192,16 @@ fn listeners(config: &Config) -> Result<Listeners, RunError> {
                 launches = Some(sys::adopt_packets(listener).map_err(io)?);
                 continue;
             }
+            "credentials" => {
+                credentials = Some(sys::adopt(listener).map_err(io)?);
+                continue;
+            }
             "workload" => Door::Workload,
             "operator" => Door::Operator,
             other => {
                 tracing::warn!(
                     name = other,
-                    "a passed socket has a name that is not known; FileDescriptorName must be workload, operator or launch"
+                    "a passed socket has a name that is not known; FileDescriptorName must be workload, operator, launch or credentials"
                 );
                 continue;
             }
@@ -210,7 +220,11 @@ fn listeners(config: &Config) -> Result<Listeners, RunError> {
     if launches.is_none() && !passed {
         launches = Some(sys::listen_packets_at(&config.sockets.launch(), 0o666, None)?);
     }
-    Ok(Listeners { front: found, launch: launches })
+    if credentials.is_none() && !passed {
+        // Root alone: it is systemd that connects.
+        credentials = Some(sys::listen_at(&config.sockets.credentials(), 0o600, None)?);
+    }
+    Ok(Listeners { front: found, launch: launches, credentials })
 }
 
 /// Reloads on SIGHUP; returns on SIGTERM or SIGINT.

@@ -343,6 +343,11 @@ impl Peer {
         }
     }
 
+    /// Nobody else could have been at the other end, by the socket's mode.
+    pub(super) fn believe(&self) {
+        self.fresh.store(true, Ordering::Release);
+    }
+
     /// Pinned at connect, or proved by the nonce.
     pub fn is_fresh(&self) -> bool {
         self.fresh.load(Ordering::Acquire)

@@ -132,6 +132,26 @@ impl Roll {
         Ok(Workload::new(row.clone(), assurance, basis, facts, subject.selectors.clone(), client))
     }
 
+    /// Decides who a unit is that PID 1 is about to start. Its user is not known, so where agents are registered an operator must have said
+    /// that nothing else runs on it: what is loaded lies in a file that its user can read.
+    pub fn identify_unit(&self, unit: &Candidate) -> Result<Workload, Refusal> {
+        let own = self.matches(&unit.selectors);
+        let Some(row) = narrowest(&own)? else {
+            let selector = unit.selectors.first().map_or("systemd:loads", Selector::as_str);
+            return Err(Refusal::new(Code::NO_IDENTITY).detail(format!(
+                "before a unit's program runs nothing but its name is known: its identity has selectors = [\"{selector}\"]"
+            )));
+        };
+        if self.agents && row.kind != IdentityKind::Agent && !row.exclusive_uid && !crate::mutation!("credentials-agent") {
+            return Err(Refusal::new(Code::LEFT_AGENT_SESSION).detail(format!(
+                "an agent is registered on this host and the unit's user is not known: if nothing else runs on it, say exclusive_uid = true in {}",
+                row.name
+            )));
+        }
+        let facts = Arc::new(unit.facts.clone());
+        Ok(Workload::new(row.clone(), Assurance::Program, Basis::ServiceManager, facts, unit.selectors.clone(), None))
+    }
+
     /// What the attestation of `subject` as `row` is worth, and what that rests on.
     pub fn assurance(&self, row: &Identity, subject: &Candidate) -> (Assurance, Basis) {
         let facts = &subject.facts;
@@ -205,6 +225,8 @@ impl Roll {
     fn uid_of_row(&self, row: &Identity) -> Option<u32> {
         row.selectors.iter().find_map(|s| match s.kind() {
             "unix:uid" => s.value().parse().ok(),
+            // No process is that, whatever its uid.
+            "systemd:loads" => Some(u32::MAX),
             // A user that the host does not know matches nobody: no uid, but not any uid either.
             "unix:user" => Some(self.names.uid_of(s.value()).unwrap_or(u32::MAX)),
             _ => None,

@@ -26,6 +26,7 @@ mod remote;
 mod serve;
 mod source;
 mod turns;
+mod unit;
 mod workload;
 
 #[cfg(test)]
@@ -45,4 +46,5 @@ pub use protocol::{Answer, Malformed, Numbered, Request, decode_answer, decode_r
 pub use remote::{Remote, Unavailable};
 pub use serve::Service;
 pub use source::Source;
+pub use unit::StartingUnit;
 pub use workload::{Basis, Eyes, Workload};

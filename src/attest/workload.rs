@@ -30,6 +30,8 @@ pub enum Basis {
     ExclusiveUid,
     /// The launcher started it in a group of its own.
     Launch,
+    /// PID 1's word that it starts the unit; its program has not run yet.
+    ServiceManager,
 }
 
 /// Which process looked at the caller; part of every record beside the basis.

@@ -155,6 +155,8 @@ pub struct Event {
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<Facts>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    adapter: Option<Facts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     claimed: Option<Facts>,
     #[serde(skip_serializing_if = "Option::is_none")]
     effective: Option<Facts>,
@@ -212,7 +214,7 @@ impl Event {
     pub fn new(kind: Kind) -> Self {
         Self {
             kind, request: None, lease: None, identity: None, uid: None, assurance: None, basis: None, attestor: None, attested: None,
-            client: None, source: None, claimed: None, effective: None, channel: None, secret: None, credential: None, policy: None, holder: None,
+            client: None, source: None, adapter: None, claimed: None, effective: None, channel: None, secret: None, credential: None, policy: None, holder: None,
             expires: None, ended: None, cause: None, by: None, outcome: None, code: None, remedies: Vec::new(), detail: None, folded: None, more: None,
         }
     }
@@ -241,6 +243,8 @@ impl Event {
         client: Facts;
         /// Who declared the intent.
         source: Facts;
+        /// The door of another protocol that the request came through.
+        adapter: Facts;
         /// The declared intent.
         claimed: Facts;
         /// What is issued in truth.

@@ -1,12 +1,39 @@
 //! A live lease's value again, the short way: for a holder that asks often, and of which everything is known already.
 
-use super::{Broker, Caller, Delivery, issue::order, issue::served};
+use super::{Broker, Caller, Delivery, holder::Bound, issue::order, issue::served};
 use crate::{
-    lease::State,
+    intent::Source,
+    lease::{Lease, State},
     model::{LeaseId, RequestId, Sensitivity},
+    policy::Permit,
 };
+use std::sync::Arc;
 
 impl Broker {
+    /// The live lease that the same use by the same holder led to before, at another protocol's door: one that lives no longer than a new one
+    /// would, has a third of its time left, and whose value is not an older version.
+    pub(super) fn of_same_use(&self, permit: &Permit, bound: &Bound) -> Option<Arc<Lease>> {
+        let (intent, effective, now) = (permit.intent(), permit.effective(), self.clock.boot());
+        let (secret, identity) = (intent.secret(), &permit.workload().identity().name);
+        let assurance = permit.workload().assurance();
+        let same_use = |lease: &Lease| {
+            lease.source == Source::Adapter
+                && lease.assurance <= assurance
+                && (&lease.identity, &lease.secret, &lease.generation) == (identity, &secret.name, &secret.generation)
+                && (&lease.purpose, lease.channel) == (&intent.claimed().purpose, intent.channel())
+                && (lease.operation, &lease.hosts, lease.uses) == (effective.operation, &effective.hosts, effective.uses)
+        };
+        let in_time = |lease: &Lease| {
+            lease.deadline <= now.plus(effective.ttl) && lease.deadline.since(now) >= u64::from(lease.ttl.as_secs()) * 1_000_000 / 3
+        };
+        let newest = |lease: &Lease| self.engines.find(&lease.engine).is_some_and(|engine| engine.is_newest(secret, &lease.reference));
+        let all = if crate::mutation!("same-holder") { self.leases.all() } else { self.leases.of_holder(&bound.holder.key()) };
+        let fit = all
+            .into_iter()
+            .filter(|lease| lease.state == State::Live && lease.uses != 1 && same_use(lease) && in_time(lease) && newest(lease));
+        fit.max_by_key(|lease| lease.deadline)
+    }
+
     /// The value of a live lease below `restricted` where nothing has to be waited for, found out, decided or written: who asks was
     /// attested and policy was asked about the lease under the generation in force, an earlier read's record stands for this one, and
     /// the engine makes the value at once. `None` says that [`Broker::read`] has to be asked; nothing was counted then.

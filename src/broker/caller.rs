@@ -2,7 +2,7 @@
 
 use super::{Broker, Governance, record};
 use crate::{
-    attest::{Attestor, Facts as ProcessFacts, Peer, Workload},
+    attest::{Attestor, Facts as ProcessFacts, Peer, StartingUnit, Workload},
     audit::Facts,
     lease::Lease,
     model::Refusal,
@@ -13,6 +13,7 @@ use std::{ops::Deref, sync::Arc};
 /// A pinned peer. What was read from the kernel when it connected does not change, so who it is changes only with the registry.
 pub struct Caller {
     peer: Peer,
+    unit: Option<StartingUnit>,
     known: ArcSwapOption<Known>,
     shown: ArcSwapOption<Shown>,
 }
@@ -40,7 +41,12 @@ pub(super) type Nobody = (Refusal, ProcessFacts);
 impl Caller {
     /// A peer of which nothing is known yet.
     pub fn new(peer: Peer) -> Self {
-        Self { peer, known: ArcSwapOption::empty(), shown: ArcSwapOption::empty() }
+        Self { peer, unit: None, known: ArcSwapOption::empty(), shown: ArcSwapOption::empty() }
+    }
+
+    /// PID 1, for the unit that it starts.
+    pub(super) fn starting(self, unit: StartingUnit) -> Self {
+        Self { unit: Some(unit), known: ArcSwapOption::empty(), ..self }
     }
 
     /// A lease in JSON as it stands in answers. `with` is handed the text.
@@ -69,7 +75,10 @@ impl Caller {
         if let Some(known) = self.known(governance) {
             return Ok(Ok(known));
         }
-        let attested = attestor.examine(&self.peer, &governance.roll)?;
+        let attested = match &self.unit {
+            None => attestor.examine(&self.peer, &governance.roll)?,
+            Some(unit) => attestor.examine_unit(unit, &governance.roll),
+        };
         let workload = match attested.workload {
             Ok(workload) => workload,
             Err(refusal) => return Ok(Err((refusal, attested.candidate.facts))),

@@ -4,7 +4,7 @@ use super::{Broker, Caller, Governance, Stop, issue::served, record::Trail};
 use crate::{
     attest::{Attested, Workload},
     intent::{Ask, Claimed, Intent, Source},
-    model::{Channel, Refusal, RequestId, SecretDefinition},
+    model::{Channel, Refusal, RequestId, SecretDefinition, SecretName},
     policy::{Decision, Evidence},
     wire::{ErrorView, Explanation, IdentityView, SecretView, WhoAmI},
 };
@@ -84,6 +84,14 @@ impl Broker {
             }
             Err(stop) => Err(self.refuse(&trail, stop).await),
         }
+    }
+
+    /// The number of the newest version of a secret that is stored on this host, and when it was stored.
+    pub fn newest_version(&self, name: &SecretName) -> Option<(u64, String)> {
+        let governance = self.governance();
+        let secret = governance.catalogue.find(name)?;
+        let stored = self.engines.find(&secret.engine)?.kind() == "local";
+        self.local.newest_version(name).filter(|_| stored).map(|(version, at)| (version, at.rfc3339()))
     }
 
     fn reachable(&self, governance: &Governance, workload: &Workload, secret: &Arc<SecretDefinition>) -> Option<SecretView> {

@@ -47,6 +47,7 @@ impl Broker {
 
     async fn run(self: &Arc<Self>, peer: &Caller, ask: &Ask, digest: String, trail: &mut Trail) -> Result<Delivery, Stop> {
         trail.asked = Some(Asked::of(ask));
+        trail.adapter = ask.adapter;
         self.must_be_fresh(peer)?;
         let governance = self.governance();
         let workload = self.attest(peer, &governance, trail)?; // who is asking
@@ -70,6 +71,14 @@ impl Broker {
         let bound = self.bind(peer, &workload, ask.holder).await?;
         let key = ask.idempotency_key.clone().map(|key| (key, digest));
         if let Some(lease) = self.repeated(&key, &bound, &workload.identity().name)? {
+            self.bound(&lease.holder.key()).await;
+            self.leases.note_decided(lease.id, governance.generation);
+            return self.give_again(peer, &lease, trail).await;
+        }
+        // Clients of other protocols know no leases and ask again and again.
+        if ask.adapter.is_some()
+            && let Some(lease) = self.of_same_use(clearance.permit(), &bound)
+        {
             self.bound(&lease.holder.key()).await;
             self.leases.note_decided(lease.id, governance.generation);
             return self.give_again(peer, &lease, trail).await;

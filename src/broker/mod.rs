@@ -8,6 +8,7 @@ mod act;
 mod admit;
 mod again;
 mod caller;
+mod credential;
 mod delivery;
 mod end;
 mod explain;

@@ -5,9 +5,9 @@ use crate::{
     attest::{Basis, Eyes, Facts as ProcessFacts, Peer},
     audit::{Decided, Event, Facts, Holder as HolderFacts, Kind, Recordable, Word},
     engine::Named,
-    intent::{Ask, Claimed, Effective, Intent, Source},
+    intent::{Adapter, Ask, Claimed, Effective, Intent, Source},
     lease::Lease,
-    model::{Operation, Purpose, RequestId, SecretName, Ttl},
+    model::{CredentialName, Operation, Purpose, RequestId, SecretName, Ttl},
     policy::Because,
 };
 use serde::Serialize;
@@ -21,6 +21,8 @@ impl Recordable for Basis {}
 impl Recordable for Eyes {}
 /// A closed list.
 impl Recordable for Source {}
+/// A closed list.
+impl Recordable for Adapter {}
 /// Parsed names, numbers and one checked line.
 impl Recordable for Claimed {}
 /// Computed by us.
@@ -43,6 +45,8 @@ pub(super) struct Asked {
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<SecretName>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    credential: Option<CredentialName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     purpose: Option<Purpose>,
     #[serde(skip_serializing_if = "Option::is_none")]
     operation: Option<Operation>,
@@ -55,7 +59,13 @@ impl Recordable for Asked {}
 
 impl Asked {
     pub(super) fn of(ask: &Ask) -> Self {
-        Self { secret: ask.secret.clone(), purpose: ask.purpose.clone(), operation: ask.operation, ttl: ask.ttl }
+        Self {
+            secret: ask.secret.clone(),
+            credential: ask.credential.clone(),
+            purpose: ask.purpose.clone(),
+            operation: ask.operation,
+            ttl: ask.ttl,
+        }
     }
 }
 
@@ -67,6 +77,7 @@ pub(super) struct Trail {
     /// A process that is no registered identity.
     pub(super) nobody: Option<ProcessFacts>,
     pub(super) asked: Option<Asked>,
+    pub(super) adapter: Option<Adapter>,
     pub(super) intent: Option<Intent>,
     pub(super) decided: Option<Decided>,
     /// The value is sealed to a key of the caller's.
@@ -80,7 +91,7 @@ impl Trail {
 
     /// The trail of a peer of which only the uid at connect is known.
     pub(super) fn of_uid(request: RequestId, uid: u32) -> Self {
-        Self { request, uid, known: None, nobody: None, asked: None, intent: None, decided: None, pinned: false }
+        Self { request, uid, known: None, nobody: None, asked: None, adapter: None, intent: None, decided: None, pinned: false }
     }
 
     /// An event of this kind with all that is known so far.
@@ -100,6 +111,9 @@ impl Trail {
         }
         if let Some(facts) = &self.nobody {
             event = with(event, Event::attested, facts);
+        }
+        if let Some(adapter) = &self.adapter {
+            event = with(event, Event::adapter, adapter);
         }
         if let Some(intent) = &self.intent {
             event = event.channel(intent.channel()).secret(intent.secret(), version);

@@ -50,6 +50,11 @@ impl SocketConfig {
     pub fn launch(&self) -> PathBuf {
         self.workload.with_file_name("launch.sock")
     }
+
+    /// Where systemd loads the credentials of units: beside the workloads' socket.
+    pub fn credentials(&self) -> PathBuf {
+        self.workload.with_file_name("credentials.sock")
+    }
 }
 
 impl Default for SocketConfig {

@@ -137,6 +137,16 @@ fn check(row: &Row, source: &str) -> Result<Identity, Vec<String>> {
             problem(format!("declared use of {}: purpose {} is not among its purposes", declared.secret, declared.purpose));
         }
     }
+    if row.selectors.len() > 1 && row.selectors.iter().any(|s| s.kind() == "systemd:loads") {
+        problem("systemd:loads stands alone: of a unit that loads a credential nothing else is known".into());
+    }
+    for (at, declared) in row.uses.iter().enumerate() {
+        let name = |one: &DeclaredUse| one.credential.as_ref().map_or_else(|| one.secret.to_string(), |name| name.as_str().to_owned());
+        let both = |before: &&DeclaredUse| before.credential.is_some() || declared.credential.is_some();
+        if row.uses[..at].iter().filter(both).any(|before| name(before) == name(declared)) {
+            problem(format!("two declared uses are the credential {}", name(declared)));
+        }
+    }
     let mut selectors = row.selectors.clone();
     selectors.sort();
     selectors.dedup();
@@ -207,12 +217,16 @@ purpose = "serve-orders"
             ("unix:uid:1000", "unix:cmdline:x"),
             ("\"workload\"", "\"shared\""),
             ("purpose = \"serve-orders\"", "purpose = \"other\""),
+            ("unix:uid:1000", "systemd:loads:orders.service"),
             ("kind", "kin"),
         ] {
             let broken = GOOD.replacen(from, to, 1);
             assert_ne!(broken, GOOD);
             assert!(load(&broken).is_err(), "{from} -> {to}");
         }
+        let credentials = "credential = \"db\"\n[[identity.use]]\nsecret = \"db\"\npurpose = \"serve-orders\"\n";
+        assert!(load(&format!("{GOOD}{credentials}")).is_err(), "one credential, two uses");
+        assert!(load(&format!("{GOOD}{}", credentials.replacen("\"db\"", "\"KEY_1\"", 1))).is_ok());
         let unknown = &load(&GOOD.replace("unix:uid:1000", "unix:cmdline:x")).unwrap_err()[0];
         assert!(Selector::kinds().all(|kind| unknown.message.contains(kind)), "{unknown}");
         assert!(load(&GOOD.repeat(2)).unwrap_err()[0].message.contains("already defined at i.toml:"));

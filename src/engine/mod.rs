@@ -192,6 +192,12 @@ pub trait Engine: Send + Sync {
         None
     }
 
+    /// Whether an issue now would give the same version of the value. Sources that keep no versions, and those that would have to be asked,
+    /// say yes.
+    fn is_newest(&self, _secret: &SecretDefinition, _reference: &UpstreamRef) -> bool {
+        true
+    }
+
     /// Makes the credential last until `order.expires`.
     async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError>;
 

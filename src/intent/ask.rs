@@ -1,8 +1,8 @@
 //! The body of a declaration, parsed strictly: every refusal names the field.
 
-use crate::model::{Channel, Line, NameError, Operation, Purpose, Refusal, SecretName, Target, TicketId, Ttl};
+use crate::model::{Channel, CredentialName, Line, NameError, Operation, Purpose, Refusal, SecretName, Target, TicketId, Ttl};
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize,
     de::{DeserializeOwned, MapAccess, Visitor},
 };
 use serde_json::Value;
@@ -33,6 +33,20 @@ pub struct Ask {
     pub holder: Option<HolderChoice>,
     /// Makes a repetition of this request give the same lease.
     pub idempotency_key: Option<String>,
+    /// What a unit calls the secret that it wants. No body can say so.
+    pub credential: Option<CredentialName>,
+    /// The door of another protocol that it came through. No body can say so.
+    pub adapter: Option<Adapter>,
+}
+
+/// A door for programs that do not speak our protocol. They can declare nothing, so only a declared use speaks for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Adapter {
+    /// The read API of Vault and OpenBao.
+    Vault,
+    /// systemd's `LoadCredential=`.
+    Systemd,
 }
 
 /// What a caller may bind its lease to.
@@ -60,6 +74,11 @@ const TTL: &str = "a number of seconds from 1 to 2592000, such as 900, or a text
 const REASON: std::ops::RangeInclusive<usize> = 3..=500;
 
 impl Ask {
+    /// What a client of another protocol asks for: a secret, and nothing about why.
+    pub fn through(adapter: Adapter, secret: SecretName) -> Ask {
+        Ask { secret: Some(secret), adapter: Some(adapter), ..Ask::default() }
+    }
+
     /// Parses the body. Unknown and repeated fields, wrong types, values out of range and names that are not canonical are refused.
     pub fn parse(body: &[u8]) -> Result<Ask, Refusal> {
         if body.len() > MAX_BODY {

@@ -3,14 +3,21 @@
 use super::{Ask, Claimed, Intent, Source};
 use crate::{
     attest::Workload,
-    model::{Catalogue, Channel, Code, DeclaredUse, Refusal, SecretName},
+    model::{Catalogue, Channel, Code, CredentialName, DeclaredUse, Refusal, SecretDefinition, SecretName},
 };
+use std::sync::Arc;
 
 impl Intent {
     /// Turns an ask into an intent. A secret alone takes the one declared use that fits; with a purpose it stands on its own.
     ///
     /// An unknown secret is answered like one that nothing grants.
     pub fn declare(ask: &Ask, workload: &Workload, catalogue: &Catalogue) -> Result<Intent, Refusal> {
+        if let Some(credential) = &ask.credential {
+            let declared = use_of_credential(credential, &workload.identity().uses)?;
+            let claimed = fill(ask, declared)?;
+            return found(&declared.secret, catalogue)
+                .map(|secret| Intent::new(secret.clone(), Channel::Deliver, Source::Adapter, claimed));
+        }
         let name = ask.secret.as_ref().ok_or_else(|| Refusal::field("secret", "must be given"))?;
         let (claimed, source) = match &ask.purpose {
             Some(purpose) => {
@@ -25,12 +32,28 @@ impl Intent {
                 };
                 (claimed, Source::Caller)
             }
-            None => (fill(ask, declared_use(ask, name, &workload.identity().uses)?)?, Source::Registry),
+            None => {
+                let source = if ask.adapter.is_some() { Source::Adapter } else { Source::Registry };
+                (fill(ask, declared_use(ask, name, &workload.identity().uses)?)?, source)
+            }
         };
-        let secret = catalogue
-            .find(name)
-            .ok_or_else(|| Refusal::new(Code::NO_GRANT).detail(format!("there is no secret {name} in the catalogue")))?;
+        let secret = found(name, catalogue)?;
         Ok(Intent::new(secret.clone(), ask.channel.unwrap_or(Channel::Deliver), source, claimed))
+    }
+}
+
+fn found<'a>(name: &SecretName, catalogue: &'a Catalogue) -> Result<&'a Arc<SecretDefinition>, Refusal> {
+    catalogue.find(name).ok_or_else(|| Refusal::new(Code::NO_GRANT).detail(format!("there is no secret {name} in the catalogue")))
+}
+
+/// The one declared use that a unit's credential of that name is.
+fn use_of_credential<'a>(name: &CredentialName, uses: &'a [DeclaredUse]) -> Result<&'a DeclaredUse, Refusal> {
+    let mut fit = uses.iter().filter(|row| row.is_credential(name));
+    match (fit.next(), fit.next()) {
+        (Some(one), None) => Ok(one),
+        _ => Err(Refusal::new(Code::NO_DECLARED_USE)
+            .message("No single declared use is the credential of that name.")
+            .detail(format!("the identity must have exactly one [[identity.use]] with credential = \"{}\"", name.as_str()))),
     }
 }
 

@@ -6,7 +6,7 @@
 mod ask;
 mod declare;
 
-pub use ask::{Ask, HolderChoice, MAX_BODY};
+pub use ask::{Adapter, Ask, HolderChoice, MAX_BODY};
 
 use crate::model::{Channel, Line, Operation, Purpose, SecretDefinition, Target, TicketId, Ttl};
 use serde::{Deserialize, Serialize};

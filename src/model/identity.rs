@@ -1,7 +1,8 @@
 //! The registry of identities: who a process may turn out to be, and what was reviewed about it.
 
 use super::{
-    Environment, GroupName, IdentityName, Line, Operation, Owner, Purpose, SecretName, Selector, Sensitivity, Target, Ttl, WallTime,
+    CredentialName, Environment, GroupName, IdentityName, Line, Operation, Owner, Purpose, SecretName, Selector, Sensitivity, Target, Ttl,
+    WallTime,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -63,6 +64,19 @@ pub struct DeclaredUse {
     /// What a person is told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Line>,
+    /// What a unit calls it in `LoadCredential=`; the secret's own name will do where it has no slash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialName>,
+}
+
+impl DeclaredUse {
+    /// Whether a unit that loads a credential of this name means this use.
+    pub fn is_credential(&self, name: &CredentialName) -> bool {
+        match &self.credential {
+            Some(own) => own == name,
+            None => self.secret.as_str() == name.as_str(),
+        }
+    }
 }
 
 /// One row of `identities.d`. A process is this identity when every selector is among its attested facts.

@@ -23,7 +23,7 @@ pub use duration::{BootTime, Ttl, WallTime};
 pub use ending::{EndReason, EndResult, HolderKind};
 pub use id::{IdError, LeaseId, RequestId};
 pub use identity::{DeclaredUse, ExecRule, Identity, IdentityKind, Registry};
-pub use name::{EngineName, Environment, GroupName, IdentityName, NameError, Owner, Purpose, SecretName, TicketId};
+pub use name::{CredentialName, EngineName, Environment, GroupName, IdentityName, NameError, Owner, Purpose, SecretName, TicketId};
 pub use operation::{Channel, Operation};
 pub use refusal::{Class, Code, Refusal, Remedy};
 pub use secret::SecretBytes;

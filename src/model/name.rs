@@ -14,6 +14,8 @@ pub enum NameError {
     TooLong(usize),
     #[error("may hold only a-z, 0-9, '.', '_' and '-', and must start with a letter or digit")]
     Character,
+    #[error("may hold only letters, digits, '.', '_' and '-', and must not start with a dot")]
+    Credential,
     #[error("must be up to 8 such parts joined by single slashes")]
     Parts,
 }
@@ -111,6 +113,37 @@ impl SecretName {
     /// The folders above this secret, outermost first: `a/b/c` lies in `a` and `a/b`.
     pub fn folders(&self) -> impl Iterator<Item = &str> {
         self.0.match_indices('/').map(|(at, _)| &self.0[..at])
+    }
+}
+
+/// What a unit calls one of its credentials (systemd.exec(5), `LoadCredential=`): letters, digits, `.`, `_` and `-`, not beginning with a dot.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct CredentialName(Arc<str>);
+super::text::as_text!(CredentialName);
+
+impl CredentialName {
+    /// Parses the name; anything else is refused.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        match text.as_bytes() {
+            [] => Err(NameError::Empty),
+            bytes if bytes.len() > 255 => Err(NameError::TooLong(255)),
+            [b'.', ..] => Err(NameError::Credential),
+            bytes if bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b)) => Ok(Self(text.into())),
+            _ => Err(NameError::Credential),
+        }
+    }
+
+    /// The name as it is written everywhere.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for CredentialName {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        Self::parse(&text)
     }
 }
 

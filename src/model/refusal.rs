@@ -123,6 +123,8 @@ codes! {
     NOT_OPERATOR = "not_operator", Denied, "The calling process may not use the operator socket for this.";
     /// Only the launcher may register what it launches.
     NOT_LAUNCHER = "not_launcher", Denied, "Only the launcher may ask for a program to be started apart.";
+    /// Only systemd.
+    NOT_SERVICE_MANAGER = "not_service_manager", Denied, "Only the service manager may load the credentials of a unit, and only of the one that it starts.";
     /// The table of launches or the groups for them.
     LAUNCH_UNAVAILABLE = "launch_unavailable", Unavailable, "This host cannot start programs apart now.";
     /// Our own failure; details are inside.

@@ -49,6 +49,7 @@ const KINDS: &[Kind] = &[
     ("exe:root-owned", is_path, Strength::Weak),
     ("cgroup:path", is_path, Strength::Strong),
     ("systemd:id", is_word, Strength::Strong),
+    ("systemd:loads", is_word, Strength::Strong),
     ("systemd:user-unit", is_word, Strength::Weak),
     ("container:id", is_word, Strength::Strong),
     ("launch:id", is_word, Strength::Strong),

@@ -47,6 +47,19 @@ pub struct Server {
     open: Arc<AtomicUsize>,
 }
 
+/// An open connection, counted.
+pub(super) struct Opened {
+    open: Arc<AtomicUsize>,
+    broker: Arc<Broker>,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.broker.metrics().connections(-1);
+        self.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// Pause after the kernel had no descriptor or memory for one more connection.
 const BREATHER: Duration = Duration::from_millis(50);
 
@@ -73,6 +86,18 @@ impl Server {
     /// Connections that are open now.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Acquire)
+    }
+
+    /// Turns true when no more connections are to be taken.
+    pub(super) fn stop(&self) -> watch::Receiver<bool> {
+        self.stop.clone()
+    }
+
+    /// One more open connection, until this is dropped.
+    pub(super) fn opened(&self) -> Opened {
+        self.open.fetch_add(1, Ordering::AcqRel);
+        self.broker.metrics().connections(1);
+        Opened { open: self.open.clone(), broker: self.broker.clone() }
     }
 
     pub(super) fn broker(&self) -> &Arc<Broker> {
@@ -121,13 +146,10 @@ impl Server {
                 door,
                 stop: self.stop.clone(),
             };
-            let open = self.open.clone();
-            open.fetch_add(1, Ordering::AcqRel);
-            self.broker.metrics().connections(1);
+            let open = self.opened();
             tokio::spawn(async move {
                 connection::serve(stream, cred, place, &context).await;
-                context.broker.metrics().connections(-1);
-                open.fetch_sub(1, Ordering::AcqRel);
+                drop(open);
             });
         }
     }

@@ -6,7 +6,7 @@ use super::{
     operator_api, reply,
     reply::Body,
     routes::{self, Matched, Route},
-    workload_api,
+    vault, workload_api,
 };
 use crate::{
     broker::{Broker, Caller, Pinned},
@@ -116,13 +116,14 @@ pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, cont
     let service = service_fn(|request: Request<Incoming>| {
         progress.asked.fetch_add(1, Ordering::AcqRel);
         let id = context.broker.request_id();
+        let refused = || if is_vault(context.door, &request) { vault::refused } else { plainly_refused };
         let peer = match &peer {
             Ok(peer) if place.request() => peer,
-            Ok(_) => return Either::Left(ready(answered(reply::refusal(id, &Refusal::new(Code::LIMIT), None)))),
+            Ok(_) => return Either::Left(ready(answered(refused()(id, &Refusal::new(Code::LIMIT))))),
             Err(error) => {
-                let refusal = Refusal::new(Code::ATTESTATION_FAILED).detail(error.to_string());
+                let (refused, refusal) = (refused(), Refusal::new(Code::ATTESTATION_FAILED).detail(error.to_string()));
                 return Either::Right(Box::pin(async move {
-                    answered(reply::refusal(id, &context.broker.record_cut(id, cred.uid, None, refusal).await, None))
+                    answered(refused(id, &context.broker.record_cut(id, cred.uid, None, refusal).await))
                 }) as Pin<Box<dyn Future<Output = _> + Send>>);
             }
         };
@@ -186,7 +187,19 @@ pub(super) fn protocol() -> http1::Builder {
 pub(super) const MAX_HEADERS: usize = 32;
 const MAX_HEAD: usize = 32 << 10;
 
+/// Whether it is to be answered as Vault would.
+pub(super) fn is_vault<B>(door: Door, request: &Request<B>) -> bool {
+    door == Door::Workload && vault::is_spoken(request)
+}
+
+fn plainly_refused(id: RequestId, refusal: &Refusal) -> Response<Body> {
+    reply::refusal(id, refusal, None)
+}
+
 async fn handle(request: Request<Incoming>, peer: &Arc<Caller>, id: RequestId, context: &Context) -> Response<Body> {
+    if is_vault(context.door, &request) {
+        return vault::handle(request, peer, id, context).await;
+    }
     match answer(request, peer, id, context).await {
         Ok(response) => response,
         Err(refusal) => {
@@ -198,9 +211,7 @@ async fn handle(request: Request<Incoming>, peer: &Arc<Caller>, id: RequestId, c
 
 async fn answer(request: Request<Incoming>, peer: &Arc<Caller>, id: RequestId, context: &Context) -> Result<Response<Body>, Refusal> {
     let (head, body) = request.into_parts();
-    if let Some(nonce) = head.headers.get(NONCE_HEADER).and_then(|value| value.to_str().ok()) {
-        peer.answer_nonce(nonce);
-    }
+    nonce(&head, peer);
     let (route, parameter, body) = arrived(context.door, &head, body, context.limits.settings().request).await?;
     let query = head.uri.query().map(str::to_owned);
     let pinned = pinned(&head, peer)?;
@@ -214,6 +225,13 @@ async fn answer(request: Request<Incoming>, peer: &Arc<Caller>, id: RequestId, c
             let act = tokio::spawn(async move { operator_api::answer(route, call, &context).await });
             act.await.unwrap_or_else(|_| Err(Refusal::new(Code::INTERNAL)))
         }
+    }
+}
+
+/// Takes the nonce of this connection, if the request came with it.
+pub(super) fn nonce(head: &Parts, peer: &Caller) {
+    if let Some(nonce) = head.headers.get(NONCE_HEADER).and_then(|value| value.to_str().ok()) {
+        peer.answer_nonce(nonce);
     }
 }
 
@@ -251,7 +269,7 @@ pub(super) fn max_body(route: &Route) -> usize {
     if route.path == "/v1/secrets/local/{name}" { crate::engine::local::VALUE_MAX } else { crate::intent::MAX_BODY }
 }
 
-async fn read(body: Incoming, max: usize, within: Duration) -> Result<Bytes, Refusal> {
+pub(super) async fn read(body: Incoming, max: usize, within: Duration) -> Result<Bytes, Refusal> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }

@@ -2,8 +2,8 @@
 
 use super::{
     accept::Door,
-    connection::{MAX_HEADERS, arrived, max_body, protocol},
-    reply,
+    connection::{MAX_HEADERS, arrived, is_vault, max_body, protocol},
+    reply, vault,
 };
 use crate::model::RequestId;
 use hyper::{Method, Request, StatusCode, body::Incoming, service::service_fn};
@@ -45,15 +45,20 @@ pub fn hear(bytes: &[u8], piece: usize, door: Door) -> Heard {
         async move {
             assert!(request.headers().len() <= MAX_HEADERS, "more headers than may be");
             lock().heads.push(request.method() == Method::HEAD);
-            let (head, body) = request.into_parts();
-            let id = RequestId::from_parts(1, 1);
-            let response = match arrived(door, &head, body, Duration::from_secs(600)).await {
+            let (vaults, (head, body)) = (is_vault(door, &request), request.into_parts());
+            let (id, within) = (RequestId::from_parts(1, 1), Duration::from_secs(600));
+            let come = match vaults {
+                true => vault::arrived(&head, body, within).await,
+                false => arrived(door, &head, body, within).await,
+            };
+            let response = match come {
                 Ok((route, parameter, body)) => {
                     assert!(body.len() <= max_body(route), "a longer body than may be");
                     assert!(parameter.is_none_or(|parameter| !parameter.is_empty()), "an empty parameter");
                     lock().reached += 1;
                     reply::json(StatusCode::OK, id, &body.len())
                 }
+                Err(refusal) if vaults => vault::refused(id, &refusal),
                 Err(refusal) => reply::refusal(id, &refusal, None),
             };
             Ok::<_, Infallible>(response)
@@ -98,4 +103,9 @@ pub fn hear(bytes: &[u8], piece: usize, door: Door) -> Heard {
         }
     }
     heard.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// The `data` that Vault's clients are given for a value with these attributes.
+pub fn vault_data(value: &[u8], attributes: &[(&'static str, String)], leased: bool) -> Vec<u8> {
+    vault::data_of(value, attributes, leased)
 }

@@ -5,6 +5,7 @@
 
 mod accept;
 mod connection;
+mod credentials;
 #[cfg(feature = "testing")]
 pub mod heard;
 mod launch;
@@ -13,8 +14,10 @@ mod operator_api;
 mod reply;
 mod routes;
 mod tail;
+mod vault;
 mod workload_api;
 
 pub use accept::{Door, Server};
+pub use credentials::Asked;
 pub use limits::LimitSettings;
 pub use routes::{ROUTES, Route};

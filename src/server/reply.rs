@@ -1,4 +1,4 @@
-//! Answers: the only place where a refusal becomes a status, and the only one where a secret becomes bytes on their way out.
+//! Answers: where a refusal becomes a status, and a secret becomes bytes on their way out. `vault/` says both in another protocol's words.
 
 use crate::{
     broker::Delivery,
@@ -70,7 +70,7 @@ pub(super) fn refusal(request: RequestId, refusal: &Refusal, nonce: Option<&str>
     json(status(&refusal.code), request, &ErrorBody { request, error })
 }
 
-fn status(code: &Code) -> StatusCode {
+pub(super) fn status(code: &Code) -> StatusCode {
     match code.class() {
         Class::Malformed if *code == Code::TOO_LARGE => StatusCode::PAYLOAD_TOO_LARGE,
         Class::Malformed if *code == Code::METHOD => StatusCode::METHOD_NOT_ALLOWED,
@@ -86,15 +86,21 @@ fn status(code: &Code) -> StatusCode {
     }
 }
 
+/// An answer that holds a secret in the bytes before `secret`: they are wiped after they were sent.
+pub(super) fn wiped(status: StatusCode, request: RequestId, mut body: Zeroizing<Vec<u8>>, secret: usize) -> Response<Body> {
+    let body = Wiped { bytes: std::mem::take(&mut *body), secret };
+    bytes(status, request, "application/json", Bytes::from_owner(body))
+}
+
 /// A secret with its lease: written once into a buffer of the right size, which is wiped after it was sent. `lease` is the lease in JSON.
 pub(super) fn secret(status: StatusCode, delivery: &Delivery, lease: &[u8]) -> Response<Body> {
     match secret_body(delivery, lease) {
-        Ok(body) => bytes(status, delivery.request(), "application/json", Bytes::from_owner(body)),
+        Ok((body, secret)) => wiped(status, delivery.request(), body, secret),
         Err(_) => refusal(delivery.request(), &Refusal::new(Code::INTERNAL), None),
     }
 }
 
-fn secret_body(delivery: &Delivery, lease: &[u8]) -> io::Result<Wiped> {
+fn secret_body(delivery: &Delivery, lease: &[u8]) -> io::Result<(Zeroizing<Vec<u8>>, usize)> {
     let sealed = match delivery.pinned() {
         Some(pinned) => Some(pinned.key.seal(pinned.info.as_bytes(), delivery.value().expose()).map_err(io::Error::other)?),
         None => None,
@@ -139,5 +145,5 @@ fn secret_body(delivery: &Delivery, lease: &[u8]) -> io::Result<Wiped> {
         serde_json::to_writer(&mut *out, delivery.clamped())?;
     }
     out.push(b'}');
-    Ok(Wiped { bytes: std::mem::take(&mut *out), secret })
+    Ok((out, secret))
 }

@@ -82,7 +82,11 @@ fn secret(status: StatusCode, peer: &Caller, broker: &Broker, delivery: &Deliver
 
 fn lease_id(call: &Call) -> Result<LeaseId, Refusal> {
     // What is no id is nobody's lease.
-    call.parameter.as_deref().and_then(|text| LeaseId::parse(text).ok()).ok_or_else(|| Refusal::new(Code::NO_LEASE))
+    lease_id_of(call.parameter.as_deref().unwrap_or_default())
+}
+
+pub(super) fn lease_id_of(text: &str) -> Result<LeaseId, Refusal> {
+    LeaseId::parse(text).map_err(|_| Refusal::new(Code::NO_LEASE))
 }
 
 pub(super) fn health(context: &Context) -> Health {

@@ -51,7 +51,7 @@ pub use launch::{
 pub use mutation::{active as mutation_active, awaited as failpoint_awaited, reached as failpoint_reached};
 pub use packet::{AsyncPackets, MAX_DESCRIPTORS, Packet, Packets};
 pub use passing::{is_passing, is_passing_io, is_shortage};
-pub use peer::{OVERFLOW_ID, PeerCred, pass_credentials, peer_cred, peer_groups, peer_pidfd, refuse_descriptors};
+pub use peer::{OVERFLOW_ID, PeerCred, pass_credentials, peer_cred, peer_groups, peer_name, peer_pidfd, refuse_descriptors};
 pub use pidfd::{Found, PidHandle, PidInfo, Pidfd};
 pub use probe::{Feature, Kernel};
 pub use process::{

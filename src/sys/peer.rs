@@ -30,6 +30,12 @@ pub fn peer_cred(socket: &impl AsFd) -> io::Result<PeerCred> {
     Ok(PeerCred { pid: cred.pid() as u32, uid: cred.uid(), gid: cred.gid() })
 }
 
+/// The abstract name that the other end is bound to, without its leading zero byte; `None` where it has none. Anybody may bind any.
+pub fn peer_name(socket: &impl AsFd) -> Option<Vec<u8>> {
+    let name: socket::UnixAddr = socket::getpeername(socket.as_fd().as_raw_fd()).ok()?;
+    name.as_abstract().map(<[u8]>::to_vec)
+}
+
 /// Supplementary groups at connect (`SO_PEERGROUPS`).
 pub fn peer_groups(socket: &impl AsFd) -> io::Result<Vec<u32>> {
     let mut groups = vec![0u32; 64];

@@ -2,6 +2,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests wait and measure")]
 
+#[path = "../support/clients.rs"]
+mod clients;
 #[path = "../support/host.rs"]
 mod host;
 #[path = "../support/leaks.rs"]
@@ -32,3 +34,4 @@ mod shapes;
 mod siege;
 mod sight;
 mod upgrade;
+mod vault;

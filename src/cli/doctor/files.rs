@@ -34,6 +34,16 @@ pub(super) fn look(desk: &Desk, config: &Config, findings: &mut Findings) {
     for (what, path) in [("workload socket", &desk.workload), ("operator socket", &desk.operator)] {
         socket(what, path, what.starts_with("operator"), findings);
     }
+    // Where the service manager holds the doors, this one is optional.
+    let credentials = config.sockets.credentials();
+    match credentials.exists() {
+        true => socket("credentials socket", &credentials, true, findings),
+        false => findings.warn(
+            "credentials socket",
+            format!("{} is not there: no unit can load credentials", credentials.display()),
+            "systemctl enable --now clavigerd-credentials.socket, if any is to",
+        ),
+    }
 }
 
 fn key(config: &Config, findings: &mut Findings) {
@@ -92,7 +102,7 @@ fn socket(what: &str, path: &Path, private: bool, findings: &mut Findings) {
         Err(error) => findings.fail(
             what,
             format!("{}: {error}", path.display()),
-            "systemctl start clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket",
+            "systemctl start clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket clavigerd-credentials.socket",
         ),
     }
 }

@@ -108,6 +108,9 @@ impl<'a> Case<'a> {
     }
 
     fn code(&mut self, code: &str) {
+        if self.get("/adapter") == "systemd" && super::unit::code(self, code) {
+            return;
+        }
         match code {
             "no_identity" | "ambiguous_identity" | "left_agent_session" | "agent_descendant" => nobody::code(self, code),
             "no_grant" => nobody::no_grant(self),

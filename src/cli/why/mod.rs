@@ -6,6 +6,7 @@ mod host;
 mod needs;
 mod nobody;
 mod plan;
+mod unit;
 
 use super::{
     Desk, Done, Failure,
@@ -115,6 +116,7 @@ fn tell(desk: &Desk, host: &Host, record: &Record) -> Result<(), Failure> {
             ("  assurance", get("/assurance") + &basis),
             ("  process", process.join(", ")),
             ("  through", through),
+            ("  by way of", get("/adapter")),
             (
                 "  secret",
                 match &record.secret {

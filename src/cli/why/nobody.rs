@@ -63,6 +63,9 @@ fn ambiguous(case: &mut Case<'_>) {
 /// The attested facts that a row would name, the strongest first.
 fn selectors(case: &Case<'_>) -> Vec<String> {
     let get = |path: &str| Some(case.get(path)).filter(|text| !text.is_empty());
+    if case.get("/adapter") == "systemd" {
+        return get("/attested/unit/name").map(|unit| format!("systemd:loads:{unit}")).into_iter().collect();
+    }
     let system = matches!(at(case.record, "/attested/unit/system"), Some(Value::Bool(true)));
     let uid = get("/attested/uid").or_else(|| get("/uid")).map(|uid| format!("unix:uid:{uid}"));
     let unit = get("/attested/unit/name").filter(|name| system && name.ends_with(".service")).map(|name| format!("systemd:id:{name}"));
@@ -123,16 +126,18 @@ fn meant<'a>(case: &Case<'a>) -> Option<(&'a RowPlace, String)> {
 }
 
 /// A row for the process as it was attested, and a grant for what it asked for.
-fn new_identity(case: &mut Case<'_>) -> Plan {
+pub(super) fn new_identity(case: &mut Case<'_>) -> Plan {
     let secret = case.host.secret(&case.secret());
     let said = |key: &str, otherwise: &str| {
         let found = secret.map_or_else(String::new, |row| row.values(key).first().cloned().unwrap_or_default());
         if found.is_empty() { otherwise.to_owned() } else { found }
     };
     let (path, uid) = (case.get("/attested/exe/path"), case.get("/attested/uid"));
+    let loads = case.get("/adapter") == "systemd";
+    let path = if loads { case.get("/attested/unit/name").trim_end_matches(".service").to_owned() } else { path };
     let base: String =
         path.rsplit('/').next().unwrap_or_default().chars().filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit()).collect();
-    let base = format!("{}-{uid}", if base.is_empty() { "program" } else { &base });
+    let base = format!("{}-{}", if base.is_empty() { "program" } else { &base }, if loads { "loads" } else { &uid });
     let mut names = std::iter::once(base.clone()).chain((2..).map(|n| format!("{base}-{n}")));
     let name = names.find(|name| case.host.identity(name).is_none()).unwrap_or(base);
     let purpose = case.ask.purpose.clone().unwrap_or_else(|| said("purposes", "serve"));
@@ -150,7 +155,7 @@ fn new_identity(case: &mut Case<'_>) -> Plan {
         text.push_str(&format!("[[identity.use]]\nsecret = {:?}\npurpose = {purpose:?}\n", case.secret()));
     }
     let mut plan = Plan::default();
-    if uid == "0" && found.len() == 1 {
+    if uid == "0" && found.len() == 1 && !loads {
         plan.say("Root in a shell or in an interpreter is nobody's identity: let it run as a unit, or as a user of its own.");
         return plan;
     }

@@ -118,6 +118,11 @@ impl Engine for LocalEngine {
         Some(self.again(order, reference))
     }
 
+    fn is_newest(&self, secret: &SecretDefinition, reference: &UpstreamRef) -> bool {
+        let version = reference.0.get("version").and_then(serde_json::Value::as_u64);
+        version.is_some() && version == self.store.newest_version(&secret.name).map(|(version, _)| version)
+    }
+
     async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError> {
         // Nothing upstream knows of the lease; a value that is gone is worth saying now and not at the next read.
         self.again(order, reference).map(drop)

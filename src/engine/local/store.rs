@@ -167,6 +167,11 @@ impl LocalStore {
         Ok((version.version, self.open_version(&record, version)?))
     }
 
+    /// The number of the newest version of a secret, and when it was stored.
+    pub fn newest_version(&self, name: &SecretName) -> Option<(u64, WallTime)> {
+        self.record(name.as_str())?.versions.last().map(|version| (version.version, version.created))
+    }
+
     /// One version of a secret.
     pub fn version(&self, name: &SecretName, version: u64) -> Result<SecretBytes, StoreError> {
         let record = self.record(name.as_str()).ok_or(StoreError::NoValue)?;

@@ -39,6 +39,8 @@ pub const TARGETS: &[Target] = &[
     kernel::MESSAGES,
     stream::HTTP,
     stream::ANSWER,
+    stream::VAULT_VALUE,
+    text::UNIT_ADDRESS,
     logs::STORE,
     logs::ATTESTOR_REQUEST,
     logs::ATTESTOR_ANSWER,

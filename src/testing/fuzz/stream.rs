@@ -16,6 +16,7 @@ pub(super) const HTTP: Target = Target {
             "GET /v1/health HTTP/1.1\r\nhost: x\r\n\r\n",
             "POST /v1/leases HTTP/1.1\r\nhost: x\r\ncontent-length: 20\r\n\r\n{\"secret\":\"app/one\"}GET /v1/whoami HTTP/1.1\r\nhost: x\r\n\r\n",
             "POST /v1/leases HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"sec\r\n8;x=y\r\nret\":\"a\"\r\n1\r\n}\r\n0\r\ntrailer: x\r\n\r\n",
+            "GET /v1/secret/data/app/one HTTP/1.1\r\nhost: x\r\nx-vault-request: true\r\n\r\nLIST /v1/secret/metadata/ HTTP/1.1\r\nhost: x\r\n\r\n",
             "PUT /v1/secrets/local/db/orders HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\nabc",
             "DELETE /v1/leases/lease-00000000z80000000000000001 HTTP/1.0\r\nconnection: keep-alive\r\n\r\nHEAD /v1/secrets HTTP/1.1\r\nhost: x\r\n\r\n",
         ])
@@ -34,6 +35,10 @@ pub(super) const HTTP: Target = Target {
         "HEAD ",
         "CONNECT ",
         "/v1/leases",
+        "/v1/secret/data/",
+        "/v1/sys/leases/renew",
+        "LIST ",
+        "x-vault-request: true\r\n",
         "%2e%2e",
         "//",
         "?",
@@ -67,6 +72,52 @@ pub(super) const HTTP: Target = Target {
             assert_eq!(whole.heads[..common], pieces.heads[..common], "however it is cut, it says the same");
             whole.reached > 0
         })
+    },
+};
+
+/// What Vault's clients are told of a value: always one object, whatever the value is, in which an object's own members win.
+pub(super) const VAULT_VALUE: Target = Target {
+    name: "vault_value",
+    share: 1,
+    samples: || {
+        samples(&["value", r#"{"user":"u","password":"p"}"#, r#" {"username": {"a": [1, 2.5e3, "\u00e4", null]}} "#, "{}", r#"["a"]"#])
+    },
+    words: &[
+        "{",
+        "}",
+        "\"",
+        ":",
+        ",",
+        "[",
+        "]",
+        "null",
+        "\\u0000",
+        "\\ud800",
+        "1e999",
+        " ",
+        "\n",
+        "\"username\":",
+        "\"a\":",
+        "\u{feff}",
+        "}{",
+    ],
+    run: |bytes| {
+        let attributes = [("username", "u\"".to_owned()), ("version", "3".to_owned())];
+        let mut is_object = false;
+        for leased in [false, true] {
+            let text = server::heard::vault_data(bytes, &attributes, leased);
+            let told: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&text).expect("one object of JSON");
+            let own: Option<serde_json::Map<String, serde_json::Value>> = serde_json::from_slice(bytes).ok();
+            if own.is_some_and(|own| own.iter().all(|(name, value)| told.get(name) == Some(value))) {
+                is_object = true;
+            } else {
+                // No object, or one that names a member twice: as it is.
+                let whole = told[if leased { "password" } else { "value" }].as_str().expect("a text");
+                assert!(told.contains_key("encoding") || whole.as_bytes() == bytes);
+                assert_eq!(told["username"], "u\"");
+            }
+        }
+        is_object
     },
 };
 

@@ -72,6 +72,20 @@ pub(super) const TARGET: Target = Target {
     run: |bytes| utf8(bytes, |text| same(crate::model::Target::parse(text), text)),
 };
 
+pub(super) const UNIT_ADDRESS: Target = Target {
+    name: "unit_address",
+    share: 1,
+    samples: || samples(&["ff8da756aa2b3eb9/unit/orders.service/db-password", "0/unit/app@a\\x2db.service/KEY_1"]),
+    words: &["/", "//", "unit", "user", "/unit/", "..", "\0", "@", ".service", "f", "G", "\u{200b}"],
+    run: |bytes| {
+        let Some(asked) = crate::server::Asked::parse(bytes) else { return false };
+        // One unit, one credential: nothing else could be meant by the same bytes.
+        let rest = format!("/unit/{}/{}", asked.unit, asked.credential.as_str());
+        assert!(bytes.ends_with(rest.as_bytes()) && !asked.unit.contains('/') && !asked.credential.as_str().contains('/'));
+        true
+    },
+};
+
 pub(super) const DURATION: Target = Target {
     name: "duration",
     share: 1,

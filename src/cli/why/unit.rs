@@ -1,0 +1,49 @@
+//! A credential that a unit did not get.
+
+use super::{advice::Case, nobody};
+
+/// What to do, where the code means something else for a unit than for a process; false says that it does not.
+pub(super) fn code(case: &mut Case<'_>, code: &str) -> bool {
+    let (unit, credential) = (case.get("/attested/unit/name"), case.get("/claimed/credential"));
+    match code {
+        "no_identity" => {
+            case.plan.say(format!(
+                "Before its program runs nothing but the name of {unit} is known, so what it loads is for a row of its own; owner, purposes and \
+                 the rest are for a reviewer to settle."
+            ));
+            let plan = nobody::new_identity(case);
+            case.plan.absorb(plan);
+            declare(case, "the row", &credential);
+        }
+        "no_declared_use" => {
+            let row = case.identity();
+            declare(case, &row, &credential);
+        }
+        "left_agent_session" => {
+            case.plan
+                .say("On this host an agent is registered, and which user the unit will have is not known when it loads the credential.");
+            case.plan.say("Anybody with the unit's user can read what it loaded. If nothing else runs as that user, its row says so:");
+            let row = case.get("/detail").rsplit(' ').next().and_then(|name| case.host.identity(name));
+            match row {
+                Some(row) => case.host.set(&mut case.plan, row, "exclusive_uid", "true"),
+                None => case.plan.say("exclusive_uid = true"),
+            }
+        }
+        "pinned_required" => {
+            case.plan.say("Units load plain values. Let the program ask by itself ('clav exec' seals), or in the secret's row:");
+            case.set_secret("pinned", "false");
+        }
+        _ => return false,
+    }
+    if !unit.is_empty() {
+        case.plan.say("Then, once it is in force:");
+        case.plan.run(format!("systemctl restart {}", super::plan::quoted(&unit)));
+    }
+    true
+}
+
+fn declare(case: &mut Case<'_>, row: &str, credential: &str) {
+    case.plan.say(format!(
+        "In {row}, the secret that it is, with a purpose that both allow: [[identity.use]] with credential = {credential:?}."
+    ));
+}
