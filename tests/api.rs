@@ -179,7 +179,10 @@ fn members_are_those_of_the_wire() {
         ("FreezeRequest", &schemas["FreezeRequest"]),
         ("Status", &schemas["Status"]),
         ("LeaseCounts", &schemas["Status"]["properties"]["leases"]),
-        ("EngineView", &schemas["Status"]["properties"]["engines"]["items"]),
+        ("EngineView", &schemas["EngineView"]),
+        ("EngineList", &schemas["EngineList"]),
+        ("ReconcileRequest", &schemas["ReconcileRequest"]),
+        ("ReconcileAnswer", &schemas["ReconcileAnswer"]),
     ];
     for (name, schema) in rows {
         let described: BTreeSet<&str> = schema["properties"].as_hash().expect(name).keys().filter_map(Yaml::as_str).collect();

@@ -3,7 +3,7 @@
 use super::{Broker, Operator, Selection, Stop, record};
 use crate::{
     audit::{Decided, Event, Kind, Need, Outcome, Recordable, Word},
-    model::{EndResult, Line, Refusal, RequestId, SecretName},
+    model::{EndResult, EngineName, Line, Refusal, RequestId, SecretName},
     wire::EndRow,
 };
 use serde::Serialize;
@@ -16,17 +16,23 @@ pub struct Act<'a> {
     why: Option<&'a Line>,
     selection: Option<&'a Selection>,
     force: bool,
+    engine: Option<&'a EngineName>,
 }
 
 impl<'a> Act<'a> {
     /// An act about nothing in particular. `action` is a word of ours, as it stands in records.
     pub fn new(action: &'static str, request: RequestId) -> Self {
-        Act { action, request, secret: None, why: None, selection: None, force: false }
+        Act { action, request, secret: None, why: None, selection: None, force: false, engine: None }
     }
 
     /// About a secret.
     pub fn of(self, secret: &'a SecretName) -> Self {
         Act { secret: Some(secret), ..self }
+    }
+
+    /// About an engine.
+    pub fn with_engine(self, engine: &'a EngineName) -> Self {
+        Act { engine: Some(engine), ..self }
     }
 
     /// With what the person said about it.
@@ -45,6 +51,8 @@ impl<'a> Act<'a> {
 struct More<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<&'a SecretName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine: Option<&'a EngineName>,
     #[serde(skip_serializing_if = "Option::is_none")]
     selection: Option<&'a Selection>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -113,8 +121,9 @@ impl Broker {
             event = event.detail(why);
         }
         // A value may be put before its row is written: then the name stands alone.
-        let more = More { secret: act.secret.filter(|_| row.is_none()), selection: act.selection, force: act.force, ended };
-        if more.secret.is_some() || more.selection.is_some() || more.ended.is_some() {
+        let more =
+            More { secret: act.secret.filter(|_| row.is_none()), engine: act.engine, selection: act.selection, force: act.force, ended };
+        if more.secret.is_some() || more.engine.is_some() || more.selection.is_some() || more.ended.is_some() {
             event = record::with(event, Event::more, &more);
         }
         self.audit.append(event, Need::Durable).await.map(drop).map_err(|error| Stop::from(error).refusal())

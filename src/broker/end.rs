@@ -48,7 +48,7 @@ impl Broker {
 
     /// Not in a state that may be another machine's, with its credentials in use there; nor once the books are closed: what comes then is
     /// found at the next start.
-    fn may_end(&self) -> bool {
+    pub(super) fn may_end(&self) -> bool {
         self.read_only.is_none() && !self.closed.load(Ordering::Acquire)
     }
 

@@ -1,19 +1,61 @@
-//! What bears our mark at a source and is in no journal: found once after each start, and ended.
+//! What bears our mark at a source and is in no journal: found once after each start or when an operator asks, and ended.
 //!
 //! Few are what a crash at the worst moment leaves, and end by themselves. Many mean that something is wrong with the journal, not with
-//! the source, and wait for a person.
+//! the source, and wait for a person: they are on the record, in `clav status`, and `clav engine reconcile NAME --end` ends them.
 
-use super::Broker;
+use super::{Act, Broker, Operator};
 use crate::{
     audit::{Event, Kind, Need, Outcome},
-    engine::{Engine, UpstreamRef},
-    model::{EngineName, LeaseId},
+    engine::{Engine, EngineError, UpstreamRef},
+    model::{Code, EngineName, LeaseId, Refusal, RequestId, WallTime},
+    wire::{EngineView, ReconcileAnswer},
 };
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-/// More orphans than this are listed, not ended.
+/// More orphans than this are listed, not ended ...
 const FEW: usize = 10;
+/// ... and so are more than a fifth of all that is there, if they are more than a moment's crash leaves.
+const OF_A_MOMENT: usize = 3;
 const PAUSE: Duration = Duration::from_secs(60);
+
+/// How the sources stood when they were looked at last.
+#[derive(Default)]
+pub(super) struct Standings(Mutex<BTreeMap<EngineName, Standing>>);
+
+#[derive(Clone, Default)]
+struct Standing {
+    looked: Option<WallTime>,
+    there: usize,
+    waiting: usize,
+    error: Option<String>,
+}
+
+/// What may be ended of what is found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum May {
+    /// Nothing.
+    Look,
+    /// A few.
+    EndFew,
+    /// All: an operator said so.
+    EndAll(RequestId),
+}
+
+/// What was found, and what became of it.
+struct Found {
+    there: usize,
+    orphans: Vec<LeaseId>,
+    ended: Vec<LeaseId>,
+    failed: Vec<String>,
+}
+
+fn too_many(orphans: usize, there: usize) -> bool {
+    orphans > FEW || (orphans > OF_A_MOMENT && orphans * 5 > there)
+}
 
 impl Broker {
     pub(super) async fn reconcile(self: Arc<Self>) {
@@ -23,7 +65,7 @@ impl Broker {
         for (name, engine) in engines {
             let broker = self.clone();
             tokio::spawn(async move {
-                while let Err(error) = broker.reconcile_one(&name, &*engine).await {
+                while let Err(error) = broker.reconcile_one(&name, &*engine, May::EndFew).await {
                     tracing::warn!(engine = %name, %error, "what is at the source cannot be listed yet");
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -31,24 +73,127 @@ impl Broker {
         }
     }
 
-    async fn reconcile_one(&self, name: &EngineName, engine: &dyn Engine) -> Result<(), crate::engine::EngineError> {
-        // Listed first, compared afterwards: a lease that is made in between is in the table before it is at the source.
+    /// An operator's look at a source. With `end` whatever is in no journal ends, however much it is.
+    pub async fn reconcile_now(
+        &self,
+        operator: &Operator,
+        name: &EngineName,
+        end: bool,
+        request: RequestId,
+    ) -> Result<ReconcileAnswer, Refusal> {
+        let engine = self.engines.find(name).ok_or_else(|| {
+            let known: Vec<String> = self.engine_kinds().into_iter().map(|(name, _)| name).collect();
+            Refusal::new(Code::NOT_FOUND).message(format!("There is no engine {name}; there is {}.", known.join(", ")))
+        })?;
+        let act = Act::new("engine-reconcile", request).with_engine(name);
+        if end {
+            if !self.may_end() {
+                let why = self.read_only().unwrap_or("it is stopping");
+                return Err(Refusal::new(Code::READ_ONLY).message(format!("Nothing is ended: {why}.")));
+            }
+            self.asked(operator, &act).await?;
+        }
+        let found = self
+            .reconcile_one(name, &**engine, if end { May::EndAll(request) } else { May::Look })
+            .await
+            .map_err(|error| Refusal::new(Code::ENGINE_UNAVAILABLE).message(format!("What is at the source cannot be listed: {error}")));
+        if end {
+            self.acted(operator, &act, found.as_ref().err()).await;
+        }
+        let Found { there, orphans, ended, failed } = found?;
+        Ok(ReconcileAnswer { request, engine: name.clone(), there, orphans, ended, failed })
+    }
+
+    /// Every engine with how its source stood when it was looked at last.
+    pub fn list_engines(&self) -> Vec<EngineView> {
+        let standings = self.standings.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = |(name, kind): (&EngineName, &'static str)| {
+            let standing = standings.get(name).cloned().unwrap_or_default();
+            EngineView {
+                name: name.to_string(),
+                kind: kind.to_owned(),
+                looked: standing.looked.map(WallTime::rfc3339),
+                there: standing.there,
+                waiting: standing.waiting,
+                error: standing.error,
+            }
+        };
+        self.engines.kinds().map(view).collect()
+    }
+
+    async fn reconcile_one(&self, name: &EngineName, engine: &dyn Engine, may: May) -> Result<Found, EngineError> {
+        let found = self.compare(name, engine, may).await;
+        let standing = match &found {
+            Ok(found) => Standing {
+                looked: Some(self.clock.wall()),
+                there: found.there,
+                waiting: found.orphans.len() - found.ended.len(),
+                error: found.failed.first().cloned(),
+            },
+            Err(error) => Standing { looked: Some(self.clock.wall()), error: Some(error.to_string()), ..Standing::default() },
+        };
+        self.standings.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), standing);
+        found
+    }
+
+    async fn compare(&self, name: &EngineName, engine: &dyn Engine, may: May) -> Result<Found, EngineError> {
+        // Listed first, compared afterwards: a lease that is made in between is in the table before it is at the source, and one that ended
+        // in between is remembered as ended.
         let there = engine.inventory().await?;
         let known: HashSet<LeaseId> = self.leases.all().iter().map(|lease| lease.id).collect();
-        let orphans: Vec<LeaseId> = there.into_iter().filter(|id| !known.contains(id)).collect();
-        if orphans.len() > FEW {
-            let ids: Vec<String> = orphans.iter().map(ToString::to_string).collect();
-            tracing::error!(engine = %name, count = orphans.len(), ids = ids.join(" "), "credentials of ours at the source are in no journal; nothing was ended");
-            return Ok(());
-        }
-        for id in orphans {
-            engine.end(id, &UpstreamRef::default()).await?;
-            tracing::warn!(engine = %name, lease = %id, "ended a credential that was in no journal");
-            let event = Event::new(Kind::End).lease(id).outcome(Outcome::Done).detail("found at the source, in no journal");
-            if let Err(error) = self.audit.append(event, Need::Soon).await {
-                tracing::error!(%error, "an ending is not on the record");
+        let orphan = |id: &LeaseId| !known.contains(id) && (may == May::EndFew || self.leases.find_ended(*id).is_none());
+        let mut found = Found { there: there.len(), orphans: Vec::new(), ended: Vec::new(), failed: Vec::new() };
+        found.orphans = there.into_iter().filter(orphan).collect();
+        let held_back = too_many(found.orphans.len(), found.there) && !crate::mutation!("reconcile-brake");
+        match may {
+            May::EndFew if held_back => {
+                let count = found.orphans.len();
+                let ids: Vec<String> = found.orphans.iter().map(ToString::to_string).collect();
+                tracing::error!(engine = %name, count, ids = ids.join(" "),
+                    "credentials of ours at the source are in no journal; nothing was ended: 'clav engine reconcile {name}' shows them");
+                let event =
+                    Event::new(Kind::Irrevocable).detail("credentials of ours at a source are in no journal, too many to be ended unasked");
+                self.note(event).await;
+            }
+            May::Look => {}
+            May::EndFew | May::EndAll(_) => {
+                for id in found.orphans.clone() {
+                    match engine.end(id, &UpstreamRef::default()).await {
+                        Ok(_) => found.ended.push(id),
+                        // Listed again next time; the others have a right to end now.
+                        Err(error) if matches!(may, May::EndAll(_)) => {
+                            found.failed.push(format!("{id}: {error}"));
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                    tracing::warn!(engine = %name, lease = %id, "ended a credential that was in no journal");
+                    let event = Event::new(Kind::End).lease(id).outcome(Outcome::Done).detail("found at the source, in no journal");
+                    self.note(if let May::EndAll(request) = may { event.request(request) } else { event }).await;
+                }
             }
         }
-        Ok(())
+        Ok(found)
+    }
+
+    async fn note(&self, event: Event) {
+        if let Err(error) = self.audit.append(event, Need::Soon).await {
+            tracing::error!(%error, "what was found at a source is not on the record");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_leaves_few_and_a_lost_journal_many() {
+        for (orphans, there) in [(1, 1), (3, 3), (3, 1000), (4, 20), (10, 50)] {
+            assert!(!too_many(orphans, there), "{orphans} of {there}");
+        }
+        for (orphans, there) in [(4, 4), (4, 19), (8, 8), (10, 49), (11, 1_000_000)] {
+            assert!(too_many(orphans, there), "{orphans} of {there}");
+        }
     }
 }

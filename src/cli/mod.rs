@@ -7,6 +7,7 @@ mod ask;
 mod audit;
 mod demo;
 mod doctor;
+mod engine;
 mod exec;
 mod explain;
 mod failure;
@@ -106,6 +107,9 @@ enum Verb {
     /// The daemon's own keys, and changing them
     #[command(subcommand)]
     Key(key::Verb),
+    /// Secrets engines, and what of ours is at their sources
+    #[command(subcommand)]
+    Engine(engine::Verb),
     /// Keys of a jwt engine for its verifiers
     #[command(subcommand)]
     Jwks(jwks::Verb),
@@ -191,6 +195,7 @@ async fn run(desk: &Desk, verb: Verb) -> Done {
         Verb::Reload => policy::reload(desk).await,
         Verb::Status => status::run(desk).await,
         Verb::Freeze(arguments) => freeze::run(desk, arguments).await,
+        Verb::Engine(verb) => engine::run(desk, verb).await,
         Verb::Audit(verb) => audit::run(desk, verb).await,
         Verb::Key(verb) => key::run(desk, verb).await,
         Verb::Jwks(verb) => jwks::run(desk, verb).await,

@@ -41,6 +41,10 @@ pub(super) async fn run(desk: &Desk) -> Done {
     for problem in &status.bundle_problems {
         line(&style.red(&format!("  not in force: {problem}")))?;
     }
+    for engine in status.engines.iter().filter(|engine| engine.waiting > 0) {
+        let (name, waiting) = (&engine.name, engine.waiting);
+        line(&style.red(&format!("  {waiting} credentials at {name} are in no journal: 'clav engine reconcile {name}'")))?;
+    }
     for problem in audit_problems(&status.audit) {
         line(&style.red(&format!("  {problem}")))?;
     }

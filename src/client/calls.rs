@@ -6,8 +6,9 @@ use crate::{
     model::{EngineName, LeaseId, RequestId, SecretBytes, SecretName},
     sys::{Clock, SystemClock},
     wire::{
-        AllLeases, BundleAnswer, EndAnswer, EndRequest, Explanation, FreezeRequest, Health, IdentityList, IdentityTry, KeyAnswer, KeyList,
-        LeaseAnswer, LeaseList, LeaseRequest, SecretList, Status, StoredList, WhoAmI,
+        AllLeases, BundleAnswer, EndAnswer, EndRequest, EngineList, Explanation, FreezeRequest, Health, IdentityList, IdentityTry,
+        KeyAnswer, KeyList, LeaseAnswer, LeaseList, LeaseRequest, ReconcileAnswer, ReconcileRequest, SecretList, Status, StoredList,
+        WhoAmI,
     },
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -185,6 +186,16 @@ impl Client {
     /// `POST /v1/keys/{key}/rotate`.
     pub async fn rotate(&mut self, key: &EngineName) -> Result<KeyAnswer, ClientError> {
         self.call(Method::POST, &format!("/v1/keys/{key}/rotate"), Bytes::new()).await?.read()
+    }
+
+    /// `GET /v1/engines`.
+    pub async fn engines(&mut self) -> Result<EngineList, ClientError> {
+        self.get("/v1/engines").await
+    }
+
+    /// `POST /v1/engines/{engine}/reconcile`.
+    pub async fn reconcile(&mut self, engine: &EngineName, what: &ReconcileRequest) -> Result<ReconcileAnswer, ClientError> {
+        self.post(&format!("/v1/engines/{engine}/reconcile"), what).await
     }
 
     /// `POST /v1/freeze`.

@@ -10,10 +10,10 @@ use super::{
 use crate::{
     broker::{Act, Broker, Operator, Selection},
     intent::Ask,
-    model::{Code, Line, Refusal, RequestId, SecretBytes, SecretName},
+    model::{Code, EngineName, Line, Refusal, RequestId, SecretBytes, SecretName},
     wire::{
-        AllLeases, BundleAnswer, EndAnswer, EndRequest, EngineView, FreezeRequest, IdentityList, KeyAnswer, KeyList, SecretList,
-        SecretView, Status, StoredList,
+        AllLeases, BundleAnswer, EndAnswer, EndRequest, EngineList, FreezeRequest, IdentityList, KeyAnswer, KeyList, ReconcileRequest,
+        SecretList, SecretView, Status, StoredList,
     },
 };
 use hyper::{Response, StatusCode};
@@ -79,6 +79,12 @@ pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Resu
                 Refusal::new(Code::NOT_FOUND).message(format!("There is no jwt engine {name:?}; there is {known}."))
             })?;
             Ok(reply::json(ok, id, &json!({"request": id, "discovery": discovery, "jwks": keys})))
+        }
+        ("GET", "/v1/engines") => Ok(reply::json(ok, id, &EngineList { request: id, engines: broker.list_engines() })),
+        ("POST", "/v1/engines/{engine}/reconcile") => {
+            let asked: ReconcileRequest = if call.body.is_empty() { ReconcileRequest::default() } else { body(&call)? };
+            let name = EngineName::parse(call.parameter.as_deref().unwrap_or_default()).map_err(|error| Refusal::field("engine", error))?;
+            Ok(reply::json(ok, id, &broker.reconcile_now(&operator, &name, asked.end, id).await?))
         }
         ("GET", "/v1/keys") => Ok(reply::json(ok, id, &KeyList { request: id, keys: broker.list_keys() })),
         ("POST", "/v1/keys/{key}/rotate") => {
@@ -232,6 +238,6 @@ fn status(broker: &Broker, id: RequestId) -> Status {
         bundle_problems: broker.load_problems(),
         leases: broker.lease_counts(),
         audit: broker.audit_status(),
-        engines: broker.engine_kinds().into_iter().map(|(name, kind)| EngineView { name, kind: kind.to_owned() }).collect(),
+        engines: broker.list_engines(),
     }
 }

@@ -65,6 +65,8 @@ routes! {
     "operator" "GET" "/v1/audit";
     "operator" "GET" "/v1/why/{request}";
     "operator" "GET" "/v1/jwks/{engine}";
+    "operator" "GET" "/v1/engines";
+    "operator" "POST" "/v1/engines/{engine}/reconcile";
     "operator" "GET" "/v1/keys";
     "operator" "POST" "/v1/keys/{key}/rotate";
     "operator" "POST" "/v1/freeze";

@@ -1,7 +1,7 @@
 //! What operators send and read.
 
 use super::LeaseView;
-use crate::model::{EndResult, IdentityKind, IdentityName, LeaseId, Owner, RequestId, SecretName, Sensitivity};
+use crate::model::{EndResult, EngineName, IdentityKind, IdentityName, LeaseId, Owner, RequestId, SecretName, Sensitivity};
 use serde::{Deserialize, Serialize};
 
 /// `POST /v1/leases/end`: exactly one selection.
@@ -220,6 +220,53 @@ pub struct EngineView {
     pub name: String,
     /// Its kind.
     pub kind: String,
+    /// When what is at its source was looked at last, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub looked: Option<String>,
+    /// Credentials that bore our mark there then.
+    #[serde(default)]
+    pub there: usize,
+    /// Those among them that were in no journal and were not ended: an operator must say so.
+    #[serde(default)]
+    pub waiting: usize,
+    /// Why it could not be looked at, or an ending failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// `GET /v1/engines`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineList {
+    /// The request.
+    pub request: RequestId,
+    /// Every engine, by name.
+    pub engines: Vec<EngineView>,
+}
+
+/// Body of `POST /v1/engines/{engine}/reconcile`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReconcileRequest {
+    /// Ends whatever is in no journal, however much it is.
+    #[serde(default)]
+    pub end: bool,
+}
+
+/// Its answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReconcileAnswer {
+    /// The request.
+    pub request: RequestId,
+    /// Which engine.
+    pub engine: EngineName,
+    /// Credentials at the source that bear our mark.
+    pub there: usize,
+    /// Those that are in no journal.
+    pub orphans: Vec<LeaseId>,
+    /// Those of them that were ended.
+    pub ended: Vec<LeaseId>,
+    /// Those that could not be ended, and why.
+    pub failed: Vec<String>,
 }
 
 /// A key of the daemon's own, without its secret half.

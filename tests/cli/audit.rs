@@ -32,6 +32,26 @@ fn tail_shows_lines_for_people_and_filters() {
 }
 
 #[test]
+fn search_says_who_had_a_secret_without_a_daemon() {
+    let mut daemon = sample();
+    exits(&daemon.plain(["get", "hello"]), 0);
+    exits(&daemon.plain(["get", "other", "--purpose", "try"]), 10);
+    daemon.stop();
+    let found = exits(&daemon.clav(["audit", "search", "--secret", "hello", "--kind", "issue"]), 0);
+    assert_eq!((found.lines().count(), found.contains("tester")), (1, true), "{found}");
+    let who = exits(&daemon.clav(["audit", "search", "--secret", "hello", "--since", "1h", "--who", "--json"]), 0);
+    let who: serde_json::Value = serde_json::from_str(&who).unwrap();
+    assert_eq!((&who[0]["who"], &who[0]["issued"], &who[0]["refused"]), (&"tester".into(), &1.into(), &0.into()), "{who}");
+    let refused = exits(&daemon.clav(["audit", "search", "--outcome", "refused", "--json"]), 0);
+    assert!(refused.contains("no_grant") && refused.lines().all(|line| sequence(line) > 0), "{refused}");
+    assert_eq!(exits(&daemon.clav(["audit", "search", "--secret", "hello", "--until", "2020-01-01"]), 0), "");
+    for wrong in [["--kind", "reading"], ["--since", "June"], ["--lease", "7"], ["--secret", "a\"b"], ["--outcome", "perhaps"]] {
+        exits(&daemon.clav(["audit", "search", wrong[0], wrong[1]]), 2);
+    }
+    exits(&daemon.clav(["audit", "search", "/nowhere"]), 1);
+}
+
+#[test]
 fn following_loses_and_repeats_nothing_across_restarts_and_new_files() {
     let small = "segment_bytes = 65536\n";
     let options = Options { files: Vec::new(), config: String::new() };

@@ -27,6 +27,7 @@ mod launched;
 mod leases;
 mod operators;
 mod pinned;
+mod reconcile;
 mod request;
 mod residue;
 mod restored;

@@ -2,8 +2,8 @@
 
 use super::super::reply::{self, Body};
 use crate::{
-    engine::Attribute,
     broker::Delivery,
+    engine::Attribute,
     model::{Code, Refusal},
     wire::LeaseView,
 };
