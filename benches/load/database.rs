@@ -102,7 +102,7 @@ async fn alone(cluster: &Postgres, superuser: &Client, count: usize) -> f64 {
             format!("CREATE ROLE own_{n} LOGIN PASSWORD 'x'; GRANT USAGE ON SCHEMA app TO own_{n}; GRANT SELECT ON app.orders TO own_{n}");
         superuser.batch_execute(&create).await.expect("a superuser");
         let mut config = tokio_postgres::Config::new();
-        config.host_path(cluster.socket_folder()).port(cluster.port).user(&format!("own_{n}")).password("x").dbname("app");
+        config.host_path(cluster.socket_folder()).port(cluster.port).user(format!("own_{n}")).password("x").dbname("app");
         let (client, connection) = config.connect(NoTls).await.expect("a login");
         tokio::spawn(connection);
         sessions.push(client);
