@@ -138,7 +138,7 @@ impl Broker {
         })
     }
 
-    fn about(&self, kind: Kind, ending: &Ending) -> Event {
+    pub(super) fn about(&self, kind: Kind, ending: &Ending) -> Event {
         let lease = ending.lease();
         let mut event = record::of_lease(kind, lease).request(lease.request);
         if let Some(operator) = ending.by() {

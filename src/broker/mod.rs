@@ -12,6 +12,7 @@ mod credential;
 mod delivery;
 mod end;
 mod explain;
+mod forget;
 mod govern;
 mod holder;
 mod issue;

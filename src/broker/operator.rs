@@ -260,7 +260,7 @@ impl Broker {
     }
 }
 
-fn selects(selection: &Selection, lease: &Lease, tree: &HashSet<u32>) -> bool {
+pub(super) fn selects(selection: &Selection, lease: &Lease, tree: &HashSet<u32>) -> bool {
     match selection {
         Selection::Lease(id) => lease.id == *id,
         Selection::Process(pid) => lease.holder.pid == *pid,

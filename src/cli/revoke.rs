@@ -32,6 +32,9 @@ pub(super) struct Arguments {
     /// Try once more what was given up
     #[arg(long)]
     force: bool,
+    /// Close the books on what was given up: the source is gone, or the credential was ended by hand
+    #[arg(long, value_name = "REASON", conflicts_with = "force")]
+    give_up: Option<String>,
 }
 
 pub(super) async fn run(desk: &Desk, arguments: Arguments) -> Done {
@@ -44,9 +47,10 @@ pub(super) async fn run(desk: &Desk, arguments: Arguments) -> Done {
         identity: arguments.identity.map(|text| text.parse().map_err(|e| usage("--identity", e))).transpose()?,
         secret: arguments.secret.map(|text| text.parse().map_err(|e| usage("--secret", e))).transpose()?,
         force: arguments.force.then_some(true),
+        give_up: arguments.give_up.clone(),
     };
     match (by_operator(desk, &request).await, id) {
-        (Ok(answer), _) => print(desk, &answer),
+        (Ok(answer), _) => print(desk, &answer, request.give_up.is_some()),
         // Whoever is no operator may still give back what is theirs.
         (Err(failure), Some(id)) if is_no_operator(&failure) => own(desk, id).await,
         (Err(failure), _) => Err(failure),
@@ -75,7 +79,7 @@ async fn own(desk: &Desk, id: LeaseId) -> Done {
     Ok(0)
 }
 
-fn print(desk: &Desk, answer: &EndAnswer) -> Done {
+fn print(desk: &Desk, answer: &EndAnswer, closed: bool) -> Done {
     if !desk.printed(answer)? {
         let mut table = Table::new(&["LEASE", "SECRET", "CREDENTIAL", ""]);
         for row in &answer.ended {
@@ -83,13 +87,14 @@ fn print(desk: &Desk, answer: &EndAnswer) -> Done {
                 EndResult::Revoked => "dead: the source confirmed it",
                 EndResult::Lapsed => "nothing to revoke at the source: a copy stays usable until it expires or is rotated",
                 EndResult::Retrying => "the source has not confirmed yet; it is tried again",
-                EndResult::Irrevocable => "given up after many tries; look at the source, then --force",
+                EndResult::Irrevocable if closed => "given up for good, as you said: it may be usable still",
+                EndResult::Irrevocable => "given up after many tries; look at the source, then --force, or --give-up REASON",
             };
             table.row(vec![row.id.to_string(), row.secret.to_string(), row.result.as_str().to_owned(), meaning.to_owned()]);
         }
         table.print(&desk.style, "Nothing ended.")?;
     }
-    let given_up = answer.ended.iter().any(|row| row.result == EndResult::Irrevocable);
+    let given_up = !closed && answer.ended.iter().any(|row| row.result == EndResult::Irrevocable);
     Ok(if given_up { code::FAULT } else { 0 })
 }
 

@@ -127,13 +127,21 @@ async fn end(broker: &Arc<Broker>, operator: &Operator, call: &Call) -> Result<R
     let (Some(selection), None) = (selections.next(), selections.next()) else {
         return Err(Refusal::field("body", "must name exactly one of id, pid, tree, unit, identity and secret"));
     };
+    let why = asked.give_up.as_deref().map(Line::parse).transpose().map_err(|error| Refusal::field("give_up", error))?;
+    if force && why.is_some() {
+        return Err(Refusal::field("give_up", "and force contradict each other"));
+    }
     // Ending goes on even when the record cannot be written; each end is on the record by itself as well.
-    let act = Act::new("end", call.id).selecting(&selection, force);
+    let act = Act::new(if why.is_some() { "give-up" } else { "end" }, call.id).selecting(&selection, force).because(why.as_ref());
     if let Err(refusal) = broker.asked(operator, &act).await {
         tracing::error!(code = %refusal.code, "an operator's end is not on the record");
     }
-    let ended = broker.end_selected(&selection, force, call.id).await;
+    let ended = match &why {
+        Some(why) => broker.forget_selected(&selection, why, call.id).await,
+        None => broker.end_selected(&selection, force, call.id).await,
+    };
     match &ended {
+        Ok(_) if why.is_some() => broker.acted(operator, &act, None).await,
         Ok(rows) => broker.acted_ending(operator, &act, rows).await,
         Err(refusal) => broker.acted(operator, &act, Some(refusal)).await,
     }

@@ -26,9 +26,12 @@ pub struct EndRequest {
     /// All of a secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<SecretName>,
-    /// Try an irrevocable end once more, or give it up.
+    /// Try an irrevocable end once more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub force: Option<bool>,
+    /// Close the books on irrevocable ends, for this reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub give_up: Option<String>,
 }
 
 /// What became of each selected lease.

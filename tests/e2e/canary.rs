@@ -163,6 +163,13 @@ async fn no_value_is_seen_where_it_does_not_belong() {
         host.records_of(last).iter().any(|record| record["lease"] == lease.as_str())
     });
     story.operator("clav status; clav leases --all; clav audit tail -n 100");
+    if server_log.is_some() {
+        // Its server is gone for good, which an operator says.
+        let given_up = story.operator(&format!(
+            "clav revoke {lease} --force; clav revoke {lease} --give-up 'the server is gone'; clav leases --all --json"
+        ));
+        assert!(given_up.contains("given up for good") && given_up.matches(&lease).count() == 2, "{given_up}");
+    }
     let mut host = story.host;
     host.stop(false);
     for folder in ["state", "audit"] {

@@ -1,0 +1,43 @@
+//! Closing the books on endings that will not come through: the source is gone for good, or somebody has ended the credential by hand. An
+//! operator says so and why; nothing is forgotten unasked.
+
+use super::{Broker, Selection, operator::selects};
+use crate::{
+    audit::{Ended, Kind, Outcome},
+    lease::State,
+    model::{Code, EndResult, Line, Refusal, RequestId},
+    wire::EndRow,
+};
+use std::{collections::HashSet, sync::Arc};
+
+impl Broker {
+    /// Closes the books on everything selected whose ending was given up after its tries; what may still end by itself is not touched.
+    pub async fn forget_selected(self: &Arc<Self>, selection: &Selection, why: &Line, request: RequestId) -> Result<Vec<EndRow>, Refusal> {
+        if matches!(selection, Selection::Tree(_)) {
+            return Err(Refusal::field("tree", "cannot be given up: name the lease, its identity or its secret"));
+        }
+        let given_up = |state: &State| matches!(state, State::Ending { irrevocable: true, .. });
+        let leases = self.leases.all().into_iter().filter(|lease| given_up(&lease.state) && selects(selection, lease, &HashSet::new()));
+        let mut rows = Vec::new();
+        for lease in leases {
+            let _under_way = self.ending.read().await;
+            // Whoever tries it once more at this moment has the right to end it.
+            let Some(ending) = self.may_end().then(|| self.leases.resume_end(lease.id)).flatten() else { continue };
+            let State::Ending { tries, .. } = lease.state else { continue };
+            let now = self.clock.wall();
+            let result = EndResult::Irrevocable;
+            let told = Ended { reason: ending.reason(), result, asked: ending.since(), ended: now, dead: None, attempts: tries };
+            self.reaper.release(&lease);
+            self.on_record(self.about(Kind::End, &ending).ended(told).cause(request).outcome(Outcome::Failed).detail(why)).await;
+            if let (_, Err(error)) = self.leases.end(ending, result, now).await {
+                tracing::error!(lease = %lease.id, %error, "a lease that an operator gave up is not in the journal; it comes back after a restart");
+            }
+            rows.push(EndRow { id: lease.id, secret: lease.secret.clone(), result });
+        }
+        if rows.is_empty() {
+            let what = format!("No ending {selection} was given up after its tries; what is still tried ends by itself.");
+            return Err(Refusal::new(Code::NOT_FOUND).message(what));
+        }
+        Ok(rows)
+    }
+}
