@@ -46,6 +46,10 @@ fn main() {
             let (per_lease, ready) = run.many();
             println!("{per_lease:.0} bytes for each of {} leases; ready with them after {ready:.0} ms", run.many_leases());
         }
+        None if option::<String>(&run.arguments, "--only").is_some_and(|only| only == "restart") => {
+            let (lost, gap) = run.restart(4_000);
+            println!("restart with 4000 holders: {lost} leases lost, longest wait {gap:.0} ms");
+        }
         None if option::<String>(&run.arguments, "--only").is_some_and(|only| only == "database") => match run.database() {
             Some(deaths) => print_deaths(&deaths),
             None => println!("no PostgreSQL here"),
@@ -190,6 +194,20 @@ impl Run {
             print_rows(&rows);
             figures.print(&decided);
         }
+    }
+
+    /// Leases lost and the longest wait in milliseconds when a daemon with so many holders is restarted.
+    fn restart(&self, count: usize) -> (u64, f64) {
+        let (mut stage, _) = Stage::start(0);
+        let holders = holders::Holders::start(&self.me, &stage.workload(), count, 1);
+        let before = stage.live();
+        let gap = Gap::begin(&stage);
+        let ready = stage.restart();
+        let gap = gap.end();
+        self.say(&format!("ready after {ready:.0} ms"));
+        let lost = before - stage.live();
+        drop(holders);
+        (lost, gap)
     }
 
     fn database(&self) -> Option<database::Deaths> {

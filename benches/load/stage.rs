@@ -83,8 +83,10 @@ impl Stage {
 
     /// Stops the daemon as a service manager does and starts it again on the same sockets; says how long until it was ready.
     pub fn restart(&mut self) -> f64 {
+        let begin = Instant::now();
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid() as i32), nix::sys::signal::Signal::SIGTERM).expect("own child");
         self.daemon.0.wait().expect("own child");
+        eprintln!("... the old one has ended after {:.0} ms", begin.elapsed().as_secs_f64() * 1000.0);
         let (daemon, ready) = launch(self.dir.path(), &self.listeners);
         self.daemon = daemon;
         ready

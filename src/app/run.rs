@@ -63,6 +63,8 @@ impl RunError {
 
 /// Open connections get this long to finish when the daemon stops.
 const DRAIN: Duration = Duration::from_secs(5);
+/// Room for so many descriptors from the beginning: two for each of thousands of holders.
+const DESCRIPTORS: u64 = 16_384;
 /// And what is being ended this long to hear from its source.
 const ENDINGS: Duration = Duration::from_secs(3);
 
@@ -80,6 +82,7 @@ pub fn run(path: &Path, check: bool, attestor: Option<PathBuf>) -> Result<(), Ru
     let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
     // Every thread that is started from here on inherits it.
     let role = if attestor.is_some() { Role::Core } else { Role::Single };
+    sys::make_room_for_descriptors(DESCRIPTORS);
     // Started before: afterwards this process starts no program.
     let probe = Probe::for_role(role);
     let lacking = confinement::confine(&config, path, role)?;
@@ -90,7 +93,8 @@ pub fn run(path: &Path, check: bool, attestor: Option<PathBuf>) -> Result<(), Ru
         .build()
         .map_err(|error| RunError::Io("starting threads", error))?;
     let done = runtime.block_on(serve(&config, attestor, probe, lacking));
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    // The books are closed. What still waits for something ends with the process, and whoever waits for the next one does so no longer.
+    runtime.shutdown_background();
     done
 }
 
@@ -154,7 +158,7 @@ async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Res
     let _ = stop.send(true);
     let deadline = Instant::now() + DRAIN;
     while server.open() > 0 && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
     if config.leases.on_shutdown == ShutdownRule::End {
         broker.end_everything(EndReason::Shutdown).await;

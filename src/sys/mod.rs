@@ -55,8 +55,8 @@ pub use peer::{OVERFLOW_ID, PeerCred, pass_credentials, peer_cred, peer_groups, 
 pub use pidfd::{Found, PidHandle, PidInfo, Pidfd};
 pub use probe::{Feature, Kernel};
 pub use process::{
-    euid, gid_of, has_own_users, login_uids, may_look_at_all, notify_ready, notify_reloading, notify_stopping, notify_watchdog,
-    passed_listeners, pause, uid_of, watchdog_interval,
+    euid, gid_of, has_own_users, login_uids, make_room_for_descriptors, may_look_at_all, notify_ready, notify_reloading, notify_stopping,
+    notify_watchdog, passed_listeners, pause, uid_of, watchdog_interval,
 };
 pub use procfs::{MACHINE_ID, MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, printable, printable_path};
 #[cfg(feature = "testing")]

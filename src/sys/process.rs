@@ -55,6 +55,19 @@ pub fn pause(duration: Duration) {
     std::thread::sleep(duration);
 }
 
+/// Makes room for descriptors at once, up to this many or what the limit allows. For a process of one thread: with several, the kernel waits
+/// for a grace period each time its table doubles (`expand_fdtable` in fs/file.c), which adds up while thousands of holders are bound.
+pub fn make_room_for_descriptors(most: u64) {
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    let Some(last) = most.min(limit).checked_sub(1).and_then(|last| i32::try_from(last).ok()) else { return };
+    // Standard input may be closed; then the table grows as it must.
+    let stdin = std::io::stdin();
+    if let Ok(fd) = nix::fcntl::fcntl(&stdin, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(last)) {
+        // SAFETY: a new descriptor that nobody else owns.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+}
+
 /// Listening sockets that systemd passed, with their `FileDescriptorName=`. Takes them over; call once.
 pub fn passed_listeners() -> io::Result<Vec<(String, UnixListener)>> {
     let passed = sd_notify::listen_fds_with_names()?;
