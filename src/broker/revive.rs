@@ -171,7 +171,16 @@ impl Broker {
             Found::Gone => return None,
             Found::Unsupported => {}
         }
-        let pidfd = Pidfd::open(holder.pid).ok()?;
+        let mut left = SHORTAGE_TRIES;
+        let pidfd = loop {
+            match Pidfd::open(holder.pid) {
+                Err(error) if is_shortage(&error) && left > 0 => {
+                    left -= 1;
+                    tokio::time::sleep(SHORTAGE_PAUSE).await;
+                }
+                opened => break opened.ok()?,
+            }
+        };
         // A pidfs inode is never used twice in one boot; without one nothing tells a reused number apart.
         (holder.inode.is_some() && pidfd.inode() == holder.inode && pidfd.is_alive()).then_some(pidfd)
     }
