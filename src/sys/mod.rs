@@ -48,7 +48,7 @@ pub use launch::{
     launcher_fault, may_set_groups, read_roots_file, settle,
 };
 #[cfg(mutations)]
-pub use mutation::{active as mutation_active, awaited as failpoint_awaited, reached as failpoint_reached};
+pub use mutation::{active as mutation_active, is_next as failpoint_is_next, reached as failpoint_reached};
 pub use packet::{AsyncPackets, MAX_DESCRIPTORS, Packet, Packets};
 pub use passing::{Shortage, is_passing, is_passing_io, is_shortage};
 pub use peer::{OVERFLOW_ID, PeerCred, pass_credentials, peer_cred, peer_groups, peer_pidfd, refuse_descriptors};
