@@ -148,7 +148,7 @@ async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Res
     sys::release_start_pages();
     tokio::spawn(keep_alive());
     tokio::spawn(Keeper::new(broker.clone(), &config.paths.state, built.seen.clone()).keep());
-    tokio::spawn(stay_small(server.clone()));
+    tokio::spawn(stay_small(server.clone(), broker.clone()));
     if let Some(path) = config.metrics.textfile.clone() {
         tokio::spawn(write_metrics(broker.clone(), path));
     }
@@ -262,17 +262,20 @@ async fn keep_alive() {
     }
 }
 
-/// After a peak of connections what they took is given back.
-async fn stay_small(server: Arc<Server>) {
-    const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// After a peak of connections or leases what they took is given back.
+async fn stay_small(server: Arc<Server>, broker: Arc<Broker>) {
+    // Often, for a peak may be short; what follows a peak needs memory too.
+    const LOOK_EVERY: Duration = Duration::from_secs(1);
+    const LOW_FOR: u32 = 10;
     const MANY: usize = 512;
-    let mut peak = 0;
+    let (mut peak, mut low) = (0, 0);
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let open = server.open();
-        peak = peak.max(open);
-        if peak > 2 * open + MANY {
-            peak = open;
+        let now = server.open() + broker.lease_count();
+        peak = peak.max(now);
+        low = if peak > 2 * now + MANY { low + 1 } else { 0 };
+        if low == LOW_FOR {
+            (peak, low) = (now, 0);
             // Whoever can does it beside the threads that serve.
             let _ = tokio::task::spawn_blocking(sys::release_free_memory).await;
         }

@@ -6,6 +6,7 @@ use super::{
     judge::{facts_of, judge},
     launches::Launches,
     pins::{Changed, Pins},
+    remote::is_unseen,
     source::Source,
     turns::Turns,
     workload::Workload,
@@ -52,7 +53,7 @@ pub struct Subject {
     /// What holds it.
     pub pins: Pins,
     /// The SHA-256 of its executable or why there is none, if an identity that it might be asks for that.
-    sha256: Option<Result<String, String>>,
+    sha256: Option<io::Result<String>>,
 }
 
 /// The other end of one connection, pinned when it was accepted.
@@ -227,10 +228,14 @@ impl Attestor {
         (subject.evidence.ancestors_in_full || !self.full()) && (subject.sha256.is_some() || !wants_hash())
     }
 
-    /// Gathers anew about a process that is held by its pidfd.
+    /// Gathers anew about a process that is held by its pidfd. That its content could not be measured just now is an error too
+    /// ([`is_unseen`]): it says nothing about the process.
     pub async fn look_again(&self, pidfd: Pidfd, pid: u32, roll: &Roll) -> io::Result<Subject> {
         let (gathered, pins) = self.source.process(&self.kernel, pidfd, pid, self.full()).await?;
-        Ok(self.subject(gathered, pins, None, true, roll).await)
+        match self.subject(gathered, pins, None, true, roll).await {
+            Subject { sha256: Some(Err(error)), .. } if is_unseen(&error) => Err(error),
+            subject => Ok(subject),
+        }
     }
 
     /// Gathers about whatever process has this number now.
@@ -278,7 +283,7 @@ fn measured(candidate: Candidate, subject: &Subject, roll: &Roll) -> Result<Cand
     let refused = |why: &str| Refusal::new(Code::ATTESTATION_FAILED).detail(format!("measuring the executable: {why}"));
     let hash = match &subject.sha256 {
         Some(Ok(hash)) => hash.clone(),
-        Some(Err(why)) => return Err(refused(why)),
+        Some(Err(why)) => return Err(refused(&why.to_string())),
         None => {
             return Err(refused("no identity asked for it when this connection was made")
                 .message("The registry has changed since this connection was made: connect again."));

@@ -107,7 +107,7 @@ impl ExeHashes {
         let (used, at) = spent.entry(uid).or_insert((0, now));
         *used = used.saturating_sub((now - (*at).min(now)) * self.budget_per_second);
         *at = now;
-        if *used > 0 && *used + bytes > 10 * self.budget_per_second {
+        if *used > 0 && *used + bytes > 10 * self.budget_per_second && !crate::mutation!("hash-budget") {
             return Err(HashError::Budget(uid));
         }
         *used += bytes;

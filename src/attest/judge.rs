@@ -45,7 +45,7 @@ pub fn judge(evidence: &Evidence) -> Result<Facts, Refusal> {
 
 /// The facts of one process, ancestors and login left out.
 pub fn facts_of(now: &ProcessEvidence) -> Facts {
-    let cgroup = now.cgroup.as_deref().map(printable);
+    let cgroup = now.cgroup.as_deref().map(crate::sys::printable_group);
     Facts {
         pid: now.pid,
         uid: now.uids[1],

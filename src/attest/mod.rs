@@ -43,7 +43,7 @@ pub use launches::{Launches, LaunchesError, launcher};
 pub use pins::{Changed, Pins};
 #[cfg(feature = "testing")]
 pub use protocol::{Answer, Malformed, Numbered, Request, decode_answer, decode_request, encode_answer, encode_request};
-pub use remote::{Remote, Unavailable};
+pub use remote::{Remote, Unavailable, is_unseen};
 pub use serve::Service;
 pub use source::Source;
 pub use unit::StartingUnit;

@@ -10,7 +10,7 @@ use crate::sys::{HostFile, PidHandle};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Changes with every change of a type below.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes of one message, at most: 64 ancestors with ordinary paths are a tenth of it. Longer evidence is none.
 pub const MAX_BYTES: usize = 128 << 10;
@@ -93,6 +93,8 @@ pub enum Answer {
     File(Option<HostFile>),
     /// There is no answer, and why.
     Failed(String),
+    /// There is none for want of descriptors or memory: it says nothing about the process, and to ask again is right.
+    Short(String),
 }
 
 /// What became of a remembered process.
@@ -133,7 +135,7 @@ impl Request {
             | (Request::Measure { .. }, Answer::Measured(_))
             | (Request::Find { .. }, Answer::Found(_))
             | (Request::File { .. }, Answer::File(_))
-            | (_, Answer::Failed(_)) => true,
+            | (_, Answer::Failed(_) | Answer::Short(_)) => true,
             (Request::Look { pids }, Answer::Look(looks)) => pids.len() == looks.len(),
             _ => false,
         }
@@ -146,7 +148,7 @@ impl Answer {
         match self {
             Answer::Process { directory, .. } => 1 + usize::from(*directory),
             Answer::Found(lives) => usize::from(*lives == Lives::Yes),
-            Answer::Hello { .. } | Answer::Look(_) | Answer::Measured(_) | Answer::File(_) | Answer::Failed(_) => 0,
+            Answer::Hello { .. } | Answer::Look(_) | Answer::Measured(_) | Answer::File(_) | Answer::Failed(_) | Answer::Short(_) => 0,
         }
     }
 }

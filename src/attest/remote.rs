@@ -8,7 +8,7 @@ use super::{
     evidence::Sight,
     protocol::{Answer, MAX_BYTES, Numbered, Request, VERSION, decode_answer, encode_request},
 };
-use crate::sys::{AsyncPackets, OVERFLOW_ID};
+use crate::sys::{AsyncPackets, OVERFLOW_ID, Shortage, is_shortage};
 use std::{
     collections::HashMap,
     io,
@@ -75,10 +75,15 @@ impl Unavailable {
         io::Error::other(Unavailable(why.into()))
     }
 
-    /// Whether an error says nothing about the process.
+    /// Whether that is what an error says.
     pub fn is(error: &io::Error) -> bool {
         error.get_ref().is_some_and(|inner| inner.is::<Unavailable>())
     }
+}
+
+/// Whether nobody could look just now, for want of an attestor, of descriptors or of memory: it says nothing about the process.
+pub fn is_unseen(error: &io::Error) -> bool {
+    Unavailable::is(error) || is_shortage(error)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -121,7 +126,8 @@ impl Remote {
         self.shared.link.borrow().as_ref().and_then(|link| *lock(&link.sight))
     }
 
-    /// Asks, and waits for the answer no longer than is worth it. [`Answer::Failed`] comes back as an error.
+    /// Asks, and waits for the answer no longer than is worth it. [`Answer::Failed`] comes back as an error, [`Answer::Short`] as one
+    /// that [`sys::is_shortage`](crate::sys::is_shortage) knows.
     pub async fn ask(&self, question: Request, beside: &[BorrowedFd<'_>]) -> io::Result<Answered> {
         let link = self.shared.link.borrow().clone();
         let Some(link) = link else { return Err(Unavailable::error(lock(&self.shared.why).clone())) };
@@ -224,6 +230,7 @@ impl Link {
         };
         match timeout(within, asked).await {
             Ok(Ok((Answer::Failed(why), _))) => Err(io::Error::other(why)),
+            Ok(Ok((Answer::Short(why), _))) => Err(Shortage(why).into()),
             Ok(Ok(answered)) => Ok(answered),
             Ok(Err(error)) => {
                 // What was never asked is not answered.

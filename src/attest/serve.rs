@@ -6,9 +6,10 @@
 
 use super::{
     gather::Gatherer,
+    hash::HashError,
     protocol::{Answer, Lives, MAX_BYTES, Numbered, Request, VERSION, decode_request, encode_answer},
 };
-use crate::sys::{Found, Packets, PeerCred, Pidfd};
+use crate::sys::{Found, Packets, PeerCred, Pidfd, is_shortage};
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -27,6 +28,16 @@ const CONNECTIONS: usize = 4;
 const MEASURING: usize = 4;
 /// A daemon that does not take an answer for so long is not waited for.
 const SEND_WITHIN: Duration = Duration::from_secs(2);
+
+/// Why there is no answer.
+fn failed(error: &io::Error) -> Answer {
+    // Short itself, it must not be the reason that somebody loses anything.
+    if is_shortage(error) && !crate::mutation!("shortage-told") {
+        Answer::Short(error.to_string())
+    } else {
+        Answer::Failed(error.to_string())
+    }
+}
 
 /// Serves whoever connects and is the daemon.
 pub struct Service {
@@ -152,7 +163,7 @@ impl Conversation {
                     beside.extend(directory.as_ref().map(|directory| directory.fd().as_fd()));
                     self.say(id, Answer::Process { gathered: Box::new(gathered), directory: directory.is_some() }, &beside)?;
                 }
-                Err(error) => self.say(id, Answer::Failed(error.to_string()), &[])?,
+                Err(error) => self.say(id, failed(&error), &[])?,
             },
             Request::Look { pids } => {
                 let looks = pids.iter().zip(pidfds).map(|(pid, pidfd)| Ok(gatherer.look(&pidfd?, *pid))).collect::<io::Result<_>>()?;
@@ -165,7 +176,7 @@ impl Conversation {
                 Found::Unsupported => self.say(id, Answer::Found(Lives::Unknown), &[])?,
             },
             Request::File { path } => {
-                let answer = gatherer.file(&path).map_or_else(|error| Answer::Failed(error.to_string()), Answer::File);
+                let answer = gatherer.file(&path).map_or_else(|error| failed(&error), Answer::File);
                 self.say(id, answer, &[])?;
             }
         }
@@ -175,12 +186,13 @@ impl Conversation {
     /// In a thread of its own: a file on a slow disk keeps nobody else waiting.
     fn measure(self: &Arc<Self>, id: u64, pidfd: Pidfd, pid: u32, uid: u32) -> io::Result<()> {
         let Some(place) = Place::take(Measuring(self.service.clone()), MEASURING) else {
-            return self.say(id, Answer::Failed(format!("{MEASURING} executables are being read already")), &[]);
+            return self.say(id, Answer::Short(format!("{MEASURING} executables are being read already")), &[]);
         };
         let this = self.clone();
         let work = move || {
             let answer = match this.service.gatherer.measure(&pidfd, pid, uid) {
                 Ok(measured) => Answer::Measured(measured),
+                Err(HashError::Io(error)) => failed(&error),
                 Err(error) => Answer::Failed(error.to_string()),
             };
             drop(place);

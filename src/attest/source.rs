@@ -6,6 +6,7 @@
 use super::{
     evidence::{Gathered, Look, Sight},
     gather::Gatherer,
+    hash::HashError,
     pins::Pins,
     protocol::{Answer, Lives, MAX_LOOK, Request},
     remote::Remote,
@@ -64,19 +65,19 @@ impl Source {
     }
 
     /// The SHA-256 of what a pinned process executes, in hex; an error if that is not what it executed when it was pinned.
-    pub(super) async fn measure(&self, pins: &Pins, uid: u32) -> Result<String, String> {
+    pub(super) async fn measure(&self, pins: &Pins, uid: u32) -> io::Result<String> {
         let measured = match self {
-            Source::Here(gatherer) => gatherer.measure(&pins.pidfd, pins.pid(), uid).map_err(|error| error.to_string())?,
-            Source::Attestor(attestor) => {
-                let asked = attestor.ask(Request::Measure { pid: pins.pid(), uid }, &[pins.pidfd.as_fd()]).await;
-                match asked.map_err(|error| error.to_string())? {
-                    (Answer::Measured(measured), _) => measured,
-                    _ => return Err(other().to_string()),
-                }
-            }
+            Source::Here(gatherer) => gatherer.measure(&pins.pidfd, pins.pid(), uid).map_err(|error| match error {
+                HashError::Io(error) => error,
+                error => io::Error::other(error),
+            })?,
+            Source::Attestor(attestor) => match attestor.ask(Request::Measure { pid: pins.pid(), uid }, &[pins.pidfd.as_fd()]).await? {
+                (Answer::Measured(measured), _) => measured,
+                _ => return Err(other()),
+            },
         };
         let same = pins.exe().is_some_and(|exe| exe.same_file(&measured.exe));
-        if same { Ok(measured.sha256) } else { Err("the process executes another file now".to_owned()) }
+        if same { Ok(measured.sha256) } else { Err(io::Error::other("the process executes another file now")) }
     }
 
     /// The process that was remembered by this handle.

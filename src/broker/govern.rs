@@ -2,7 +2,7 @@
 
 use super::{Broker, Fault, Stop, issue::served, record};
 use crate::{
-    attest::{Roll, Subject, Unavailable, Workload},
+    attest::{Roll, Subject, Workload, is_unseen},
     audit::{Event, Kind, Need, Outcome},
     intent::Intent,
     lease::Lease,
@@ -170,7 +170,7 @@ impl Broker {
         // Bound while no agent was registered: its ancestors were only glanced at.
         let pidfd = subject.pins.pidfd.try_clone()?;
         let again = match self.attestor.look_again(pidfd, subject.evidence.process.pid, roll).await {
-            Err(error) if Unavailable::is(&error) => return Err(error),
+            Err(error) if is_unseen(&error) => return Err(error),
             again => again.ok(),
         };
         // Gone meanwhile, it is the reaper's to end; judged as it was, it is refused.

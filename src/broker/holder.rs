@@ -2,7 +2,7 @@
 
 use super::{Broker, Stop};
 use crate::{
-    attest::{Facts, Peer, ProcessEvidence, Subject, Unavailable, Workload},
+    attest::{Facts, Peer, ProcessEvidence, Subject, Workload, is_unseen},
     intent::HolderChoice,
     lease::{Holder, HolderGroup, Lease},
     model::{Code, HolderKind, Refusal},
@@ -153,7 +153,7 @@ impl Broker {
 
 /// Why a process could not be looked at again: its doing, or that of whoever looks.
 fn gone_or_unseen(error: &std::io::Error) -> Stop {
-    let code = if Unavailable::is(error) { Code::ATTESTATION_FAILED } else { Code::PEER_GONE };
+    let code = if is_unseen(error) { Code::ATTESTATION_FAILED } else { Code::PEER_GONE };
     Refusal::new(code).detail(error.to_string()).into()
 }
 

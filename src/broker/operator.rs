@@ -194,6 +194,11 @@ impl Broker {
         })
     }
 
+    /// How many leases are not over.
+    pub fn lease_count(&self) -> usize {
+        self.leases.count()
+    }
+
     /// Leases by state.
     pub fn lease_counts(&self) -> LeaseCounts {
         let mut counts = LeaseCounts::default();
@@ -267,7 +272,7 @@ pub(super) fn selects(selection: &Selection, lease: &Lease, tree: &HashSet<u32>)
         Selection::Tree(root) => lease.holder.pid == *root || tree.contains(&lease.holder.pid),
         Selection::Unit(unit) => {
             // Paths of holders are kept escaped.
-            let escaped = crate::sys::printable(unit.as_str().as_bytes());
+            let escaped = crate::sys::printable_group(unit.as_str().as_bytes());
             lease.holder.cgroup.as_ref().is_some_and(|group| group.path.split('/').any(|part| part == escaped))
                 || pid_in_unit(lease.holder.pid, unit.as_str())
         }

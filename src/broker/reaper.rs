@@ -5,10 +5,10 @@ use super::{
     holder::{Bound, By},
 };
 use crate::{
-    attest::{Pins, Subject, Unavailable, invocation_of},
+    attest::{Pins, Subject, invocation_of, is_unseen},
     lease::{HolderGroup, HolderKey, Lease},
     model::{EndReason, ExecRule, HolderKind, LeaseId},
-    sys::{GroupWatch, Pidfd, is_shortage},
+    sys::{GroupWatch, Pidfd},
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -209,7 +209,7 @@ impl Broker {
         };
         // That nobody can look says nothing about the process: its leases are kept until somebody can. None is read meanwhile, for the
         // pins say that it changed.
-        if now.as_ref().is_err_and(|error| Unavailable::is(error) || is_shortage(error)) {
+        if now.as_ref().is_err_and(is_unseen) {
             return;
         }
         let (now, leases) = (now.ok(), self.leases.of_holder(key));

@@ -12,7 +12,7 @@ use crate::{
     attest::{Subject, Unavailable, Workload},
     audit::{Books, Ended, Event, Kind, Outcome},
     lease::{Holder, HolderKey, Lease, Recovered, State},
-    model::{EndReason, EndResult, ExecRule, HolderKind},
+    model::{EndReason, EndResult, ExecRule, HolderKind, LeaseId},
     sys::{Found, GroupWatch, Pidfd, is_shortage},
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -47,6 +47,8 @@ impl Broker {
             // The leases are another machine's: to end one here would kill a credential that is in use there.
             return revived;
         }
+        // Before anything is ended here: whatever that ends would be missing too, and be ended on the record twice.
+        let missing: Vec<LeaseId> = books.unended().filter(|id| self.leases.find(*id).is_none()).collect();
         let mut holders: HashMap<HolderKey, Vec<Arc<Lease>>> = HashMap::new();
         let now = self.clock.boot();
         for lease in recovered.given_up {
@@ -105,7 +107,7 @@ impl Broker {
                 tokio::spawn(async move { broker.resume(lease.id, tries).await });
             }
         }
-        revived.settled += self.close_books(books).await;
+        revived.settled += self.close_books(missing).await;
         let (broker, governance) = (self.clone(), self.governance());
         tokio::spawn(async move {
             // The files may have changed while the daemon was down.
@@ -117,15 +119,12 @@ impl Broker {
         revived
     }
 
-    /// Ends on the record what was issued on the record and does not live. Mostly it is in no journal: where nothing exists upstream, record
+    /// Ends on the record what was issued on the record and did not live when this start began. Mostly it is in no journal: where nothing exists upstream, record
     /// and journal are written at the same time, and the daemon may die, or the power go, between the two. Nobody was answered then, or no
     /// holder is left. Or it ended while the log took no record.
-    async fn close_books(self: &Arc<Self>, books: &Books) -> usize {
+    async fn close_books(self: &Arc<Self>, missing: Vec<LeaseId>) -> usize {
         let mut closed = 0;
-        for id in books.unended() {
-            if self.leases.find(id).is_some() {
-                continue;
-            }
+        for id in missing {
             closed += 1;
             let known = self.leases.find_ended(id);
             if known.is_some() && crate::mutation!("books-closed") {
@@ -171,7 +170,16 @@ impl Broker {
             Found::Gone => return None,
             Found::Unsupported => {}
         }
-        let pidfd = Pidfd::open(holder.pid).ok()?;
+        let mut left = SHORTAGE_TRIES;
+        let pidfd = loop {
+            match Pidfd::open(holder.pid) {
+                Err(error) if is_shortage(&error) && left > 0 => {
+                    left -= 1;
+                    tokio::time::sleep(SHORTAGE_PAUSE).await;
+                }
+                opened => break opened.ok()?,
+            }
+        };
         // A pidfs inode is never used twice in one boot; without one nothing tells a reused number apart.
         (holder.inode.is_some() && pidfd.inode() == holder.inode && pidfd.is_alive()).then_some(pidfd)
     }

@@ -36,6 +36,8 @@ enum Failure {
     Usage,
     #[error("{0:?} is no name of a manifest: lower-case letters, digits, '.', '_', '-'")]
     Name(OsString),
+    #[error("there is no manifest {0}")]
+    Unknown(PathBuf),
     #[error("manifest {0}")]
     Manifest(NotRoots),
     #[error("manifest {0}: {1}")]
@@ -97,7 +99,11 @@ fn prepare(arguments: Vec<OsString>, environment: Vec<(OsString, OsString)>) -> 
     }
     let places = places()?;
     let path = places.manifests.join(name.as_str());
-    let text = sys::read_roots_file(&path, MAX_BYTES).map_err(Failure::Manifest)?;
+    let text = sys::read_roots_file(&path, MAX_BYTES).map_err(|error| match error {
+        // Without the folder there is no manifest either.
+        NotRoots::Io(_, error) if error.kind() == io::ErrorKind::NotFound => Failure::Unknown(path.clone()),
+        error => Failure::Manifest(error),
+    })?;
     let manifest = Manifest::parse(&text).map_err(|error| Failure::Line(path, error))?;
     let program = check(&manifest)?;
     let passed: Vec<OsString> = arguments.collect();

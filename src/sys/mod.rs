@@ -48,9 +48,9 @@ pub use launch::{
     launcher_fault, may_set_groups, read_roots_file, settle,
 };
 #[cfg(mutations)]
-pub use mutation::{active as mutation_active, awaited as failpoint_awaited, reached as failpoint_reached};
+pub use mutation::{active as mutation_active, is_next as failpoint_is_next, reached as failpoint_reached};
 pub use packet::{AsyncPackets, MAX_DESCRIPTORS, Packet, Packets};
-pub use passing::{is_passing, is_passing_io, is_shortage};
+pub use passing::{Shortage, is_passing, is_passing_io, is_shortage};
 pub use peer::{OVERFLOW_ID, PeerCred, pass_credentials, peer_cred, peer_groups, peer_name, peer_pidfd, refuse_descriptors};
 pub use pidfd::{Found, PidHandle, PidInfo, Pidfd};
 pub use probe::{Feature, Kernel};
@@ -58,7 +58,7 @@ pub use process::{
     euid, gid_of, has_own_users, login_uids, make_room_for_descriptors, may_look_at_all, notify_ready, notify_reloading, notify_stopping,
     notify_watchdog, passed_listeners, pause, uid_of, watchdog_interval,
 };
-pub use procfs::{MACHINE_ID, MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, printable, printable_path};
+pub use procfs::{MACHINE_ID, MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, printable, printable_group, printable_path};
 #[cfg(feature = "testing")]
 pub use procfs::{parse_cgroup, parse_stat, parse_status};
 pub use resident::{release_free_memory, release_start_pages};

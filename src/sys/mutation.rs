@@ -26,14 +26,20 @@ macro_rules! failpoint {
     };
 }
 
-/// What a test build does not come to before it dies at the failpoint of that name: of two things that are done side by side, the one that
-/// is not done then. Nothing in every other build.
+/// Whether a test build dies at the next pass of that failpoint; `false` in every other build. Of two things that are done side by side,
+/// the one that is not done then asks before either is begun.
 #[macro_export]
-macro_rules! not_before {
-    ($name:literal) => {
+macro_rules! dies_next {
+    ($name:literal) => {{
         #[cfg(mutations)]
-        $crate::sys::failpoint_awaited($name).await;
-    };
+        {
+            $crate::sys::failpoint_is_next($name)
+        }
+        #[cfg(not(mutations))]
+        {
+            false
+        }
+    }};
 }
 
 /// The place where this process was started to die, and how many passes are left: `NAME:COUNT`.
@@ -59,12 +65,10 @@ pub fn reached(name: &str) {
     }
 }
 
-/// Waits for ever if the next pass of that place is the one to die at.
+/// Whether the next pass of that place is the one to die at.
 #[cfg(mutations)]
-pub async fn awaited(name: &str) {
-    if chosen().is_some_and(|(chosen, left)| chosen == name && left.load(std::sync::atomic::Ordering::SeqCst) == 1) {
-        std::future::pending::<()>().await;
-    }
+pub fn is_next(name: &str) -> bool {
+    chosen().is_some_and(|(chosen, left)| chosen == name && left.load(std::sync::atomic::Ordering::SeqCst) == 1)
 }
 
 /// Whether this process was started with that defence taken out; several are separated by commas.

@@ -22,10 +22,21 @@ pub fn is_passing_io(error: &io::Error) -> bool {
         || error.get_ref().is_some_and(|inner| is_passing(inner))
 }
 
-/// Whether this process or this host was short of descriptors or memory, which says nothing about what was looked at.
+/// Whether this process, another one of ours or this host was short of descriptors or memory, which says nothing about what was looked at.
 pub fn is_shortage(error: &io::Error) -> bool {
     const SHORT: [i32; 6] = [libc::EINTR, libc::EAGAIN, libc::ENOMEM, libc::ENFILE, libc::EMFILE, libc::ENOBUFS];
-    error.raw_os_error().is_some_and(|errno| SHORT.contains(&errno))
+    error.raw_os_error().is_some_and(|errno| SHORT.contains(&errno)) || error.get_ref().is_some_and(|inner| inner.is::<Shortage>())
+}
+
+/// Another process of ours was short, in its words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Shortage(pub String);
+
+impl From<Shortage> for io::Error {
+    fn from(shortage: Shortage) -> Self {
+        io::Error::other(shortage)
+    }
 }
 
 #[cfg(test)]
@@ -43,5 +54,7 @@ mod tests {
         assert!(!is_passing(&Outer(of(libc::EACCES))));
         assert!(!is_passing(&Outer(io::Error::other("no number"))));
         assert!(is_shortage(&of(libc::ENFILE)) && !is_shortage(&of(libc::EIO)));
+        let elsewhere = io::Error::from(Shortage("too many open files".into()));
+        assert!(is_shortage(&elsewhere) && is_passing(&Outer(elsewhere)));
     }
 }

@@ -108,6 +108,44 @@ fn while_the_attestor_is_gone_nobody_new_is_attested_and_leases_are_kept() {
     assert_eq!(host.end_of(&lease)["ended"]["reason"], "holder_gone");
 }
 
+/// Lets a process open so many descriptors more, or as many as before.
+fn allow_descriptors(pid: u32, more: Option<usize>) {
+    let open: std::collections::BTreeSet<usize> =
+        fs::read_dir(format!("/proc/{pid}/fd")).unwrap().filter_map(|fd| fd.unwrap().file_name().to_str()?.parse().ok()).collect();
+    let limit = more.map_or(1024, |more| (0..).filter(|fd| !open.contains(fd)).nth(more).unwrap());
+    // As its own user, who may; root may lack the capability for others'.
+    let ids = [format!("--reuid={ATTESTOR}"), format!("--regid={ATTESTOR}"), "--clear-groups".to_owned()];
+    let done = Command::new("setpriv").args(ids).args(["prlimit", "--pid", &pid.to_string(), &format!("--nofile={limit}:")]).status();
+    assert!(done.unwrap().success());
+}
+
+#[test]
+fn an_attestor_that_is_short_of_descriptors_costs_nobody_a_lease() {
+    if !is_root() {
+        return;
+    }
+    let mut host = started(setup());
+    let (orders, other) = (host.program("orders"), host.program("other"));
+    let mut same = host.hold(VICTIM, "orders", &["hold", ONE]);
+    let mut changes = host.hold(VICTIM, "orders", &["hold", ONE]);
+    let attestor = host.attestor.as_ref().unwrap().pid();
+    // It can be asked about both, and cannot look.
+    allow_descriptors(attestor, Some(3));
+    for (holder, program) in [(&mut same, &orders), (&mut changes, &other)] {
+        holder.say(&format!("exec-actor {program}"));
+        assert_eq!(holder.line()["status"], 1);
+    }
+    // Long enough for the sweep to have looked several times.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(host.records_of("end"), Vec::<serde_json::Value>::new(), "that nobody could look says nothing about them");
+    allow_descriptors(attestor, None);
+    assert_eq!(host.end_of(&changes.lease())["ended"]["reason"], "holder_changed", "it is looked at when somebody can");
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(host.live().iter().map(|lease| lease["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>(), [same.lease()]);
+    let status = host.operator("GET", "/v1/status", "");
+    assert!(status["attestor"].as_str().unwrap().ends_with("lost 0 times"), "it could be asked all the time: {status}");
+}
+
 #[test]
 fn a_hung_attestor_denies_and_is_used_again_when_it_goes_on() {
     if !is_root() {

@@ -9,6 +9,9 @@ use serde_json::Value;
 use std::fs;
 
 const CONNECTIONS: usize = 32;
+const TOTAL: usize = 384;
+/// A user whose programs are known by their content.
+const MEASURED: u32 = 61_005;
 
 /// What the attestor remembers of processes that it just looked at: 128 of them, by three descriptors each; and a few of the daemon's own.
 const REMEMBERED: usize = 128 * 3 + 8;
@@ -26,8 +29,12 @@ fn descriptors(host: &Host) -> usize {
 }
 
 fn host() -> Host {
-    let host = besieged_by(&[], "", "");
-    let limits = format!("[limits]\nconnections = {CONNECTIONS}\nrequest_seconds = 1\nanswer_seconds = 1\nidle_seconds = 3600\n");
+    // Whatever this user runs is to be measured.
+    let measured = identity("measured", MEASURED, "").replace("unix:path:$DIR/bin/measured", &format!("unix:sha256:{}", "0".repeat(64)));
+    let host = besieged_by(&[], &measured, "");
+    let limits = format!(
+        "[limits]\nconnections = {CONNECTIONS}\nconnections_total = {TOTAL}\nrequest_seconds = 1\nanswer_seconds = 1\nidle_seconds = 3600\n"
+    );
     let config = fs::read_to_string(host.dir.join("clavigerd.toml")).unwrap();
     let (before, after) = config.split_once("[limits]\n").unwrap();
     host.write(
@@ -96,6 +103,33 @@ fn floods_by_one_user_are_bounded_and_others_are_served() {
         assert_eq!(passed.found["passed"], 0, "this kernel can refuse them");
     }
     assert!(passed.found["passed"].as_u64().unwrap() + passed.found["refused"].as_u64().unwrap() >= 10_000);
+}
+
+#[test]
+fn a_crowd_of_strange_users_leaves_room_for_others() {
+    if !is_root() {
+        return;
+    }
+    let mut host = host();
+    let seen = flooded(&mut host, "many users", &["many"], 10_000);
+    assert_eq!(answers(&seen, "200"), TOTAL as u64 / 2, "half of all connections, and no more");
+    assert_eq!(answers(&seen, "closed"), part_of(10_000) - TOTAL as u64 / 2);
+    assert!(seen.descriptors[1] <= seen.descriptors[0] + REMEMBERED + (TOTAL / 2 + 8) * 4, "{:?}", seen.descriptors);
+}
+
+#[test]
+fn large_programs_are_measured_at_their_users_expense() {
+    if !is_root() {
+        return;
+    }
+    let mut host = host();
+    // The default budget, 64 MiB a second and ten seconds' worth at once, as bytes in all.
+    let seen = flooded(&mut host, "programs of 200 MB", &["large"], 500);
+    let allowed = (10.0 + 1.0 + seen.found["seconds"].as_f64().unwrap()) * (64 << 20) as f64;
+    let measured = answers(&seen, "no_identity");
+    assert_eq!(measured + answers(&seen, "attestation_failed"), part_of(500), "{}", seen.found);
+    assert!((measured - 1) as f64 * 200e6 <= allowed, "{measured} programs, {allowed} bytes");
+    assert!(measured > 0 && answers(&seen, "attestation_failed") > 0, "some were measured, and not all: {}", seen.found);
 }
 
 #[test]

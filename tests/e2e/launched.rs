@@ -294,7 +294,11 @@ fn what_others_may_write_is_not_launched() {
     let launch = |arguments: &[&str]| apart.launch(VICTIM, arguments).stdin(Stdio::null()).output().unwrap();
     denied(&launch(&[]), 2, "usage");
     denied(&launch(&["../tool"]), 2, "no name");
-    denied(&launch(&["nothing"]), 125, "nothing");
+    denied(&launch(&["nothing"]), 125, "there is no manifest");
+    let (folder, away) = (apart.dir.join("launch.d"), apart.dir.join("away"));
+    fs::rename(&folder, &away).unwrap();
+    denied(&launch(&["nothing"]), 125, &format!("there is no manifest {}/nothing", folder.display()));
+    fs::rename(&away, &folder).unwrap();
     apart.manifest("plain", "");
     denied(&launch(&["plain", "-c", "print(1)"]), 125, "pass-arguments");
     apart.manifest("odd", "user root\n");

@@ -216,14 +216,23 @@ fn cgroup_root() -> Option<&'static str> {
 
 #[test]
 fn a_unit_holds_from_its_first_process_to_its_last() {
+    unit_holds(&format!("claviger-e2e-{}.service", std::process::id()));
+}
+
+/// systemd.unit(5): a dash that is none of the name's own, as in the units of paths.
+#[test]
+fn a_unit_whose_name_is_escaped_is_written_as_systemd_shows_it() {
+    unit_holds(&format!("claviger\\x2de2e\\x2d{}.service", std::process::id()));
+}
+
+fn unit_holds(unit: &str) {
     let Some(root) = cgroup_root().filter(|_| is_root()) else { return };
-    let unit = format!("claviger-e2e-{}.service", std::process::id());
     let group = format!("{root}/system.slice/{unit}");
     let made_slice = !exists(&format!("{root}/system.slice"));
     fs::create_dir_all(&group).unwrap();
     let mut host = started(Setup {
         identities: identity("orders", VICTIM, &declared("app/one"))
-            .replace("\"unix:path:$DIR/bin/orders\"", &format!("\"systemd:id:{unit}\"")),
+            .replace("\"unix:path:$DIR/bin/orders\"", &format!("'systemd:id:{unit}'")),
         ..setup()
     });
     let within = |host: &Host, arguments: &[&str]| {
@@ -258,6 +267,11 @@ fn a_unit_holds_from_its_first_process_to_its_last() {
     for lease in [&lease, &of_unit] {
         assert_eq!(host.end_of(lease)["ended"]["reason"], "holder_gone");
     }
+    // An operator names it likewise.
+    let mut stopped = Actor::of(within(&host, &["hold", r#"{"secret":"app/one","holder":"unit"}"#]));
+    host.operator("POST", "/v1/leases/end", &serde_json::json!({ "unit": unit }).to_string());
+    assert_eq!(host.end_of(&stopped.lease())["ended"]["reason"], "operator");
+    stopped.kill();
     // A group that was emptied for good may be filled again: that is another watch.
     let mut again = Actor::of(within(&host, &["hold", r#"{"secret":"app/one","holder":"unit"}"#]));
     let lease = again.lease();

@@ -18,6 +18,7 @@ mod canary;
 mod confined;
 mod cores;
 mod crash;
+mod crowd;
 mod database;
 mod failpoints;
 mod floods;

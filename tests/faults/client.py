@@ -1,26 +1,14 @@
 """A client that lives through faults: SOCKET ROUNDS PATIENCE. Each round on a connection of its own takes a lease, reads its value again,
 renews it and gives it back; what came of each step is one JSON object a line. Every fourth lease is kept until the process ends."""
 import json, socket, sys
+from exchange import exchange
 
 SOCK, ROUNDS, PATIENCE = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 
 
 def ask(s, method, path, body=""):
-    s.sendall(f"{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode())
-    data = b""
-    while b"\r\n\r\n" not in data:
-        more = s.recv(65536)
-        if not more:
-            raise ConnectionError("closed without an answer")
-        data += more
-    head, body = data.split(b"\r\n\r\n", 1)
-    length = int([l for l in head.lower().split(b"\r\n") if l.startswith(b"content-length:")][0].split(b":")[1])
-    while len(body) < length:
-        more = s.recv(65536)
-        if not more:
-            raise ConnectionError("closed within an answer")
-        body += more
-    return int(head[9:12]), json.loads(body)
+    status, _, body = exchange(s, method, path, body)
+    return status, body
 
 
 def say(step, status, body):

@@ -24,6 +24,7 @@ impl Client {
         let program = host.program("orders");
         let script = host.dir.join("client.py");
         if !script.exists() {
+            host.write("exchange.py", include_str!("../support/exchange.py"));
             host.write("client.py", include_str!("client.py"));
         }
         let mut command = Command::new("setpriv");

@@ -76,8 +76,10 @@ pub fn command(host: &Host, identity: usize) -> (String, Vec<String>) {
     let (uid, program) = (uid_of(identity), host.program(&name_of(identity)));
     let script = host.path("worker.py");
     if !exists(&script) {
-        host.write("worker.py", include_str!("worker.py"));
-        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o644)).unwrap();
+        for (name, text) in [("exchange.py", include_str!("../support/exchange.py")), ("worker.py", include_str!("worker.py"))] {
+            host.write(name, text);
+            std::fs::set_permissions(host.path(name), std::fs::Permissions::from_mode(0o644)).unwrap();
+        }
     }
     let ids = [format!("--reuid={uid}"), format!("--regid={uid}")];
     let [reuid, regid] = ids;

@@ -1,5 +1,6 @@
 """A workload of the soak: METHOD PATH [BODY] a line in, one JSON object a line out. It outlives the daemon and connects anew."""
 import json, socket, sys
+from exchange import exchange
 
 door = None
 
@@ -10,24 +11,10 @@ def talk(method, path, body=""):
         door = socket.socket(socket.AF_UNIX)
         door.settimeout(30)
         door.connect(sys.argv[1])
-    body = body.encode()
-    door.sendall(f"{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
-    data = b""
-    while b"\r\n\r\n" not in data:
-        more = door.recv(65536)
-        if not more:
-            raise ConnectionError("closed")
-        data += more
-    head, body = data.split(b"\r\n\r\n", 1)
-    length = int([l for l in head.lower().split(b"\r\n") if l.startswith(b"content-length:")][0].split(b":")[1])
-    while len(body) < length:
-        more = door.recv(65536)
-        if not more:
-            raise ConnectionError("closed")
-        body += more
-    if b"connection: close" in head.lower():
+    status, closed, body = exchange(door, method, path, body)
+    if closed:
         door = None
-    return {"status": int(head[9:12]), "body": json.loads(body)}
+    return {"status": status, "body": body}
 
 
 print(json.dumps({"status": 1}), flush=True)

@@ -3,7 +3,7 @@ end how many were truly staged, how many brought the value, and what was answere
 import array, collections, ctypes, json, os, signal, socket, sys, threading, time
 
 SOCK, VERB, ROUNDS, ARGS = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:]
-VICTIM, ATTACKER, AGENT = 61001, 61002, 61003
+VICTIM, ATTACKER, AGENT, MEASURED = 61001, 61002, 61003, 61005
 BIN = os.path.dirname(SOCK) + "/bin/"
 VALUE = b"value-one"
 ASK = b'{"secret":"app/one","purpose":"testing"}'
@@ -619,8 +619,9 @@ class Mimic:
     """As root: a process of this user that gives itself another program's face, or a strange file for its arguments, and asks what `tell`
     tells it. With `first` it has connected and asked before it changes; `below` is the user of its parent."""
 
-    def __init__(self, uid, s, face="-", argv="-", first=None, below=None):
+    def __init__(self, uid, s, face="-", argv="-", first=None, below=None, program=None):
         self.s, self.face = s, face
+        program = program or BIN + "mimic"
         r, self.words = os.pipe()
         told, tell = os.pipe()
         go, start = os.pipe()
@@ -630,7 +631,7 @@ class Mimic:
             drop(uid)
             os.dup2(r, 0)
             os.dup2(s.fileno(), 1)
-            os.execv(BIN + "mimic", [BIN + "mimic", SOCK, face, argv] + ([first] if first else []))
+            os.execv(program, [program, SOCK, face, argv] + ([first] if first else []))
 
         def stand_above():
             pid = child(become_it)
@@ -767,6 +768,49 @@ def connections():
         count(True, *ask(s, HEALTH))
 
 
+def many():
+    """As root: users with 50 connections each ask on every one and close none, all at once in the end."""
+    told, tell = os.pipe()
+    go, start = os.pipe()
+    crowd = []
+    for n in range(0, ROUNDS, 50):
+
+        def sit(uid=70000 + n // 50, places=min(50, ROUNDS - n)):
+            os.close(start)
+            drop(uid)
+            held = [connect() for _ in range(places)]
+            codes = [ask(s, HEALTH)[0] for s in held]
+            os.write(tell, bytes(code == 200 for code in codes))
+            os.read(go, 1)
+
+        crowd.append(child(sit))
+        while sum(answers.values()) < min(n + 50, ROUNDS):
+            for good in os.read(told, 50):
+                count(True, 200 if good else 0, b"")
+    os.close(start)
+    for pid in crowd:
+        os.waitpid(pid, 0)
+
+
+def large():
+    """As root: a user runs programs of 200 MB, each another file, that ask who they are: the content is to be measured."""
+    began = time.monotonic()
+    for n in range(ROUNDS):
+        name = f"{BIN}large{n}"
+        with open(BIN + "mimic", "rb") as f, open(os.open(name, os.O_CREAT | os.O_WRONLY, 0o755), "wb") as to:
+            to.write(f.read())
+            to.truncate(200_000_000)
+        s = socket.socket(socket.AF_UNIX)
+        mimic = Mimic(MEASURED, s, program=name)
+        s.settimeout(60)
+        mimic.tell(WHO)
+        status, data = read(s)
+        count(os.readlink(f"/proc/{mimic.pid}/exe") == name, status, data)
+        mimic.end()
+        os.unlink(name)
+    return {"seconds": time.monotonic() - began}
+
+
 def slow():
     """A user begins requests, each at another place, and never ends one: all that its connections allow, over and over."""
     drop(ATTACKER)
@@ -833,6 +877,8 @@ VERBS = {
     "argv": lambda: argv(ARGS[1]),
     "descriptors": descriptors,
     "connections": connections,
+    "many": many,
+    "large": large,
     "slow": slow,
     "bodies": bodies,
     "refusals": refusals,

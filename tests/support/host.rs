@@ -230,7 +230,10 @@ impl Host {
             // By another process: a child that is forked meanwhile by another test would hold the file open for writing ("text file busy").
             assert!(Command::new("cp").arg(fs::canonicalize(PYTHON).unwrap()).arg(&path).status().unwrap().success());
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-            self.write("actor.py", include_str!("actor.py"));
+            // Once: another thread may be running it.
+            if !self.dir.join("actor.py").exists() {
+                self.write("actor.py", include_str!("actor.py"));
+            }
         }
         path.display().to_string()
     }

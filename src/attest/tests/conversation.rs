@@ -2,7 +2,7 @@
 
 use crate::{
     attest::{
-        ExeHashes, Gatherer, Remote, Service, Sight, Unavailable,
+        ExeHashes, Gatherer, Remote, Service, Sight, Unavailable, is_unseen,
         protocol::{Answer, MAX_BYTES, Numbered, Request, VERSION, decode_request, encode_answer, encode_request},
     },
     sys::{Host, Kernel, Packets, Pidfd, SystemClock, euid, listen_packets_at},
@@ -119,7 +119,13 @@ async fn an_answer_to_nothing_or_to_another_question_is_none() {
         let _ = packets.send(&encode_answer(&Numbered { id: asked.id, body: gathered(false) }).unwrap(), &[fd]);
     })
     .await;
-    assert!(!Unavailable::is(&error) && error.to_string() == "no", "{error}");
+    assert!(!is_unseen(&error) && error.to_string() == "no", "{error}");
+}
+
+#[tokio::test]
+async fn that_the_attestor_is_short_says_nothing_about_the_process() {
+    let error = asked(|packets, asked, _| say(&packets, asked.id, Answer::Short("too many open files".into()), &[])).await;
+    assert!(is_unseen(&error) && !Unavailable::is(&error) && error.to_string() == "too many open files", "{error}");
 }
 
 #[tokio::test]

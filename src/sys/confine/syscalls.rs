@@ -144,7 +144,6 @@ const WRITING: &[c_long] = &[
     SYS_flock,
     SYS_mkdirat,
     SYS_unlinkat,
-    SYS_renameat,
     SYS_renameat2,
     SYS_linkat,
     // The log is its readers' group's, the sockets have modes of their own.
@@ -190,10 +189,13 @@ const MOUNTS: &[c_long] = &[457 /* statmount */, 458 /* listmount */];
 const ELDERS: &[c_long] =
     &[SYS_poll, SYS_epoll_wait, SYS_stat, SYS_lstat, SYS_access, SYS_readlink, SYS_arch_prctl, SYS_time, SYS_getrlimit];
 #[cfg(target_arch = "x86_64")]
-const ELDERS_WRITING: &[c_long] = &[SYS_mkdir, SYS_rmdir, SYS_unlink, SYS_rename, SYS_chmod];
+const ELDERS_WRITING: &[c_long] = &[SYS_mkdir, SYS_rmdir, SYS_unlink, SYS_rename, SYS_renameat, SYS_chmod];
 #[cfg(not(target_arch = "x86_64"))]
 const ELDERS: &[c_long] = &[];
-#[cfg(not(target_arch = "x86_64"))]
+/// Of the generic numbers, the one that only some architectures have (`__ARCH_WANT_RENAMEAT`): rename(3) is this one there.
+#[cfg(target_arch = "aarch64")]
+const ELDERS_WRITING: &[c_long] = &[38 /* renameat */];
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const ELDERS_WRITING: &[c_long] = &[];
 
 const PIDFD_GET_INFO_NUMBER: u32 = 0xFF << 8 | 11;

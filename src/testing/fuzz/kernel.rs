@@ -3,7 +3,7 @@
 use super::{Target, samples};
 use crate::{
     attest::{ProcessEvidence, facts_of},
-    sys::{MAX_DESCRIPTORS, Packets, file_system_in, parse_cgroup, printable},
+    sys::{MAX_DESCRIPTORS, Packets, file_system_in, parse_cgroup, printable_group},
 };
 use std::{
     io::Read,
@@ -32,7 +32,7 @@ pub(super) const PROC_CGROUP: Target = Target {
         let text = String::from_utf8_lossy(&path);
         if let Some(unit) = &facts.unit {
             assert!(
-                path.split(|b| *b == b'/').any(|part| printable(part) == unit.name),
+                path.split(|b| *b == b'/').any(|part| printable_group(part) == unit.name),
                 "a unit is a group on the way: {} in {text}",
                 unit.name
             );
