@@ -1,6 +1,6 @@
 //! Vault's and OpenBao's own clients, unmodified, at the workload socket.
 
-use super::{clients, host::*};
+use super::{clients, database, host::*, postgres::Postgres};
 use serde_json::Value;
 use std::{
     fs,
@@ -215,6 +215,68 @@ fn bao_as_a_client_speaks_for_whoever_ran_it() {
     let ended = host.end_of(lease["id"].as_str().unwrap());
     assert_eq!(ended["ended"]["reason"], "holder_gone", "with the script");
     assert!(host.records_of("issue")[0]["client"]["exe"]["path"].as_str().unwrap().ends_with("/bin/bao"));
+}
+
+#[test]
+fn bao_manages_leases_for_whoever_ran_it() {
+    let (true, Some(packages)) = (is_root(), clients::packages()) else { return };
+    let mut setup = setup("[attest]\nclients = [\"$DIR/bin/bao\"]\n");
+    setup.identities = setup.identities.replace(", \"unix:path:$DIR/bin/bao\"", "");
+    let mut host = Host::prepare(setup);
+    put_bao(&host, &packages);
+    host.launch();
+    host.put("app/one", "value-one");
+    let script = r#"
+        set -e
+        id=$(bao read -format=json creds/token | sed -n 's/.*"lease_id": "\(.*\)",/\1/p')
+        bao lease lookup -format=json "$id"
+        bao lease renew -format=json "$id"
+        bao lease revoke "$id"
+        bao lease lookup "$id" 2>&1 && exit 9
+        bao kv get -field=value secret/app/one
+        bao token renew >/dev/null
+        bao token revoke -self
+    "#;
+    let mut shell = host.shell(VICTIM, script);
+    shell.env("BAO_ADDR", format!("unix://{}", host.path("workload.sock"))).env("HOME", "/nonexistent");
+    let done = shell.output().unwrap();
+    let said = text(&done);
+    assert!(done.status.success(), "{said}");
+    assert!(said.contains("\"expire_time\"") && said.contains("\"lease_duration\"") && said.contains("value-one"), "{said}");
+    assert!(said.contains("no_lease") || said.contains("lease_ended"), "{said}");
+    let reasons: Vec<Value> = host.records_of("end").iter().map(|end| end["ended"]["reason"].clone()).collect();
+    assert_eq!(reasons, ["asked", "asked"], "each was given back, none by the script's end");
+    assert!(host.live().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_of_a_vault_client_dies_with_its_holder() {
+    let (true, Some(packages)) = (is_root(), clients::packages()) else { return };
+    let Some(cluster) = Postgres::start().await else { return };
+    let mut setup = database::setup(&cluster);
+    setup.identities += &identity("bao", VICTIM, &declared("db/orders"));
+    setup.policy += &grant("bao", "db/orders");
+    let mut host = Host::start(setup);
+    put_bao(&host, &packages);
+    let script = r#"
+say(client.secrets.database.generate_credentials(name="db/orders"))
+sys.stdin.readline()
+"#;
+    let mut actor = Actor::of(hvac_command(&host, &packages, script));
+    let word = |answer: &Value, name: &str| answer["data"][name].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+    let (user, password) = (word(&actor.first, "username"), word(&actor.first, "password"));
+    assert!(actor.first["renewable"] == true && actor.first["lease_duration"].as_u64().unwrap() > 3000, "{}", actor.first);
+    let open = database::log_in_as(&cluster, &user, &password).await.unwrap();
+    let lease = actor.first["lease_id"].as_str().unwrap().to_owned();
+    actor.kill();
+    assert_eq!(host.end_of(&lease)["ended"]["result"], "revoked");
+    assert!(open.query_one("SELECT 1", &[]).await.is_err(), "the open session is closed");
+    // bao by itself is such a program too: what it prints is dead as soon as it has.
+    let printed = json(&bao(&host, &["read", "-format=json", "creds/db/orders"]));
+    let ended = host.end_of(printed["lease_id"].as_str().unwrap());
+    assert_eq!((ended["ended"]["reason"].as_str(), ended["ended"]["result"].as_str()), (Some("holder_gone"), Some("revoked")));
+    assert!(database::log_in_as(&cluster, &word(&printed, "username"), &word(&printed, "password")).await.is_err());
+    assert!(database::roles(&cluster).await.is_empty());
 }
 
 #[test]
