@@ -97,7 +97,8 @@ fn refused(machine: &Machine, unit: &str, code: &str) -> Value {
     assert_eq!((record["code"].as_str(), record["adapter"].as_str()), (Some(code), Some("systemd")), "{record}");
     let request = record["request"].as_str().unwrap();
     machine.ok(&format!("journalctl -u clavigerd | grep {request} | grep '{unit}' | grep -q {code}"));
-    machine.ok(&format!("clav why {request} | grep -q {code}"));
+    let why = machine.ok(&format!("clav why {request}"));
+    assert!(why.contains(code) && why.contains("systemctl restart"), "{why}");
     record
 }
 
@@ -144,6 +145,10 @@ fn a_unit_loads_its_credential_and_holds_the_lease() {
     assert_eq!(issued["attested"]["exe"]["path"], "/usr/lib/systemd/systemd");
 
     machine.ok("! journalctl -u clavigerd | grep 'names no unix:user or unix:uid' | grep loads");
+    // They live on when the daemon is another.
+    let ids = |live: &[Value]| live.iter().map(|lease| lease["id"].to_string()).collect::<Vec<_>>();
+    machine.ok("systemctl restart clavigerd && clav doctor | grep 'credentials socket' | grep -q 0600");
+    assert_eq!(ids(&leases(&machine)), ids(&live));
     // No is said in such a way that the unit does not start.
     let record = refused(&machine, "demands", "no_identity");
     assert!(record["detail"].as_str().unwrap().contains("selectors = [\"systemd:loads:demands.service\"]"), "{record}");

@@ -36,8 +36,7 @@ pub(super) fn code(case: &mut Case<'_>, code: &str) -> bool {
         _ => return false,
     }
     if !unit.is_empty() {
-        case.plan.say("Then, once it is in force:");
-        case.plan.run(format!("systemctl restart {}", super::plan::quoted(&unit)));
+        case.plan.ask(format!("systemctl restart {}", super::plan::quoted(&unit)));
     }
     true
 }
