@@ -171,7 +171,16 @@ fn bao_is_told_no_in_its_own_words() {
         2,
         &["Code: 403", "no_declared_use", "[[identity.use]]", "secret = \"app/undeclared\"", "testing"],
     );
+    let why = |host: &Host| {
+        let request = host.records_of("refuse").pop().unwrap()["request"].as_str().unwrap().to_owned();
+        host.clav_is_there();
+        let done = host.shell(0, &format!("clav why {request}")).output().unwrap();
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    };
+    let told = why(&host);
+    assert!(told.contains("Insert after line") && told.contains("secret = \"app/undeclared\"") && !told.contains("clav get"), "{told}");
     no(&["kv", "get", "secret/app/two"], 2, &["Code: 403", "no_declared_use", "exactly one use", "clav why req-"]);
+    assert!(why(&host).contains("declares several uses of app/two"), "{}", why(&host));
     no(&["kv", "get", "secret/app/sealed"], 2, &["Code: 403", "pinned_required"]);
     no(&["kv", "get", "kv/app/one"], 2, &["there are secret/ and creds/"]);
     no(&["read", "sys/mounts"], 2, &["Code: 400", "unsupported path"]);
