@@ -227,6 +227,22 @@ fn bao_as_a_client_speaks_for_whoever_ran_it() {
 }
 
 #[test]
+fn a_credential_that_would_die_below_its_unit_is_warned_about() {
+    if !is_root() {
+        return;
+    }
+    let mut setup = setup("");
+    let row = identity("loads", VICTIM, &(declared("token") + &declared("app/one")))
+        .replace(&format!("\"unix:uid:{VICTIM}\", \"unix:path:$DIR/bin/loads\""), "\"systemd:loads:loads.service\"");
+    setup.identities += &row;
+    let host = Host::start(setup);
+    let checked = host.operator("POST", "/v1/policy/check", "");
+    let warnings: Vec<&str> =
+        checked["warnings"].as_array().unwrap().iter().filter_map(Value::as_str).filter(|text| text.contains("identity loads")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("loads token for a unit"), "{checked}");
+}
+
+#[test]
 fn bao_manages_leases_for_whoever_ran_it() {
     let (true, Some(packages)) = (is_root(), clients::packages()) else { return };
     let mut setup = setup("[attest]\nclients = [\"$DIR/bin/bao\"]\n");
