@@ -91,12 +91,14 @@ fn records(machine: &Machine, kind: &str) -> Vec<Value> {
 fn refused(machine: &Machine, unit: &str, code: &str) -> Value {
     assert!(!machine.run(&format!("systemctl start {unit}")).status.success(), "{unit} has started\n{}", machine.journal());
     assert_eq!(shown(machine, unit, "Result"), "exit-code");
-    machine.ok(&format!("journalctl -u {unit} -o cat | grep -q status=243/CREDENTIALS"));
+    // The journal may lag behind.
+    machine.until(&format!("journalctl -u {unit} -o cat | grep -q status=243/CREDENTIALS"), Duration::from_secs(10));
     machine.ok(&format!("test ! -e /run/{unit}.began"));
     let record = records(machine, "refuse").pop().unwrap();
     assert_eq!((record["code"].as_str(), record["adapter"].as_str()), (Some(code), Some("systemd")), "{record}");
     let request = record["request"].as_str().unwrap();
-    machine.ok(&format!("journalctl -u clavigerd | grep {request} | grep '{unit}' | grep -q {code}"));
+    let told = format!("journalctl -u clavigerd | grep {request} | grep '{unit}' | grep -q {code}");
+    machine.until(&told, Duration::from_secs(10));
     let why = machine.ok(&format!("clav why {request}"));
     assert!(why.contains(code) && why.contains("systemctl restart"), "{why}");
     record
