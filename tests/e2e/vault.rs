@@ -3,7 +3,6 @@
 use super::{clients, database, host::*, postgres::Postgres};
 use serde_json::Value;
 use std::{
-    fs,
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -62,13 +61,10 @@ fn started(more: &str) -> Host {
     host
 }
 
-/// OpenBao's program, as a user of this host has it.
+/// OpenBao's program, as a user of this host has it. A copy and no further link: another link changes the file that others are running.
 fn put_bao(host: &Host, packages: &Path) {
-    let (from, to) = (clients::bao(packages), host.dir.join("bin/bao"));
-    if fs::hard_link(&from, &to).is_err() {
-        // By another process: a child that is forked meanwhile by another test would hold the file open for writing ("text file busy").
-        assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
-    }
+    // By another process: a child that is forked meanwhile by another test would hold the file open for writing ("text file busy").
+    assert!(Command::new("cp").args([clients::bao(packages), host.dir.join("bin/bao")]).status().unwrap().success());
 }
 
 fn environment(host: &Host, command: &mut Command) {
