@@ -191,7 +191,8 @@ fn every_example_loads_without_a_warning() {
         let registry = registry(&files(&example.join("identities.d"), ".toml")).unwrap_or_else(|error| panic!("{what}: {error}"));
         let catalogue = catalogue(&config, &files(&example.join("secrets.d"), ".toml")).unwrap_or_else(|error| panic!("{what}: {error}"));
         assert!(registry.iter().next().is_some() && catalogue.iter().next().is_some(), "{what}: is empty");
-        let names_user = |row: &claviger::model::Identity| row.selectors.iter().any(|s| matches!(s.kind(), "unix:user" | "unix:uid"));
+        let names_user =
+            |row: &claviger::model::Identity| row.selectors.iter().any(|s| matches!(s.kind(), "unix:user" | "unix:uid" | "systemd:loads"));
         assert!(registry.iter().all(|row| names_user(row)), "{what}: a row that names no user keeps all others from being isolated");
         for used in registry.iter().flat_map(|row| &row.uses) {
             assert!(catalogue.find(&used.secret).is_some(), "{what}: {} is declared and not defined", used.secret);

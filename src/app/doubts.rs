@@ -2,7 +2,7 @@
 
 use crate::{
     config::RowPlace,
-    model::{Catalogue, Identity, Registry, WallTime},
+    model::{Catalogue, EndsBy, Identity, Registry, WallTime},
     sys,
 };
 
@@ -25,6 +25,15 @@ pub(super) fn doubts(registry: &Registry, catalogue: &Catalogue, rows: &[RowPlac
         }
         for declared in row.uses.iter().filter(|declared| catalogue.find(&declared.secret).is_none()) {
             say(format!(" declares a use of {}, which no file in secrets.d defines", declared.secret));
+        }
+        let loads = row.selectors.iter().any(|selector| selector.kind() == "systemd:loads");
+        for secret in row.uses.iter().filter(|_| loads).filter_map(|declared| catalogue.find(&declared.secret)) {
+            if secret.ends_by != EndsBy::None {
+                say(format!(
+                    " loads {} for a unit, and it dies after {} at most while the unit goes on: nobody renews what was loaded",
+                    secret.name, secret.ttl.max
+                ));
+            }
         }
         if several && !row.selectors.iter().any(|selector| matches!(selector.kind(), "unix:uid" | "unix:user" | "systemd:loads")) {
             say(" names no unix:user or unix:uid: it may run under any uid, so no other identity counts as isolated".to_owned());

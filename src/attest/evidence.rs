@@ -140,6 +140,6 @@ pub struct Sight {
     pub own_users: bool,
     /// Remembered processes are found again by their handles.
     pub finds_handles: bool,
-    /// `PIDFD_GET_INFO` is used; without it the directory of the process goes with the evidence.
+    /// `PIDFD_GET_INFO` is used; without it what ids are read from goes with the evidence.
     pub pidfd_info: bool,
 }

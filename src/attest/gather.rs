@@ -7,7 +7,7 @@ use super::{
     hash::{ExeHashes, HashError},
     recent::{Recent, Seen},
 };
-use crate::sys::{Clock, Executable, Found, Host, HostFile, Kernel, MapPin, PidHandle, Pidfd, ProcDir};
+use crate::sys::{Clock, Executable, Found, Host, HostFile, IdFiles, Kernel, MapPin, PidHandle, Pidfd, ProcDir};
 use std::{io, sync::Arc};
 
 /// Ancestors looked at, at most: deeper trees are not attested.
@@ -40,8 +40,9 @@ impl Gatherer {
     }
 
     /// Everything about the process that a pidfd pins, whose number is `pid`; `full` reads its ancestors as closely, as matching agents
-    /// needs. With it comes what pins its memory map, and on kernels without `PIDFD_GET_INFO` its directory.
-    pub fn process(&self, pidfd: &Pidfd, pid: u32, full: bool) -> io::Result<(Gathered, MapPin, Option<ProcDir>)> {
+    /// needs. With it comes what pins its memory map, and on kernels without `PIDFD_GET_INFO` what its ids are
+    /// read from.
+    pub fn process(&self, pidfd: &Pidfd, pid: u32, full: bool) -> io::Result<(Gathered, MapPin, Option<IdFiles>)> {
         let own = if self.kernel.pidfd_info { Some(pidfd.info()?.pid) } else { pidfd.pid_from_fdinfo() };
         if own != Some(pid) {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -76,11 +77,12 @@ impl Gatherer {
                 done => break done?,
             }
         };
+        let ids = directory.map(|directory| directory.ids()).transpose()?;
         // All of the above was of one living process with one memory map.
         if !map.holds() || !pidfd.is_alive() {
             return Err(io::ErrorKind::NotFound.into());
         }
-        Ok((Gathered { process, ancestors, ancestors_in_full: full }, map, directory))
+        Ok((Gathered { process, ancestors, ancestors_in_full: full }, map, ids))
     }
 
     fn remembered(&self, pid: u32, full: bool) -> Option<(Arc<Seen>, u32)> {

@@ -1,7 +1,7 @@
 //! What holds a process so that it cannot be taken for another, and tells without any privilege whether it is still the same.
 
 use super::evidence::{Look, ProcessEvidence, mark_of_groups};
-use crate::sys::{FileId, Kernel, MapPin, PeerCred, Pidfd, ProcDir};
+use crate::sys::{FileId, IdFiles, Kernel, MapPin, PeerCred, Pidfd};
 use std::{io, os::fd::OwnedFd};
 
 /// A pinned process: its pidfd, its memory map, and what it was when it was pinned.
@@ -25,8 +25,8 @@ pub struct Pins {
 enum IdSource {
     /// From the pidfd.
     Pidfd,
-    /// From the process's directory, on kernels before 6.13.
-    Directory(ProcDir),
+    /// From files of `/proc`, on kernels before 6.13.
+    Files(IdFiles),
 }
 
 #[derive(Clone, Copy)]
@@ -59,19 +59,13 @@ pub enum Changed {
 }
 
 impl Pins {
-    /// Holds the process that `evidence` is about. `map`, and before Linux 6.13 `directory`, come from whoever gathered it. Everything
+    /// Holds the process that `evidence` is about. `map`, and before Linux 6.13 `files`, come from whoever gathered it. Everything
     /// must be of one living process that has the ids which were read.
-    pub(super) fn new(
-        kernel: &Kernel,
-        pidfd: Pidfd,
-        evidence: &ProcessEvidence,
-        map: OwnedFd,
-        directory: Option<OwnedFd>,
-    ) -> io::Result<Self> {
+    pub(super) fn new(kernel: &Kernel, pidfd: Pidfd, evidence: &ProcessEvidence, map: OwnedFd, files: Option<IdFiles>) -> io::Result<Self> {
         let pid = evidence.pid;
-        let source = match (kernel.pidfd_info, directory) {
+        let source = match (kernel.pidfd_info, files) {
             (true, None) => IdSource::Pidfd,
-            (false, Some(directory)) => IdSource::Directory(ProcDir::from_fd(directory, pid)),
+            (false, Some(files)) => IdSource::Files(files),
             _ => return Err(io::ErrorKind::InvalidData.into()),
         };
         let ids = source.ids(&pidfd)?;
@@ -142,16 +136,16 @@ impl Pins {
 
 impl IdSource {
     fn ids(&self, pidfd: &Pidfd) -> io::Result<Ids> {
-        let proc = match self {
+        let files = match self {
             IdSource::Pidfd => {
                 let info = pidfd.info()?;
                 let (uids, gids) = ([info.ruid, info.euid], [info.rgid, info.egid]);
                 return Ok(Ids { ppid: info.ppid, uids, gids, cgroup: info.cgroup, mapped: info.mapped });
             }
-            IdSource::Directory(proc) => proc,
+            IdSource::Files(files) => files,
         };
-        let status = proc.status()?;
-        let path = proc.cgroup()?.unwrap_or_default();
+        let status = files.status()?;
+        let path = files.cgroup()?.unwrap_or_default();
         let hash = crate::digest::sha256(&[&path]);
         let cgroup = u64::from_be_bytes([hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7]]);
         let (uids, gids) = ([status.uids[0], status.uids[1]], [status.gids[0], status.gids[1]]);

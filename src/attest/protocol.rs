@@ -76,12 +76,13 @@ pub enum Answer {
         /// What it sees.
         sight: Sight,
     },
-    /// To [`Request::Process`]; beside it what pins the memory map, and the process's directory if `directory` says so.
+    /// To [`Request::Process`]; beside it what pins the memory map, and what ids are read from (`status`, `cgroup`) if `files`
+    /// says so.
     Process {
         /// What was read.
         gathered: Box<Gathered>,
-        /// The second descriptor is there.
-        directory: bool,
+        /// The second and third descriptor are there.
+        files: bool,
     },
     /// To [`Request::Look`], in its order; `None` for a process that is gone.
     Look(Vec<Option<Look>>),
@@ -146,7 +147,7 @@ impl Answer {
     /// How many descriptors come with it.
     pub fn descriptors(&self) -> usize {
         match self {
-            Answer::Process { directory, .. } => 1 + usize::from(*directory),
+            Answer::Process { files, .. } => 1 + 2 * usize::from(*files),
             Answer::Found(lives) => usize::from(*lives == Lives::Yes),
             Answer::Hello { .. } | Answer::Look(_) | Answer::Measured(_) | Answer::File(_) | Answer::Failed(_) | Answer::Short(_) => 0,
         }
@@ -238,7 +239,7 @@ mod tests {
             process in process(), damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..4), cut in 0usize..9, descriptors in 0usize..3,
         ) {
             let gathered = Box::new(Gathered { process, ancestors: Vec::new(), ancestors_in_full: true });
-            let mut bytes = encode_answer(&Numbered { id: 300, body: Answer::Process { gathered, directory: true } }).unwrap();
+            let mut bytes = encode_answer(&Numbered { id: 300, body: Answer::Process { gathered, files: true } }).unwrap();
             for (at, value) in damage {
                 let at = at.index(bytes.len());
                 bytes[at] = value;
@@ -253,10 +254,10 @@ mod tests {
 
         #[test]
         fn what_is_said_is_heard_and_with_other_descriptors_it_is_not(
-            id in any::<u64>(), process in process(), above in proptest::collection::vec(process(), 0..5), directory in any::<bool>(), wrong in 0usize..5,
+            id in any::<u64>(), process in process(), above in proptest::collection::vec(process(), 0..5), files in any::<bool>(), wrong in 0usize..5,
         ) {
-            let gathered = Box::new(Gathered { process, ancestors: above, ancestors_in_full: directory });
-            let answer = Numbered { id, body: Answer::Process { gathered, directory } };
+            let gathered = Box::new(Gathered { process, ancestors: above, ancestors_in_full: files });
+            let answer = Numbered { id, body: Answer::Process { gathered, files } };
             let bytes = encode_answer(&answer).unwrap();
             let right = answer.body.descriptors();
             prop_assert_eq!(decode_answer(&bytes, right), Ok(answer));

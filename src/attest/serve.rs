@@ -158,10 +158,10 @@ impl Conversation {
         match question.body {
             Request::Hello { version: _ } => self.say(id, Answer::Hello { version: VERSION, sight: gatherer.sight() }, &[])?,
             Request::Process { pid, full } => match gatherer.process(&pidfds.next().ok_or_else(gone)??, pid, full) {
-                Ok((gathered, map, directory)) => {
+                Ok((gathered, map, files)) => {
                     let mut beside = vec![map.as_fd()];
-                    beside.extend(directory.as_ref().map(|directory| directory.fd().as_fd()));
-                    self.say(id, Answer::Process { gathered: Box::new(gathered), directory: directory.is_some() }, &beside)?;
+                    beside.extend(files.iter().flat_map(|files| files.fds()));
+                    self.say(id, Answer::Process { gathered: Box::new(gathered), files: files.is_some() }, &beside)?;
                 }
                 Err(error) => self.say(id, failed(&error), &[])?,
             },

@@ -12,7 +12,7 @@ use super::{
     remote::Remote,
     workload::Eyes,
 };
-use crate::sys::{Found, HostFile, Kernel, PidHandle, Pidfd};
+use crate::sys::{Found, HostFile, IdFiles, Kernel, PidHandle, Pidfd};
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -29,22 +29,24 @@ pub enum Source {
 impl Source {
     /// Everything about a process, which is pinned from now on.
     pub(super) async fn process(&self, kernel: &Kernel, pidfd: Pidfd, pid: u32, full: bool) -> io::Result<(Gathered, Pins)> {
-        let (gathered, map, directory) = match self {
+        let (gathered, map, files) = match self {
             Source::Here(gatherer) => {
-                let (gathered, map, directory) = gatherer.process(&pidfd, pid, full)?;
-                (gathered, OwnedFd::from(map), directory.map(OwnedFd::from))
+                let (gathered, map, files) = gatherer.process(&pidfd, pid, full)?;
+                (gathered, OwnedFd::from(map), files)
             }
             Source::Attestor(attestor) => {
                 let (answer, beside) = attestor.ask(Request::Process { pid, full }, &[pidfd.as_fd()]).await?;
                 let Answer::Process { gathered, .. } = answer else { return Err(other()) };
                 let mut beside = beside.into_iter();
-                (*gathered, beside.next().ok_or_else(other)?, beside.next())
+                let map = beside.next().ok_or_else(other)?;
+                let files = beside.next().zip(beside.next()).map(|(status, cgroup)| IdFiles::received(status, cgroup));
+                (*gathered, map, files)
             }
         };
         if gathered.process.pid != pid || gathered.ancestors_in_full != full {
             return Err(other());
         }
-        let pins = Pins::new(kernel, pidfd, &gathered.process, map, directory)?;
+        let pins = Pins::new(kernel, pidfd, &gathered.process, map, files)?;
         Ok((gathered, pins))
     }
 

@@ -67,9 +67,15 @@ async fn answer(mut stream: UnixStream, broker: &Arc<Broker>) {
     // In the text too: it is what "journalctl -u clavigerd" shows.
     tracing::warn!(unit, credential, %code, request = %id, detail = refusal.detail, "{unit} gets no credential {credential}: {code}: {message} (clav why {id})");
     let sentence = format!("claviger refuses {credential} to {unit}: {} (clav why {id})\n", refusal.code);
-    let no = sentence.repeat(TOO_MUCH.div_ceil(sentence.len()));
+    let some = sentence.repeat(64);
+    let no = async {
+        for _ in 0..TOO_MUCH.div_ceil(some.len()) {
+            stream.write_all(some.as_bytes()).await?;
+        }
+        std::io::Result::Ok(())
+    };
     // It hangs up when it has had more than enough.
-    let _ = timeout(TAKEN_WITHIN, stream.write_all(no.as_bytes())).await;
+    let _ = timeout(TAKEN_WITHIN, no).await;
 }
 
 async fn give(stream: &mut UnixStream, asked: &Asked, broker: &Arc<Broker>, id: RequestId) -> Result<(), Refusal> {

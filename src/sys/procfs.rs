@@ -80,26 +80,16 @@ impl ProcDir {
 
     /// A whole small file below it, at most `max` bytes; longer is an error, never a shorter truth.
     pub fn read(&self, name: &str, max: usize) -> io::Result<Vec<u8>> {
-        let file = openat(&self.dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-        // Most are far smaller than they may be.
-        let mut bytes = vec![0; (max + 1).min(2048)];
-        let mut len = 0;
-        loop {
-            if len == bytes.len() {
-                bytes.resize((2 * len).min(max + 1), 0);
-            }
-            match nix::unistd::read(&file, &mut bytes[len..]) {
-                Ok(0) => break,
-                Ok(n) => len += n,
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-            if len > max {
-                return Err(Errno::EFBIG.into());
-            }
-        }
-        bytes.truncate(len);
-        Ok(bytes)
+        whole(&self.file(name)?, max)
+    }
+
+    fn file(&self, name: &str) -> io::Result<OwnedFd> {
+        openat(&self.dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(io::Error::from)
+    }
+
+    /// What its ids and control group are read from, opened.
+    pub fn ids(&self) -> io::Result<IdFiles> {
+        Ok(IdFiles { status: self.file("status")?, cgroup: self.file("cgroup")? })
     }
 
     /// Where a link below it points, as raw bytes.
@@ -122,7 +112,7 @@ impl ProcDir {
 
     /// Ids and tracer.
     pub fn status(&self) -> io::Result<Status> {
-        parse_status(&self.read("status", 64 << 10)?).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+        parse_status(&self.read("status", STATUS_MAX)?).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
     }
 
     /// Parent and start.
@@ -132,18 +122,13 @@ impl ProcDir {
 
     /// Path in the unified hierarchy; `None` when the process is in none.
     pub fn cgroup(&self) -> io::Result<Option<Vec<u8>>> {
-        Ok(parse_cgroup(&self.read("cgroup", 64 << 10)?))
+        Ok(parse_cgroup(&self.read("cgroup", CGROUP_MAX)?))
     }
 
     /// The audit login uid; `None` when it is unset or the kernel keeps none.
     pub fn login_uid(&self) -> Option<u32> {
         let text = self.read("loginuid", 32).ok()?;
         std::str::from_utf8(&text).ok()?.trim().parse().ok().filter(|uid| *uid != u32::MAX)
-    }
-
-    /// Takes a descriptor of the directory of a process that somebody who looked at it passed on.
-    pub fn from_fd(dir: OwnedFd, pid: u32) -> Self {
-        Self { dir, pid }
     }
 
     /// Fixes the present memory map.
@@ -159,6 +144,61 @@ impl ProcDir {
     }
 }
 
+/// The files that ids and control group of one process are read from, opened by whoever may look at it. They tell in whoever's hands they
+/// are, anew each time: a directory would not, for Landlock asks again at every file that is opened below it.
+pub struct IdFiles {
+    status: OwnedFd,
+    cgroup: OwnedFd,
+}
+
+impl IdFiles {
+    /// Files that somebody who may look at the process has opened.
+    pub fn received(status: OwnedFd, cgroup: OwnedFd) -> Self {
+        Self { status, cgroup }
+    }
+
+    /// Both, in the order in which they are passed on.
+    pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.status.as_fd(), self.cgroup.as_fd()]
+    }
+
+    /// Ids and tracer, now.
+    pub fn status(&self) -> io::Result<Status> {
+        parse_status(&whole(&self.status, STATUS_MAX)?).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    }
+
+    /// Path in the unified hierarchy, now; `None` when the process is in none.
+    pub fn cgroup(&self) -> io::Result<Option<Vec<u8>>> {
+        Ok(parse_cgroup(&whole(&self.cgroup, CGROUP_MAX)?))
+    }
+}
+
+const STATUS_MAX: usize = 64 << 10;
+const CGROUP_MAX: usize = 64 << 10;
+
+/// All that a file of `/proc` says now, from its beginning.
+fn whole(file: &OwnedFd, max: usize) -> io::Result<Vec<u8>> {
+    // Most are far smaller than they may be.
+    let mut bytes = vec![0; (max + 1).min(2048)];
+    let mut len = 0;
+    loop {
+        if len == bytes.len() {
+            bytes.resize((2 * len).min(max + 1), 0);
+        }
+        match nix::sys::uio::pread(file, &mut bytes[len..], len as i64) {
+            Ok(0) => break,
+            Ok(n) => len += n,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        if len > max {
+            return Err(Errno::EFBIG.into());
+        }
+    }
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
 impl From<OwnedFd> for MapPin {
     /// A pin that somebody who may look at the process has made; it tells in whoever's hands it is.
     fn from(fd: OwnedFd) -> Self {
@@ -169,12 +209,6 @@ impl From<OwnedFd> for MapPin {
 impl From<MapPin> for OwnedFd {
     fn from(pin: MapPin) -> Self {
         pin.0
-    }
-}
-
-impl From<ProcDir> for OwnedFd {
-    fn from(dir: ProcDir) -> Self {
-        dir.dir
     }
 }
 
@@ -301,6 +335,20 @@ pub fn printable_path(path: &OsString) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_were_opened_tell_of_the_same_process_for_as_long_as_it_lives() {
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let dir = ProcDir::open(child.id()).unwrap();
+        let ids = dir.ids().unwrap();
+        for _ in 0..2 {
+            assert_eq!(ids.status().unwrap().uids, dir.status().unwrap().uids);
+            assert_eq!(ids.cgroup().unwrap(), dir.cgroup().unwrap());
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(ids.status().is_err() && ids.cgroup().is_err());
+    }
 
     #[test]
     fn reads_itself() {

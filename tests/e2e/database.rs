@@ -23,14 +23,18 @@ pub fn setup(cluster: &Postgres) -> Setup {
 
 pub const ASK: &str = r#"{"secret":"db/orders"}"#;
 
-async fn log_in(cluster: &Postgres, answer: &serde_json::Value) -> Result<Client, tokio_postgres::Error> {
-    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+/// Logs in with what was issued.
+pub async fn log_in_as(cluster: &Postgres, user: &str, password: &str) -> Result<Client, tokio_postgres::Error> {
     let mut config = Config::new();
-    config.host_path(cluster.socket_folder()).port(cluster.port).dbname("app");
-    config.user(text(&answer["body"]["attributes"]["username"])).password(text(&answer["body"]["secret"]["value"]));
+    config.host_path(cluster.socket_folder()).port(cluster.port).dbname("app").user(user).password(password);
     let (client, connection) = config.connect(NoTls).await?;
     tokio::spawn(connection);
     Ok(client)
+}
+
+async fn log_in(cluster: &Postgres, answer: &serde_json::Value) -> Result<Client, tokio_postgres::Error> {
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    log_in_as(cluster, &text(&answer["body"]["attributes"]["username"]), &text(&answer["body"]["secret"]["value"])).await
 }
 
 /// Roles of ours in the database.

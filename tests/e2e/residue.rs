@@ -78,11 +78,12 @@ async fn nothing_of_a_value_or_key_is_left_in_memory() {
         config: "[limits]\nconnections_per_second = 10000\n\
                  [[engine]]\nkind = \"jwt\"\nname = \"tokens\"\nissuer = \"https://tokens.example\"\nmax_ttl = \"1h\"\n"
             .to_owned(),
-        identities: identity("shop", VICTIM, "").replace(", \"unix:path:$DIR/bin/shop\"", ""),
+        identities: identity("shop", VICTIM, &(declared(CONTROL) + &declared("app/object"))).replace(", \"unix:path:$DIR/bin/shop\"", ""),
         secrets: secret(CONTROL, "internal", "")
+            + &secret("app/object", "internal", "reads_max = 1000000")
             + &secret("app/put", "internal", "")
             + &secret("token/api", "internal", "settings = { audience = \"api\" }").replace("engine = \"local\"", "engine = \"tokens\""),
-        policy: [CONTROL, "token/api"].map(|name| grant("shop", name)).concat(),
+        policy: [CONTROL, "app/object", "token/api"].map(|name| grant("shop", name)).concat(),
         ..Setup::default()
     };
     if let Some(cluster) = &cluster {
@@ -103,6 +104,7 @@ async fn nothing_of_a_value_or_key_is_left_in_memory() {
     }
     host.launch();
     host.put(CONTROL, VALUE);
+    host.put("app/object", &format!(r#"{{"user": "u", "password": "{VALUE}"}}"#));
 
     let mut needles = Needles::default();
     for (name, value) in [
@@ -128,6 +130,9 @@ async fn nothing_of_a_value_or_key_is_left_in_memory() {
     };
     for _ in 0..rounds() {
         assert_eq!(call(format!("GET /v1/leases/{lease}/secret"), 200)["secret"]["value"], VALUE);
+        // As Vault's clients read: the value as it is, and the members of an object.
+        assert_eq!(call(format!("GET /v1/secret/data/{CONTROL}"), 200)["data"]["data"]["value"], VALUE);
+        assert_eq!(call("GET /v1/creds/app/object".to_owned(), 200)["data"]["password"], VALUE);
         call(format!("POST /v1/leases/{lease}/renew"), 200);
         let issued = call(format!("POST /v1/leases {}", body(CONTROL)), 201);
         call(format!("DELETE /v1/leases/{}", issued["lease"]["id"].as_str().unwrap()), 200);

@@ -1,9 +1,8 @@
 //! Vault's and OpenBao's own clients, unmodified, at the workload socket.
 
-use super::{clients, host::*};
+use super::{clients, database, host::*, postgres::Postgres};
 use serde_json::Value;
 use std::{
-    fs,
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -62,13 +61,10 @@ fn started(more: &str) -> Host {
     host
 }
 
-/// OpenBao's program, as a user of this host has it.
+/// OpenBao's program, as a user of this host has it. A copy and no further link: another link changes the file that others are running.
 fn put_bao(host: &Host, packages: &Path) {
-    let (from, to) = (clients::bao(packages), host.dir.join("bin/bao"));
-    if fs::hard_link(&from, &to).is_err() {
-        // By another process: a child that is forked meanwhile by another test would hold the file open for writing ("text file busy").
-        assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
-    }
+    // By another process: a child that is forked meanwhile by another test would hold the file open for writing ("text file busy").
+    assert!(Command::new("cp").args([clients::bao(packages), host.dir.join("bin/bao")]).status().unwrap().success());
 }
 
 fn environment(host: &Host, command: &mut Command) {
@@ -171,7 +167,16 @@ fn bao_is_told_no_in_its_own_words() {
         2,
         &["Code: 403", "no_declared_use", "[[identity.use]]", "secret = \"app/undeclared\"", "testing"],
     );
+    let why = |host: &Host| {
+        let request = host.records_of("refuse").pop().unwrap()["request"].as_str().unwrap().to_owned();
+        host.clav_is_there();
+        let done = host.shell(0, &format!("clav why {request}")).output().unwrap();
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    };
+    let told = why(&host);
+    assert!(told.contains("Insert after line") && told.contains("secret = \"app/undeclared\"") && !told.contains("clav get"), "{told}");
     no(&["kv", "get", "secret/app/two"], 2, &["Code: 403", "no_declared_use", "exactly one use", "clav why req-"]);
+    assert!(why(&host).contains("declares several uses of app/two"), "{}", why(&host));
     no(&["kv", "get", "secret/app/sealed"], 2, &["Code: 403", "pinned_required"]);
     no(&["kv", "get", "kv/app/one"], 2, &["there are secret/ and creds/"]);
     no(&["read", "sys/mounts"], 2, &["Code: 400", "unsupported path"]);
@@ -215,6 +220,84 @@ fn bao_as_a_client_speaks_for_whoever_ran_it() {
     let ended = host.end_of(lease["id"].as_str().unwrap());
     assert_eq!(ended["ended"]["reason"], "holder_gone", "with the script");
     assert!(host.records_of("issue")[0]["client"]["exe"]["path"].as_str().unwrap().ends_with("/bin/bao"));
+}
+
+#[test]
+fn a_credential_that_would_die_below_its_unit_is_warned_about() {
+    if !is_root() {
+        return;
+    }
+    let mut setup = setup("");
+    let row = identity("loads", VICTIM, &(declared("token") + &declared("app/one")))
+        .replace(&format!("\"unix:uid:{VICTIM}\", \"unix:path:$DIR/bin/loads\""), "\"systemd:loads:loads.service\"");
+    setup.identities += &row;
+    let host = Host::start(setup);
+    let checked = host.operator("POST", "/v1/policy/check", "");
+    let warnings: Vec<&str> =
+        checked["warnings"].as_array().unwrap().iter().filter_map(Value::as_str).filter(|text| text.contains("identity loads")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("loads token for a unit"), "{checked}");
+}
+
+#[test]
+fn bao_manages_leases_for_whoever_ran_it() {
+    let (true, Some(packages)) = (is_root(), clients::packages()) else { return };
+    let mut setup = setup("[attest]\nclients = [\"$DIR/bin/bao\"]\n");
+    setup.identities = setup.identities.replace(", \"unix:path:$DIR/bin/bao\"", "");
+    let mut host = Host::prepare(setup);
+    put_bao(&host, &packages);
+    host.launch();
+    host.put("app/one", "value-one");
+    let script = r#"
+        set -e
+        id=$(bao read -format=json creds/token | sed -n 's/.*"lease_id": "\(.*\)",/\1/p')
+        bao lease lookup -format=json "$id"
+        bao lease renew -format=json "$id"
+        bao lease revoke "$id"
+        bao lease lookup "$id" 2>&1 && exit 9
+        bao kv get -field=value secret/app/one
+        bao token renew >/dev/null
+        bao token revoke -self
+    "#;
+    let mut shell = host.shell(VICTIM, script);
+    shell.env("BAO_ADDR", format!("unix://{}", host.path("workload.sock"))).env("HOME", "/nonexistent");
+    let done = shell.output().unwrap();
+    let said = text(&done);
+    assert!(done.status.success(), "{said}");
+    assert!(said.contains("\"expire_time\"") && said.contains("\"lease_duration\"") && said.contains("value-one"), "{said}");
+    assert!(said.contains("no_lease") || said.contains("lease_ended"), "{said}");
+    let reasons: Vec<Value> = host.records_of("end").iter().map(|end| end["ended"]["reason"].clone()).collect();
+    assert_eq!(reasons, ["asked", "asked"], "each was given back, none by the script's end");
+    assert!(host.live().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_of_a_vault_client_dies_with_its_holder() {
+    let (true, Some(packages)) = (is_root(), clients::packages()) else { return };
+    let Some(cluster) = Postgres::start().await else { return };
+    let mut setup = database::setup(&cluster);
+    setup.identities += &identity("bao", VICTIM, &declared("db/orders"));
+    setup.policy += &grant("bao", "db/orders");
+    let mut host = Host::start(setup);
+    put_bao(&host, &packages);
+    let script = r#"
+say(client.secrets.database.generate_credentials(name="db/orders"))
+sys.stdin.readline()
+"#;
+    let mut actor = Actor::of(hvac_command(&host, &packages, script));
+    let word = |answer: &Value, name: &str| answer["data"][name].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+    let (user, password) = (word(&actor.first, "username"), word(&actor.first, "password"));
+    assert!(actor.first["renewable"] == true && actor.first["lease_duration"].as_u64().unwrap() > 3000, "{}", actor.first);
+    let open = database::log_in_as(&cluster, &user, &password).await.unwrap();
+    let lease = actor.first["lease_id"].as_str().unwrap().to_owned();
+    actor.kill();
+    assert_eq!(host.end_of(&lease)["ended"]["result"], "revoked");
+    assert!(open.query_one("SELECT 1", &[]).await.is_err(), "the open session is closed");
+    // bao by itself is such a program too: what it prints is dead as soon as it has.
+    let printed = json(&bao(&host, &["read", "-format=json", "creds/db/orders"]));
+    let ended = host.end_of(printed["lease_id"].as_str().unwrap());
+    assert_eq!((ended["ended"]["reason"].as_str(), ended["ended"]["result"].as_str()), (Some("holder_gone"), Some("revoked")));
+    assert!(database::log_in_as(&cluster, &word(&printed, "username"), &word(&printed, "password")).await.is_err());
+    assert!(database::roles(&cluster).await.is_empty());
 }
 
 #[test]

@@ -92,15 +92,15 @@ async fn asked(attestor: impl FnOnce(Packets, Numbered<Request>, BorrowedFd<'_>)
     panic!("{} descriptors are left of what the attestor passed", open_on(&marked) - 1);
 }
 
-fn gathered(directory: bool) -> Answer {
+fn gathered(files: bool) -> Answer {
     let gathered = crate::attest::Gathered { process: Default::default(), ancestors: Vec::new(), ancestors_in_full: false };
-    Answer::Process { gathered: Box::new(gathered), directory }
+    Answer::Process { gathered: Box::new(gathered), files }
 }
 
 #[tokio::test]
 async fn an_answer_with_other_descriptors_than_it_should_have_is_none() {
-    for (right, sent) in [(1, 0), (1, 2), (2, 1), (2, 3), (1, 60), (1, 200)] {
-        let error = asked(move |packets, asked, fd| say(&packets, asked.id, gathered(right == 2), &vec![fd; sent])).await;
+    for (right, sent) in [(1, 0), (1, 2), (3, 1), (3, 2), (3, 4), (1, 60), (1, 200)] {
+        let error = asked(move |packets, asked, fd| say(&packets, asked.id, gathered(right == 3), &vec![fd; sent])).await;
         assert!(Unavailable::is(&error), "{right} {sent}: {error}");
     }
 }
@@ -232,9 +232,9 @@ fn the_attestor_answers_what_it_is_asked() {
     let pid = std::process::id();
     let me = Pidfd::open(pid).unwrap();
     let (answer, descriptors) = ask(&packets, Request::Process { pid, full: true }, &[me.as_fd()]).unwrap().unwrap();
-    let Answer::Process { gathered, directory } = answer else { panic!("{answer:?}") };
+    let Answer::Process { gathered, files } = answer else { panic!("{answer:?}") };
     assert_eq!((gathered.process.pid, gathered.process.uids[1], gathered.ancestors_in_full), (pid, euid(), true));
-    assert_eq!(descriptors, 1 + usize::from(directory));
+    assert_eq!(descriptors, 1 + 2 * usize::from(files));
     let exe = gathered.process.exe.unwrap();
     let (answer, _) = ask(&packets, Request::Look { pids: vec![pid, pid] }, &[me.as_fd(), me.as_fd()]).unwrap().unwrap();
     let Answer::Look(looks) = answer else { panic!("{answer:?}") };

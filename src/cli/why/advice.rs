@@ -108,7 +108,7 @@ impl<'a> Case<'a> {
     }
 
     fn code(&mut self, code: &str) {
-        if self.get("/adapter") == "systemd" && super::unit::code(self, code) {
+        if super::door::code(self, code) {
             return;
         }
         match code {

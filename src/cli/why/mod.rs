@@ -2,11 +2,11 @@
 
 mod advice;
 mod ask;
+mod door;
 mod host;
 mod needs;
 mod nobody;
 mod plan;
-mod unit;
 
 use super::{
     Desk, Done, Failure,

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     broker::Broker,
     intent::{Adapter, Ask, Source},
-    model::{Code, Refusal, RequestId, SecretName},
+    model::{Class, Code, Refusal, RequestId, SecretName},
     wire::WhoAmI,
 };
 use hyper::{Response, StatusCode};
@@ -66,7 +66,11 @@ pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Resu
         ("PUT", "/v1/auth/token/revoke-self") => {
             // What a token's end would end: the leases that were taken by it.
             for lease in broker.leases_of(&call.peer, id).await?.iter().filter(|lease| lease.source == Source::Adapter) {
-                broker.give_back(&call.peer, lease.id, id).await?;
+                match broker.give_back(&call.peer, lease.id, id).await {
+                    // It ended by itself meanwhile.
+                    Err(refusal) if !matches!(refusal.code.class(), Class::Gone | Class::NotFound) => return Err(refusal),
+                    _ => {}
+                }
             }
             Ok(nothing(id))
         }

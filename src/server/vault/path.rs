@@ -38,6 +38,9 @@ pub(super) fn find(method: &Method, path: &str) -> Result<(&'static Route, Optio
     let below = path.strip_prefix("/v1/").unwrap_or_default();
     if BELOW.iter().any(|begin| below.starts_with(begin)) {
         match routes::find("workload", &spelled(method), path) {
+            Matched::Route(route, _) if method.as_str() == "LIST" && !route.path.starts_with("/v1/secret/metadata") => {
+                return Err(Refusal::new(Code::METHOD));
+            }
             Matched::Route(route, parameter) => return Ok((route, parameter)),
             Matched::OtherMethod => return Err(Refusal::new(Code::METHOD)),
             Matched::Nothing => {}
@@ -74,7 +77,9 @@ mod tests {
         assert_eq!(found("GET", "/v1/secret/metadata/app/"), Ok(("/v1/secret/metadata/{name}", Some("app".into()))));
         assert_eq!(found("POST", "/v1/sys/leases/renew"), Ok(("/v1/sys/leases/renew", None)));
         assert_eq!(found("PUT", "/v1/sys/leases/revoke/lease-1"), Ok(("/v1/sys/leases/revoke/{id}", Some("lease-1".into()))));
-        assert_eq!(found("PUT", "/v1/secret/data/app/db"), Err(Code::METHOD));
+        for method in ["PUT", "LIST", "DELETE"] {
+            assert_eq!(found(method, "/v1/secret/data/app/db"), Err(Code::METHOD), "{method}");
+        }
         for other in
             ["/v1/leases", "/v1/secrets", "/v1/secret", "/v1/secret/app", "/v1/sys/leases/revoke-prefix/x", "/v1/", "/", "/v1/kv/a"]
         {

@@ -50,7 +50,7 @@ pub(super) const ATTESTOR_ANSWER: Target = Target {
             Answer::File(None),
             Answer::Failed("no such process".into()),
             Answer::Short("too many open files".into()),
-            Answer::Process { gathered, directory: true },
+            Answer::Process { gathered, files: true },
         ];
         all.into_iter().filter_map(|body| encode_answer(&Numbered { id: 300, body }).ok()).collect()
     },
