@@ -6,6 +6,8 @@
 mod host;
 #[path = "../support/leaks.rs"]
 mod leaks;
+#[path = "../support/openbao.rs"]
+mod openbao_server;
 #[path = "../support/postgres.rs"]
 mod postgres;
 
@@ -23,6 +25,7 @@ mod fuse;
 mod hostile;
 mod launched;
 mod leases;
+mod openbao;
 mod operators;
 mod pinned;
 mod request;

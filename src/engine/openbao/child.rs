@@ -74,10 +74,7 @@ impl Children {
             meta.insert(PATH.into(), path.into());
         }
         let doing = format!("making a token with the role {}", self.role);
-        let reply = self.create(order.lease, policies, meta, seconds, &doing).await?.map_err(|fault| match fault {
-            Fault::Rejected(_, text) => EngineError::Refused(format!("{doing}: {text}")),
-            fault => fault.during(&doing),
-        })?;
+        let reply = self.create(order.lease, policies, meta, seconds, &doing).await?.map_err(|fault| fault.during(&doing))?;
         let auth = reply.auth.unwrap_or_default();
         let setup = |what: &str| Err(EngineError::Setup(format!("auth/token/roles/{}: {what}", self.role)));
         if !auth.orphan {

@@ -35,6 +35,7 @@ impl OpenBaoEngine {
         let seconds = self.seconds(order);
         let life = if read.short_life { CALL_SECONDS } else { seconds };
         self.children.make(order, &read.policies, (!read.short_life).then_some(path), life).await?;
+        crate::failpoint!("openbao-token-made");
         let (child, api) = (self.children.id(order.lease), &self.children.session.api);
         let url = encoded(path);
         let reply = match read.body(order, seconds) {

@@ -175,7 +175,8 @@ impl Session {
         let doing = format!("logging in at {path}");
         let auth = match reply {
             // What is refused here is what the operator gave us.
-            Err(Fault::Denied(text) | Fault::Rejected(_, text)) => return Err(EngineError::Setup(format!("{doing}: {text}"))),
+            Err(Fault::Denied(text)) => return Err(EngineError::Setup(format!("{doing}: {text} (403)"))),
+            Err(Fault::Rejected(status, text)) => return Err(EngineError::Setup(format!("{doing}: {text} ({status})"))),
             reply => reply.map_err(|fault| fault.during(&doing))?.auth,
         };
         match auth {
