@@ -362,7 +362,10 @@ async fn what_is_not_there_or_not_as_it_should_be_is_said() {
     let engine = engine(&server, b"state").await;
     let error = async |settings: Value| {
         let row = secret("kv/app", &engine, settings);
-        match engine.issue(&Asked::new().order(&row)).await {
+        let asked = Asked::new();
+        let issued = engine.issue(&asked.order(&row)).await;
+        engine.settle(asked.lease, Some(&row)).await.unwrap();
+        match issued {
             Err(EngineError::NoValue) => "no value".to_owned(),
             Err(EngineError::Setup(text)) => text,
             Err(error) => panic!("{error:?}"),

@@ -99,7 +99,7 @@ async fn lives_and_dies(two: bool) {
     // The value outlives a daemon and needs no server to be read again.
     host.stop(true);
     host.launch();
-    holder.say(&format!("call GET /v1/leases/{lease}/secret"));
+    holder.say(&format!("call-anew GET /v1/leases/{lease}/secret"));
     assert_eq!(holder.line()["body"]["secret"]["value"].as_str(), Some(value.as_str()));
     holder.kill();
     let end = host.end_of(&lease);
@@ -139,7 +139,7 @@ async fn a_lease_keeps_the_version_of_a_value_it_was_issued_with() {
             host.stop(true);
             host.launch();
         }
-        old.say(&format!("call GET /v1/leases/{}/secret", old.lease()));
+        old.say(&format!("call-anew GET /v1/leases/{}/secret", old.lease()));
         assert_eq!(old.line()["body"]["secret"]["value"], "first value");
     }
     let versions: Vec<u64> = host.records_of("issue").iter().map(|record| record["secret"]["version"].as_u64().unwrap()).collect();

@@ -110,6 +110,8 @@ impl OpenBao {
     /// How many tokens claviger has here, fences not counted.
     pub async fn tokens(&self) -> Vec<String> {
         let (_, listed) = self.call(Method::Get, "auth/token/accessors?list=true", Value::Null).await;
+        // What is being made must not be looked at: the server would end it.
+        tokio::time::sleep(Duration::from_millis(300)).await;
         let mut found = Vec::new();
         for accessor in listed["data"]["keys"].as_array().into_iter().flatten() {
             let (_, looked) = self.call(Method::Put, "auth/token/lookup-accessor", json!({"accessor": accessor})).await;
