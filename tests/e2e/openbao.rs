@@ -3,8 +3,10 @@
 
 use super::{
     host::*,
+    leaks::Needles,
     openbao_server::OpenBao,
     postgres::{BROKER, BROKER_PASSWORD, Postgres},
+    residue::look,
 };
 use claviger::outbound::Method;
 use serde_json::{Value, json};
@@ -256,4 +258,50 @@ async fn an_outage_is_said_and_endings_wait_for_its_end() {
     assert_eq!(status, 200);
     let again = host.hold(VICTIM, "orders", &["hold", ASK]);
     assert_eq!(again.first["status"], 201, "{}\n{}", again.first, host.log());
+}
+
+/// The secret id, values of the KV store, of leases and of tokens pass through the daemon many times, and rest where not even root looks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_from_openbao_is_left_in_memory() {
+    if !is_root() {
+        return;
+    }
+    let (Some(cluster), Some(server)) = (Postgres::start().await, OpenBao::start().await) else { return };
+    let mut host = host(&server, &cluster, false).await;
+    let stored = "rsd-bao-Kx7Tq3vN-a-value-that-openbao-keeps-M2hW9cRf5";
+    server.put("secret/data/app/db", json!({"data": {"user": "u", "password": stored}})).await;
+    host.write("secrets.d/token.toml", &row("bao/app", "token = { policies = [\"app\"] }"));
+    host.write("policy.d/60-token.cedar", &grant("orders", "bao/app"));
+    host.launch();
+    let mut needles = Needles::default();
+    needles.add("the stored value", stored.as_bytes());
+    needles.add("the secret id", &std::fs::read(host.path("secret-id")).unwrap());
+    let mut holder = host.hold(VICTIM, "orders", &["hold", ASK_KV]);
+    assert_eq!(holder.first["status"], 201, "{}\n{}", holder.first, host.log());
+    let kept = holder.lease();
+    let mut call = |line: String| {
+        holder.say(&format!("call {line}"));
+        let answer = holder.line();
+        assert!(answer["status"].as_u64().is_some_and(|status| status < 300), "{line}: {answer}");
+        answer["body"].clone()
+    };
+    for name in ["db/orders", "bao/app", "app/db"] {
+        for _ in 0..10 {
+            let issued = call(format!("POST /v1/leases {{\"secret\":\"{name}\",\"purpose\":\"testing\"}}"));
+            needles.add(name, issued["secret"]["value"].as_str().unwrap().as_bytes());
+            let id = issued["lease"]["id"].as_str().unwrap();
+            assert_eq!(call(format!("GET /v1/leases/{id}/secret"))["secret"], issued["secret"]);
+            call(format!("POST /v1/leases/{id}/renew"));
+            call(format!("DELETE /v1/leases/{id}"));
+        }
+    }
+    assert_eq!(call(format!("GET /v1/leases/{kept}/secret"))["secret"]["value"], stored);
+    let mut control = Needles::default();
+    control.add("the control", b"grant.orders.db.orders");
+    let memory = look(host.pid(), &needles);
+    assert!(!look(host.pid(), &control).found.is_empty() && memory.read > 10 << 20, "whoever looks sees what is there");
+    assert!(memory.found.is_empty(), "{:#?}", memory.found);
+    drop(holder);
+    host.wait_until(Duration::from_secs(20), "all leases end", |host| host.live().is_empty());
+    agree(&host, &cluster, &server, "at the end").await;
 }
