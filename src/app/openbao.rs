@@ -104,3 +104,56 @@ fn login(from: &OpenBaoConfig, tokens: &[(EngineName, Arc<JwtEngine>)]) -> Resul
 fn wrong(from: &OpenBaoConfig, what: &str) -> BuildError {
     BuildError::Config(format!("engine {}: {what}", from.name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{Config, EngineConfig, File},
+        sys::SystemClock,
+    };
+
+    fn problem(more: &str) -> String {
+        let text = format!("[[engine]]\nkind = \"openbao\"\nname = \"bao\"\n{more}");
+        let parsed = Config::parse(&File { path: "c.toml".into(), text }).unwrap();
+        let Some(EngineConfig::OpenBao(row)) = parsed.engines.first() else { panic!("{parsed:?}") };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        config(row, &[], &clock).err().map_or_else(|| "none".into(), |error| error.to_string())
+    }
+
+    #[test]
+    fn a_mistake_in_a_row_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        let token = folder.join("token");
+        std::fs::write(&token, "t").unwrap();
+        std::fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o400)).unwrap();
+        let unix = "address = \"unix:/run/bao.sock\"\n";
+        let file = format!("login = {{ method = \"token\", token_file = \"{}\" }}\n", token.display());
+        assert_eq!(problem(&format!("{unix}{file}")), "none");
+        for (text, wanted) in [
+            (format!("address = \"bao.example.com\"\n{file}"), "address must be https://HOST"),
+            (format!("address = \"http://127.0.0.1:8200\"\n{file}"), "plain_loopback = true"),
+            (format!("address = \"http://bao.example.com\"\nplain_loopback = true\n{file}"), "this host only"),
+            (format!("address = \"https://bao\"\nca_file = \"{}\"\n{file}", token.display()), "no certificate in the file"),
+            (format!("{unix}login = {{ method = \"cert\" }}\n"), "needs https, certificate_file"),
+            (format!("{unix}certificate_file = \"/x\"\n{file}"), "goes with key_file or key_credential"),
+            (format!("{unix}login = {{ method = \"token\" }}\n"), "name token_file or token_credential"),
+            (
+                format!(
+                    "{unix}login = {{ method = \"approle\", role_id = \"r\", secret_id_file = \"/x\", secret_id_credential = \"y\" }}\n"
+                ),
+                "exclude each other",
+            ),
+            (
+                format!("{unix}login = {{ method = \"jwt\", role = \"r\", engine = \"none\", audience = \"a\", subject = \"s\" }}\n"),
+                "there is no jwt engine none",
+            ),
+        ] {
+            let said = problem(&text);
+            assert!(said.starts_with("engine bao: ") && said.contains(wanted), "{text}: {said}");
+        }
+        std::fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        assert!(problem(&format!("{unix}{file}")).contains("must be 0600 or 0400"));
+    }
+}

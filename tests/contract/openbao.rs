@@ -543,3 +543,21 @@ async fn a_certificate_is_made_and_dies_by_itself() {
     assert!(matches!(engine.renew(&asked.order(&row), &issued.reference).await, Err(EngineError::Refused(_))));
     assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Lapsed);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_authority_or_name_is_an_operators_matter() {
+    let Some(server) = OpenBao::start().await else { return };
+    server.prepare().await;
+    let (stranger, _) = server.certificate("a certificate that signed nothing");
+    for (host, ca, wanted) in [
+        ("localhost", stranger.as_str(), "no authority that is trusted here (ca_file)"),
+        ("127.0.0.1", server.ca_pem.as_str(), "another name (server_name)"),
+    ] {
+        let address = claviger::outbound::Address::parse(&format!("https://{host}:{}", server.port), false).unwrap();
+        let trust = || claviger::outbound::Trust::named(ca.as_bytes());
+        let client = Client::new(address, None, trust, None, Limits::default(), Arc::new(SystemClock)).unwrap();
+        let engine = engine_with(client, approle("r".into(), "s".into()), b"state", LIMIT);
+        let error = engine.inventory().await.unwrap_err();
+        assert!(matches!(&error, EngineError::Setup(text) if text.contains(wanted) && text.starts_with("under-test: ")), "{error}");
+    }
+}
