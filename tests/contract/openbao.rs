@@ -75,7 +75,7 @@ impl Probe for Database {
     }
 }
 
-pub fn database_row() -> Value {
+fn database_row() -> Value {
     json!({"read": "database/creds/ro", "field": "password", "attributes": ["username"]})
 }
 
@@ -137,7 +137,7 @@ mod kv_version_2 {
 }
 
 /// A server with a database behind it, and an engine.
-async fn stage() -> Option<(Postgres, OpenBao, OpenBaoEngine)> {
+pub async fn stage() -> Option<(Postgres, OpenBao, OpenBaoEngine)> {
     let (cluster, server) = (Postgres::start().await?, OpenBao::start().await?);
     server.prepare().await;
     server.with_database(cluster.port, (BROKER, BROKER_PASSWORD)).await;
@@ -150,7 +150,7 @@ async fn roles(cluster: &Postgres) -> Vec<String> {
     rows.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-fn row(engine: &dyn Engine, path: &str) -> claviger::model::SecretDefinition {
+pub fn row(engine: &dyn Engine, path: &str) -> claviger::model::SecretDefinition {
     secret("db/orders", engine, json!({"read": path, "field": "password", "attributes": ["username"]}))
 }
 

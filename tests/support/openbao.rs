@@ -147,7 +147,7 @@ impl OpenBao {
         self.put("sys/auth/approle", json!({"type": "approle"})).await;
     }
 
-    /// The database engine over a cluster at that port, with roles `ro`, `short` (at most two minutes) and `slow` (three seconds to make one).
+    /// The database engine over a cluster at that port, with roles `ro` (a minute unless prolonged), `long` (an hour), `short` (at most two minutes) and `slow` (three seconds to make one).
     pub async fn with_database(&self, port: u16, (user, password): (&str, &str)) {
         self.put("sys/mounts/database", json!({"type": "database"})).await;
         let url = format!("postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{}/app?sslmode=require", port);
@@ -159,9 +159,13 @@ impl OpenBao {
         let drop =
             "REVOKE ALL ON app.orders FROM \"{{name}}\"; REVOKE ALL ON SCHEMA app FROM \"{{name}}\"; DROP ROLE IF EXISTS \"{{name}}\";";
         let slow = format!("SELECT pg_sleep(3); {create}");
-        for (name, create, max) in [("ro", create, "24h"), ("short", create, "2m"), ("slow", slow.as_str(), "24h")] {
-            let role =
-                json!({"db_name": "pg", "creation_statements": create, "revocation_statements": drop, "default_ttl": "1m", "max_ttl": max});
+        for (name, create, usual, max) in [
+            ("ro", create, "1m", "24h"),
+            ("long", create, "1h", "24h"),
+            ("short", create, "1m", "2m"),
+            ("slow", slow.as_str(), "1m", "24h"),
+        ] {
+            let role = json!({"db_name": "pg", "creation_statements": create, "revocation_statements": drop, "default_ttl": usual, "max_ttl": max});
             self.put(&format!("database/roles/{name}"), role).await;
         }
     }

@@ -142,7 +142,8 @@ impl OpenBaoEngine {
         match Kind::of(reference) {
             Some(Kind::Kv { .. } | Kind::ShortLife { .. }) => Ok(EndResult::Lapsed),
             Some(Kind::Leased { id, .. }) => self.end_leased(lease, &id).await,
-            Some(Kind::Token) | None => self.end_token(lease).await,
+            Some(Kind::Token) => self.end_token(lease).await,
+            None => self.end_unknown(lease).await,
         }
     }
 
