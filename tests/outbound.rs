@@ -313,3 +313,19 @@ async fn requests_say_what_they_should_and_use_one_connection() {
         assert!(text.contains("x-vault-token: t\r\n") && text.contains("content-type: application/json\r\n"), "{text}");
     }
 }
+
+#[tokio::test]
+async fn a_connection_that_nobody_uses_is_closed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = plain(listener.local_addr().unwrap().port(), LIMITS);
+    let (call, closed) = tokio::join!(get(&client), async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 1024];
+        assert!(stream.read(&mut request).await.unwrap() > 0);
+        stream.write_all(&ok("{}")).await.unwrap();
+        // Its buffers would keep what passed for as long as it is open.
+        tokio::time::timeout(Duration::from_secs(20), stream.read(&mut request)).await
+    });
+    assert_eq!(call.unwrap().status, 200);
+    assert!(matches!(closed, Ok(Ok(0))), "{closed:?}");
+}

@@ -9,9 +9,11 @@ use claviger::{
         Engine, Mark,
         jwt::{self, JwtEngine},
         local::{LocalEngine, LocalStore},
+        openbao::{self, OpenBaoEngine},
         postgres::{self, PostgresEngine, Server},
     },
     model::{Catalogue, Registry, WallTime},
+    outbound::{Address, Client, Limits},
     policy::{BASELINE, Bundle, Source},
     sys::{Clock, ManualClock},
 };
@@ -80,6 +82,24 @@ fn catalogue(config: &Config, files: &[File]) -> Result<Catalogue, String> {
                 let root = SealKey::from_bytes(&[8; 32]).unwrap();
                 Box::new(PostgresEngine::new(config, Mark::new(b"m", b"s"), &root, clock.clone()).map_err(|error| error.to_string())?)
             }
+            EngineConfig::OpenBao(from) => {
+                Address::parse(&from.address, from.plain_loopback).map_err(|error| format!("{name}: {error}"))?;
+                let nowhere = Address::parse("unix:/nowhere", false).unwrap();
+                let client = Client::new(nowhere, None, || unreachable!("no TLS"), None, Limits::default(), clock.clone()).unwrap();
+                let login = openbao::Login::Certificate { mount: "cert".into(), role: None };
+                let config = openbao::OpenBaoConfig {
+                    name: from.name.clone(),
+                    client,
+                    namespace: from.namespace.clone(),
+                    login,
+                    token_role: from.token_role.clone(),
+                    timeout: std::time::Duration::from_secs(1),
+                };
+                let root = SealKey::from_bytes(&[8; 32]).unwrap();
+                let (mark, random) = (Mark::new(b"m", b"s"), Arc::new(SeededRandom::new(2)));
+                let made = OpenBaoEngine::new(config, mark, &root, store.clone(), clock.clone(), random);
+                Box::new(made.map_err(|error| error.to_string())?)
+            }
         };
         engines.insert(name, made);
     }
@@ -123,7 +143,7 @@ fn the_shipped_configuration_is_the_default_and_says_so_key_by_key() {
     let text = read(&root().join("config/clavigerd.toml"));
     assert_eq!(parse(&text).unwrap(), Config::default());
     let all = parse(&uncommented(&text, false)).unwrap();
-    assert_eq!(all.engines.len(), 2);
+    assert_eq!(all.engines.len(), 3);
     assert!(all.metrics.textfile.is_some());
     // What is shown as a default is the default.
     let default = Config::default();
@@ -176,6 +196,8 @@ fn every_key_is_documented_and_no_other() {
     known.insert("engine jwt".into(), keys_of("[[engine]]", jwt));
     let postgres = "kind = \"postgres\"\nname = \"a\"\nhost = \"/a\"\ndatabase = \"a\"\nuser = \"a\"";
     known.insert("engine postgres".into(), keys_of("[[engine]]", postgres));
+    let openbao = "kind = \"openbao\"\nname = \"a\"\naddress = \"unix:/a\"\nlogin = { method = \"token\" }";
+    known.insert("engine openbao".into(), keys_of("[[engine]]", openbao));
     assert_eq!(documented, known);
 }
 

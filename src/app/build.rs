@@ -17,13 +17,19 @@ use crate::{
         Engine, EngineError, Engines,
         jwt::{self, JwtEngine, JwtError},
         local::{LocalEngine, LocalStore, StoreError},
+        openbao::OpenBaoEngine,
         postgres::{self, PostgresEngine, Server},
     },
     lease::{JournalError, Leases, Recovered},
     model::{EngineName, SecretBytes},
     sys::{self, Clock, DiskVolume, SystemClock, append::Reserve},
 };
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Why the daemon cannot be put together.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +112,7 @@ pub fn build(config: &Config, attestor: Arc<Attestor>, lacking: Vec<String>) -> 
     let key = state::key(config)?;
     let previous = state::previous_key(config)?;
     let store = Arc::new(LocalStore::open(&config.paths.state.join("store"), key, previous, random.clone(), clock.clone())?);
-    let (engines, tokens) = engines(config, &state, &store, &clock)?;
+    let (engines, tokens) = engines(config, &state, &store, &clock, &random)?;
     let places = Places::of(config);
     let governance = load::load(&places, &load::by_running(&engines), 1, clock.wall())?;
     for warning in &governance.warnings {
@@ -178,12 +184,20 @@ fn key_places(config: &Config) -> KeyPlaces {
 
 type Tokens = Vec<(EngineName, Arc<JwtEngine>)>;
 
-fn engines(config: &Config, state: &State, store: &Arc<LocalStore>, clock: &Arc<dyn Clock>) -> Result<(Engines, Tokens), BuildError> {
+fn engines(
+    config: &Config,
+    state: &State,
+    store: &Arc<LocalStore>,
+    clock: &Arc<dyn Clock>,
+    random: &Arc<SystemRandom>,
+) -> Result<(Engines, Tokens), BuildError> {
     // A constant that is a name.
     let local = EngineName::parse(LOCAL).map_err(|error| BuildError::Config(error.to_string()))?;
     let mut rows: Vec<(EngineName, Arc<dyn Engine>)> = vec![(local, Arc::new(LocalEngine::new(store.clone())))];
     let mut tokens = Vec::new();
-    for engine in &config.engines {
+    // Those that sign come first: others may log in with their tokens.
+    let signs = |engine: &&EngineConfig| matches!(engine, EngineConfig::Jwt(_));
+    for engine in config.engines.iter().filter(signs).chain(config.engines.iter().filter(|engine| !signs(engine))) {
         match engine {
             EngineConfig::Jwt(jwt) => {
                 let config = jwt::JwtConfig {
@@ -203,6 +217,13 @@ fn engines(config: &Config, state: &State, store: &Arc<LocalStore>, clock: &Arc<
                 let engine = PostgresEngine::new(postgres_config(postgres)?, state.mark.clone(), &root, clock.clone())?;
                 rows.push((postgres.name.clone(), Arc::new(engine)));
             }
+            EngineConfig::OpenBao(from) => {
+                // The same for ids of tokens and values that are sealed into leases.
+                let root: SealKey = store.own_key("openbao")?;
+                let config = super::openbao::config(from, &tokens, clock)?;
+                let engine = OpenBaoEngine::new(config, state.mark.clone(), &root, store.clone(), clock.clone(), random.clone())?;
+                rows.push((from.name.clone(), Arc::new(engine)));
+            }
         }
     }
     Ok((Engines::new(rows).map_err(BuildError::Twice)?, tokens))
@@ -217,15 +238,8 @@ fn postgres_config(from: &PostgresConfig) -> Result<postgres::PostgresConfig, Bu
         let ca_pem = sys::read_trusted(path, 1 << 20).map_err(|error| wrong(&error.to_string()))?.into_bytes();
         Server::Tls { host: from.host.clone(), port: from.port, ca_pem, server_name: from.server_name.clone() }
     };
-    let password = match (&from.password_credential, &from.password_file) {
-        (Some(_), Some(_)) => return Err(wrong("password_file and password_credential exclude each other")),
-        (Some(name), None) => {
-            let folder = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| wrong("the unit passes no credentials"))?;
-            Some(password(&Path::new(&folder).join(name))?)
-        }
-        (None, Some(path)) => Some(password(path)?),
-        (None, None) => None,
-    };
+    let place = secret_file(from.password_credential.as_deref(), from.password_file.as_deref());
+    let password = place.map_err(|what| wrong(&format!("password: {what}")))?.map(|path| password(&path)).transpose()?;
     let timeout = Duration::from_secs(u64::from(from.timeout_seconds.max(1)));
     Ok(postgres::PostgresConfig {
         password,
@@ -234,6 +248,18 @@ fn postgres_config(from: &PostgresConfig) -> Result<postgres::PostgresConfig, Bu
         call_timeout: timeout,
         ..postgres::PostgresConfig::new(from.name.clone(), server, &from.user)
     })
+}
+
+/// Where a secret of an operator's is: the systemd credential of that name, or the file. Not both.
+pub(super) fn secret_file(credential: Option<&str>, file: Option<&Path>) -> Result<Option<PathBuf>, &'static str> {
+    match (credential, file) {
+        (Some(_), Some(_)) => Err("the file and the credential exclude each other"),
+        (Some(name), None) => {
+            let folder = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or("the unit passes no credentials")?;
+            Ok(Some(Path::new(&folder).join(name)))
+        }
+        (None, file) => Ok(file.map(Path::to_path_buf)),
+    }
 }
 
 fn password(path: &Path) -> Result<SecretBytes, BuildError> {

@@ -52,10 +52,21 @@ fn reach(config: &Config, file: &Path) -> Reach {
     read.extend(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from));
     let mut ports = Vec::new();
     for engine in &config.engines {
-        let EngineConfig::Postgres(postgres) = engine else { continue };
-        read.extend([&postgres.ca_file, &postgres.password_file].into_iter().flatten().filter_map(|path| folder(path)));
-        if !postgres.host.starts_with('/') {
-            ports.extend([postgres.port, DOMAIN]);
+        match engine {
+            EngineConfig::Jwt(_) => {}
+            EngineConfig::Postgres(postgres) => {
+                read.extend([&postgres.ca_file, &postgres.password_file].into_iter().flatten().filter_map(|path| folder(path)));
+                if !postgres.host.starts_with('/') {
+                    ports.extend([postgres.port, DOMAIN]);
+                }
+            }
+            EngineConfig::OpenBao(openbao) => {
+                read.extend(openbao.files().into_iter().filter_map(|path| folder(path)));
+                // An address that cannot be read stops the start a moment later.
+                if let Some(port) = super::openbao::address(openbao).ok().and_then(|address| address.port()) {
+                    ports.extend([port, DOMAIN]);
+                }
+            }
         }
     }
     Reach { write, read, ports }
@@ -79,5 +90,10 @@ mod tests {
         let far = reach(&config(&format!("{text}{far}")), Path::new("/c/clavigerd.toml"));
         assert_eq!(far.ports, [6432, DOMAIN]);
         assert!(far.read.contains(&"/ca".into()));
+        let bao = "[[engine]]\nkind = \"openbao\"\nname = \"bao\"\naddress = \"https://bao:8200\"\nca_file = \"/ca/y\"\n\
+                   login = { method = \"approle\", role_id = \"r\", secret_id_file = \"/id/s\" }\n";
+        let bao = reach(&config(&format!("{text}{bao}")), Path::new("/c/clavigerd.toml"));
+        assert_eq!(bao.ports, [8200, DOMAIN]);
+        assert!(["/ca", "/id"].iter().all(|path| bao.read.contains(&path.into())));
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     attest::{Names, Roll},
     broker::{Governance, LoadProblems},
     config::{self, Config, EngineConfig, File},
-    engine::Engines,
+    engine::{Engines, openbao},
     model::{Catalogue, EndsBy, Registry, SecretDefinition, WallTime},
     policy::{Bundle, Source},
     sys,
@@ -58,6 +58,7 @@ pub fn by_configuration(config: &Config) -> impl Fn(&SecretDefinition) -> Result
         match config.engines.iter().find(|engine| *engine.name() == row.engine) {
             Some(EngineConfig::Jwt(_)) => Ok(EndsBy::ShortLife),
             Some(EngineConfig::Postgres(_)) => Ok(EndsBy::Upstream),
+            Some(EngineConfig::OpenBao(_)) => openbao::ends_by(row),
             None => Err(format!("engine {} is not configured", row.engine)),
         }
     }

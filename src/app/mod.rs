@@ -6,6 +6,7 @@ mod confinement;
 mod doubts;
 mod exit;
 mod load;
+mod openbao;
 mod restored;
 mod run;
 mod sight;

@@ -1,6 +1,6 @@
 //! `clavigerd.toml`: every key, its meaning and its default. `config/clavigerd.toml` shows the same to operators.
 
-use super::{ConfigError, File, parse};
+use super::{ConfigError, File, OpenBaoConfig, parse};
 use crate::{
     model::{EngineName, Ttl},
     sys::Feature,
@@ -277,6 +277,8 @@ pub enum EngineConfig {
     Jwt(JwtConfig),
     /// Roles of a PostgreSQL server.
     Postgres(PostgresConfig),
+    /// Secrets of an OpenBao or Vault server.
+    OpenBao(OpenBaoConfig),
 }
 
 impl EngineConfig {
@@ -285,6 +287,7 @@ impl EngineConfig {
         match self {
             EngineConfig::Jwt(jwt) => &jwt.name,
             EngineConfig::Postgres(postgres) => &postgres.name,
+            EngineConfig::OpenBao(openbao) => &openbao.name,
         }
     }
 }
@@ -336,7 +339,7 @@ pub struct PostgresConfig {
 fn default_port() -> u16 {
     5432
 }
-fn default_timeout() -> u32 {
+pub(super) fn default_timeout() -> u32 {
     5
 }
 

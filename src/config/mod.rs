@@ -4,6 +4,7 @@
 
 mod daemon;
 mod identities;
+mod openbao;
 mod places;
 mod secrets;
 
@@ -12,6 +13,7 @@ pub use daemon::{
     PathConfig, PostgresConfig, ShutdownRule, SocketConfig,
 };
 pub use identities::{identities, is_interpreter};
+pub use openbao::{OpenBaoConfig, OpenBaoLogin};
 pub use places::{KeyPlace, RowPlace, rows};
 pub use secrets::{RowDraft, secrets};
 

@@ -68,3 +68,60 @@ fn figures(mut times: Vec<Duration>) -> String {
     let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)];
     format!("p50 {:.1?} p99 {:.1?} max {:.1?}", at(50), at(99), times[times.len() - 1])
 }
+
+/// Database logins through OpenBao: what the server itself does with one token, and what the engine does with a token for each lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn openbao_logins_beside_the_servers_own() {
+    use crate::openbao::{engine, row, stage};
+    use claviger::outbound::Method;
+    use futures_util::future::join_all;
+    const AT_ONCE: usize = 8;
+    const EACH: usize = 25;
+    let Some((_cluster, server, _)) = stage().await else { return };
+    let engine = engine(&server, b"figures").await;
+    let row = row(&engine, "database/creds/long");
+    for round in 0..5 {
+        let began = Instant::now();
+        let raw = join_all((0..AT_ONCE).map(async |_| {
+            let mut leases = Vec::new();
+            for _ in 0..EACH {
+                let (status, answer) = server.call(Method::Get, "database/creds/long", serde_json::Value::Null).await;
+                assert_eq!(status, 200);
+                leases.push(answer["lease_id"].clone());
+            }
+            leases
+        }));
+        let raw = (raw.await, began.elapsed());
+        let began = Instant::now();
+        let ours = join_all((0..AT_ONCE).map(async |_| {
+            let mut leases = Vec::new();
+            for _ in 0..EACH {
+                let asked = Asked::new();
+                let issued = engine.issue(&asked.order(&row)).await.unwrap();
+                leases.push((asked, issued));
+            }
+            leases
+        }));
+        let ours = (ours.await, began.elapsed());
+        let began = Instant::now();
+        for lease in raw.0.iter().flatten() {
+            server.put("sys/leases/revoke", serde_json::json!({"lease_id": lease, "sync": true})).await;
+        }
+        let raw_end = began.elapsed();
+        let began = Instant::now();
+        for (asked, issued) in ours.0.iter().flatten() {
+            engine.end(asked.lease, &issued.reference).await.unwrap();
+        }
+        let ours_end = began.elapsed();
+        let rate = |time: Duration| (AT_ONCE * EACH) as f64 / time.as_secs_f64();
+        println!(
+            "round {round}: issue: OpenBao {:.0}/s, engine {:.0}/s, ratio {:.2} | end: OpenBao {:.0}/s, engine {:.0}/s",
+            rate(raw.1),
+            rate(ours.1),
+            rate(ours.1) / rate(raw.1),
+            rate(raw_end),
+            rate(ours_end)
+        );
+    }
+}

@@ -8,6 +8,7 @@ mod local;
 mod openbao;
 #[path = "../support/openbao.rs"]
 mod openbao_server;
+mod openbao_weather;
 mod postgres;
 mod postgres_faults;
 mod recording;

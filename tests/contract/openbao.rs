@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use claviger::{
     digest::{SealKey, SystemRandom},
     engine::{
-        Engine, EngineError, Issued, Mark, UpstreamRef,
+        Engine, EngineError, Issued, Mark, UpstreamRef, jwt,
         openbao::{Login, OpenBaoConfig, OpenBaoEngine, Source},
     },
-    model::{EndResult, EngineName, SecretBytes, WallTime},
+    model::{EndResult, EndsBy, EngineName, SecretBytes, Ttl, WallTime},
     outbound::{Client, Limits, Method},
     sys::SystemClock,
 };
@@ -55,8 +55,9 @@ fn text(issued: &Issued) -> &str {
 
 /// Logs in to the database with what was issued.
 pub struct Database {
-    pub server: OpenBao,
-    pub cluster: Postgres,
+    #[allow(dead_code, reason = "keeps the server")]
+    server: OpenBao,
+    cluster: Postgres,
 }
 
 pub async fn logs_in(cluster: &Postgres, issued: &Issued) -> bool {
@@ -74,7 +75,7 @@ impl Probe for Database {
     }
 }
 
-pub fn database_row() -> Value {
+fn database_row() -> Value {
     json!({"read": "database/creds/ro", "field": "password", "attributes": ["username"]})
 }
 
@@ -136,7 +137,7 @@ mod kv_version_2 {
 }
 
 /// A server with a database behind it, and an engine.
-async fn stage() -> Option<(Postgres, OpenBao, OpenBaoEngine)> {
+pub async fn stage() -> Option<(Postgres, OpenBao, OpenBaoEngine)> {
     let (cluster, server) = (Postgres::start().await?, OpenBao::start().await?);
     server.prepare().await;
     server.with_database(cluster.port, (BROKER, BROKER_PASSWORD)).await;
@@ -149,7 +150,7 @@ async fn roles(cluster: &Postgres) -> Vec<String> {
     rows.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-fn row(engine: &dyn Engine, path: &str) -> claviger::model::SecretDefinition {
+pub fn row(engine: &dyn Engine, path: &str) -> claviger::model::SecretDefinition {
     secret("db/orders", engine, json!({"read": path, "field": "password", "attributes": ["username"]}))
 }
 
@@ -317,4 +318,246 @@ async fn a_credential_lasts_as_long_as_its_lease_or_is_refused() {
 
 async fn engine_of_a_clone(server: &OpenBao) -> OpenBaoEngine {
     engine(server, b"another state").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_readers_of_a_value_are_one_call() {
+    let Some(server) = OpenBao::start().await else { return };
+    server.prepare().await;
+    server.put("secret/data/app/db", json!({"data": {"password": "first"}})).await;
+    server.put("secret/data/app/db", json!({"data": {"password": "second"}})).await;
+    let engine = engine(&server, b"state").await;
+    let newest = secret("kv/app", &engine, json!({"kv": "secret/app/db", "field": "password"}));
+    let first = secret("kv/first", &engine, json!({"kv": "app/db", "mount": "secret", "version": 1, "field": "password"}));
+    let calls = |server: &OpenBao| {
+        let lines = server.audit();
+        lines.lines().filter(|line| line.contains("\"type\":\"request\"") && line.contains("\"path\":\"secret/data/app/db\"")).count()
+    };
+    let asked = Asked::new();
+    let issued = engine.issue(&asked.order(&first)).await.unwrap();
+    assert_eq!((issued.value.expose(), issued.reference.0.get("version")), (&b"first"[..], Some(&json!(1))));
+    // Started anew: nothing is kept.
+    let fresh = super::openbao::engine(&server, b"state").await;
+    assert!(fresh.read_now(&asked.order(&first), &issued.reference).is_none());
+    let before = calls(&server);
+    let order = asked.order(&first);
+    let reads = futures_util::future::join_all((0..1000).map(|_| fresh.read(&order, &issued.reference))).await;
+    assert!(reads.iter().all(|read| read.as_ref().is_ok_and(|read| read.value.expose() == b"first")));
+    assert_eq!(calls(&server) - before, 1);
+    assert!(fresh.read_now(&order, &issued.reference).unwrap().unwrap().value.expose() == b"first");
+    let before = calls(&server);
+    let order = asked.order(&newest);
+    let issues = futures_util::future::join_all((0..1000).map(|_| fresh.issue(&order))).await;
+    assert!(issues.iter().all(|issued| issued.as_ref().is_ok_and(|issued| issued.value.expose() == b"second")));
+    assert_eq!(calls(&server) - before, 1);
+    // Every later issue asks again.
+    server.put("secret/data/app/db", json!({"data": {"password": "third"}})).await;
+    assert_eq!(fresh.issue(&order).await.unwrap().value.expose(), b"third");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_there_or_not_as_it_should_be_is_said() {
+    let Some(server) = OpenBao::start().await else { return };
+    server.prepare().await;
+    let engine = engine(&server, b"state").await;
+    let error = async |settings: Value| {
+        let row = secret("kv/app", &engine, settings);
+        let asked = Asked::new();
+        let issued = engine.issue(&asked.order(&row)).await;
+        engine.settle(asked.lease, Some(&row)).await.unwrap();
+        match issued {
+            Err(EngineError::NoValue) => "no value".to_owned(),
+            Err(EngineError::Setup(text)) => text,
+            Err(error) => panic!("{error:?}"),
+            Ok(_) => panic!("was issued"),
+        }
+    };
+    assert_eq!(error(json!({"kv": "secret/app/none"})).await, "no value");
+    server.put("secret/data/app/db", json!({"data": {"user": "u", "password": ""}})).await;
+    assert_eq!(error(json!({"kv": "secret/app/db", "version": 9})).await, "no value");
+    let text = error(json!({"kv": "secret/app/db", "field": "pasword"})).await;
+    assert!(text.starts_with("under-test: secret/app/db version 1: has no field \"pasword\"; there is password, user"), "{text}");
+    assert!(error(json!({"kv": "secret/app/db", "field": "password"})).await.contains("is empty"));
+    assert!(error(json!({"kv": "secret/other/db"})).await.contains("permission denied"));
+    assert_eq!(server.call(Method::Put, "secret/delete/app/db", json!({"versions": [1]})).await.0, 204);
+    assert_eq!(error(json!({"kv": "secret/app/db"})).await, "no value");
+    server.put("sys/mounts/old", json!({"type": "kv"})).await;
+    server
+        .put(
+            "sys/policies/acl/claviger",
+            json!({"policy": crate::openbao_server::policy() + "\npath \"old/*\" { capabilities = [\"read\"] }"}),
+        )
+        .await;
+    server.put("old/data/app", json!({"password": "x"})).await;
+    assert!(error(json!({"kv": "old/app"})).await.contains("version 1"));
+    // What the token role does not allow, and what it must not do.
+    let text = error(json!({"read": "database/creds/ro"})).await;
+    assert!(text.contains("404") || text.contains("403"), "{text}");
+    let row = secret("bao/x", &engine, json!({"token": {"policies": ["claviger"]}}));
+    let refused = engine.issue(&Asked::new().order(&row)).await.err().unwrap().to_string();
+    assert!(refused.contains("allowed policies"), "{refused}");
+    let tokens = || secret("bao/app", &engine, json!({"token": {"policies": ["app"]}}));
+    for (role, wanted) in [
+        (json!({"orphan": false}), "orphan must be true"),
+        (json!({"orphan": true, "token_explicit_max_ttl": "60s"}), "60 s to a lease of 300 s"),
+    ] {
+        server.put("auth/token/roles/claviger", role).await;
+        let asked = Asked::new();
+        let error = engine.issue(&asked.order(&tokens())).await.err().unwrap();
+        assert!(matches!(&error, EngineError::Setup(text) if text.contains(wanted)), "{error}");
+        engine.end(asked.lease, &UpstreamRef::default()).await.unwrap();
+    }
+    let role = json!({"orphan": true, "allowed_policies": "app", "token_explicit_max_ttl": 0});
+    server.put("auth/token/roles/claviger", role).await;
+    let error = engine.inventory().await.unwrap_err();
+    assert!(matches!(&error, EngineError::Setup(text) if text.contains("claviger-fence")), "said at a start: {error}");
+    assert!(server.tokens().await.is_empty());
+}
+
+/// A login by every method, each of which makes a credential.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_way_to_log_in_works_and_a_dead_token_is_replaced() {
+    let Some(server) = OpenBao::start().await else { return };
+    server.prepare().await;
+    server.put("secret/data/app/db", json!({"data": {"password": "the value"}})).await;
+    let limits = Limits { call: LIMIT, ..Limits::default() };
+    let reads = async |engine: &OpenBaoEngine| {
+        let row = secret("kv/app", engine, json!({"kv": "secret/app/db", "field": "password"}));
+        let issued = engine.issue(&Asked::new().order(&row)).await;
+        issued.map(|issued| issued.value.expose() == b"the value").map_err(|error| error.to_string())
+    };
+    // The certificate of the connection.
+    let (certificate, key) = server.certificate("web-1");
+    let own = || claviger::outbound::ClientCertificate::new(certificate.as_bytes(), &SecretBytes::new(key.clone().into_bytes())).unwrap();
+    server.put("sys/auth/cert", json!({"type": "cert"})).await;
+    let role = json!({"certificate": server.ca_pem, "allowed_common_names": "web-1", "token_policies": "claviger"});
+    server.put("auth/cert/certs/web", role).await;
+    let cert = |mine: Option<claviger::outbound::ClientCertificate>| {
+        let login = Login::Certificate { mount: "cert".into(), role: Some("web".into()) };
+        engine_with(server.client_with(limits, mine), login, b"state", LIMIT)
+    };
+    assert_eq!(reads(&cert(Some(own()))).await, Ok(true));
+    assert!(reads(&cert(None)).await.unwrap_err().contains("logging in at auth/cert/login"));
+    // A token of our own jwt engine.
+    let (folder, store) = crate::local::store();
+    let config = jwt::JwtConfig {
+        name: EngineName::parse("host").unwrap(),
+        issuer: "https://host.example".into(),
+        jwks_uri: None,
+        algorithms: vec![jwt::Algorithm::Es256],
+        max_ttl: Ttl::parse("1h").unwrap(),
+    };
+    let signer = Arc::new(jwt::JwtEngine::open(config, store.clone(), Arc::new(SystemClock)).unwrap());
+    server.put("sys/auth/jwt", json!({"type": "jwt"})).await;
+    let key = pem_of(&signer.jwks()["keys"][0]);
+    server.put("auth/jwt/config", json!({"jwt_validation_pubkeys": [key], "bound_issuer": "https://host.example"})).await;
+    let role = json!({"role_type": "jwt", "user_claim": "sub", "bound_subject": "host/web-1", "bound_audiences": "bao", "token_policies": "claviger"});
+    server.put("auth/jwt/role/host", role).await;
+    let by_jwt = |subject: &'static str| {
+        let signer = signer.clone();
+        let token = Source::new(move || signer.sign_for_ourselves("bao", subject, 120).map_err(|error| error.to_string()));
+        let login = Login::Jwt { mount: "jwt".into(), role: "host".into(), token };
+        engine_with(server.client(limits), login, b"state", LIMIT)
+    };
+    assert_eq!(reads(&by_jwt("host/web-1")).await, Ok(true));
+    assert!(reads(&by_jwt("host/web-2")).await.is_err());
+    // A token that somebody keeps in a file, exchanged there when it dies.
+    let path = folder.path().join("token");
+    let made =
+        async || server.put("auth/token/create", json!({"policies": ["claviger"], "ttl": "1h"})).await["auth"]["client_token"].clone();
+    let (first, second) = (made().await, made().await);
+    std::fs::write(&path, first.as_str().unwrap().to_owned() + "\n").unwrap();
+    let file = path.clone();
+    let token =
+        Source::new(move || std::fs::read(&file).map(|mut bytes| SecretBytes::take_from(&mut bytes)).map_err(|error| error.to_string()));
+    let by_file = engine_with(server.client(limits), Login::Token { token }, b"state", LIMIT);
+    assert_eq!(reads(&by_file).await, Ok(true));
+    std::fs::write(&path, second.as_str().unwrap()).unwrap();
+    server.put("auth/token/revoke", json!({"token": first})).await;
+    let until = std::time::Instant::now() + Duration::from_secs(40);
+    // A token that is refused right after the login is not replaced: its policy would be the trouble, and every request a login.
+    while reads(&by_file).await != Ok(true) {
+        assert!(std::time::Instant::now() < until);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    // A secret id in a wrapping token, which is exchanged once.
+    let (role_id, _) = server.approle(json!({"token_policies": "claviger"})).await;
+    let wrap = async |at: &str| {
+        let headers: &[(&'static str, &[u8])] = &[("x-vault-token", server.root.as_bytes()), ("x-vault-wrap-ttl", b"5m")];
+        let call =
+            claviger::outbound::Call { method: Method::Put, path: at, headers, body: Some(b"{}".to_vec().into()), repeatable: false };
+        let answer = server.client(limits).call(call).await.unwrap();
+        let answer: Value = serde_json::from_slice(&answer.body).unwrap();
+        answer["wrap_info"]["token"].as_str().unwrap().to_owned()
+    };
+    let wrapped = |token: String| {
+        let secret_id = Source::new(move || Ok(SecretBytes::new(token.clone().into_bytes())));
+        let login = Login::AppRole { mount: "approle".into(), role_id: role_id.clone(), secret_id, wrapped: true };
+        engine_with(server.client(limits), login, b"state", LIMIT)
+    };
+    let token = wrap("/v1/auth/approle/role/claviger/secret-id").await;
+    assert_eq!(reads(&wrapped(token.clone())).await, Ok(true));
+    let used = reads(&wrapped(token)).await.unwrap_err();
+    assert!(used.contains("somebody else has the secret id"), "{used}");
+    let other = reads(&wrapped(wrap("/v1/sys/wrapping/wrap").await)).await.unwrap_err();
+    assert!(other.contains("sys/wrapping/wrap"), "{other}");
+}
+
+/// The SubjectPublicKeyInfo of a P-256 key as PEM.
+fn pem_of(jwk: &Value) -> String {
+    use base64::{Engine as _, engine::general_purpose};
+    let part = |name: &str| general_purpose::URL_SAFE_NO_PAD.decode(jwk[name].as_str().unwrap()).unwrap();
+    let head = b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00\x04";
+    let der = [&head[..], &part("x"), &part("y")].concat();
+    format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", general_purpose::STANDARD.encode(der))
+}
+
+/// Certificates of `pki` die by themselves: nothing is left at the server and nothing is called revoked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_is_made_and_dies_by_itself() {
+    let Some(server) = OpenBao::start().await else { return };
+    server.prepare().await;
+    server.put("sys/mounts/pki", json!({"type": "pki"})).await;
+    server.put("pki/root/generate/internal", json!({"common_name": "ca.test", "ttl": "24h"})).await;
+    server.put("pki/roles/web", json!({"allowed_domains": "test", "allow_subdomains": true, "max_ttl": "1h"})).await;
+    let engine = engine(&server, b"state").await;
+    let settings =
+        json!({"read": "pki/issue/web", "write": {"common_name": "{{identity}}.test", "ttl": "{{ttl}}"}, "attributes": ["serial_number"]});
+    let mut row = secret("tls/web", &engine, settings);
+    let asked = Asked::new();
+    let error = engine.issue(&asked.order(&row)).await.err().unwrap();
+    assert!(matches!(&error, EngineError::Setup(text) if text.contains("ends = \"short-life\"")), "{error}");
+    engine.end(asked.lease, &UpstreamRef::default()).await.unwrap();
+    row.settings.insert("ends".into(), "short-life".into());
+    row.ends_by = engine.ends_by(&row);
+    assert!(row.ends_by == EndsBy::ShortLife && !engine.has_upstream(&row));
+    let asked = Asked::new();
+    let issued = engine.issue(&asked.order(&row)).await.unwrap();
+    let made: Value = serde_json::from_slice(issued.value.expose()).unwrap();
+    let life = made["expiration"].as_u64().unwrap().abs_diff(asked.expires.unix_secs());
+    assert!(life <= 5, "as long as the lease: {life} s apart");
+    assert!(made["private_key"].as_str().unwrap().contains("PRIVATE KEY") && issued.attributes[0].0 == "serial_number");
+    assert!(server.tokens().await.is_empty(), "the token was for one call");
+    let read = engine.read(&asked.order(&row), &issued.reference).await.unwrap();
+    assert!(read.value.expose() == issued.value.expose());
+    assert!(matches!(engine.renew(&asked.order(&row), &issued.reference).await, Err(EngineError::Refused(_))));
+    assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Lapsed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_authority_or_name_is_an_operators_matter() {
+    let Some(server) = OpenBao::start().await else { return };
+    server.prepare().await;
+    let (stranger, _) = server.certificate("a certificate that signed nothing");
+    for (host, ca, wanted) in [
+        ("localhost", stranger.as_str(), "no authority that is trusted here (ca_file)"),
+        ("127.0.0.1", server.ca_pem.as_str(), "another name (server_name)"),
+    ] {
+        let address = claviger::outbound::Address::parse(&format!("https://{host}:{}", server.port), false).unwrap();
+        let trust = || claviger::outbound::Trust::named(ca.as_bytes());
+        let client = Client::new(address, None, trust, None, Limits::default(), Arc::new(SystemClock)).unwrap();
+        let engine = engine_with(client, approle("r".into(), "s".into()), b"state", LIMIT);
+        let error = engine.inventory().await.unwrap_err();
+        assert!(matches!(&error, EngineError::Setup(text) if text.contains(wanted) && text.starts_with("under-test: ")), "{error}");
+    }
 }

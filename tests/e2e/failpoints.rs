@@ -127,7 +127,9 @@ async fn killed_at_every_failpoint_it_owes_nothing() {
         return;
     }
     let Some(cluster) = Postgres::start().await else { return };
-    let points = points(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let mut points = points(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    // Passed with that engine only, which has a test of its own.
+    points.retain(|point| !point.starts_with("openbao-"));
     assert!(points.len() >= 15, "{points:?}");
     let rounds = rounds.max(points.len());
     let mut host = Host::prepare(setup(&cluster));

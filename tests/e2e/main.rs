@@ -8,6 +8,8 @@ mod clients;
 mod host;
 #[path = "../support/leaks.rs"]
 mod leaks;
+#[path = "../support/openbao.rs"]
+mod openbao_server;
 #[path = "../support/postgres.rs"]
 mod postgres;
 
@@ -26,6 +28,7 @@ mod fuse;
 mod hostile;
 mod launched;
 mod leases;
+mod openbao;
 mod operators;
 mod pinned;
 mod reconcile;

@@ -26,15 +26,15 @@ fn rounds() -> usize {
     std::env::var("CLAVIGER_TEST_RESIDUE").ok().and_then(|n| n.parse().ok()).unwrap_or(60)
 }
 
-struct Memory {
-    read: usize,
+pub struct Memory {
+    pub read: usize,
     /// Begin and length of what the kernel lets nobody read.
     closed: Vec<(u64, usize)>,
-    found: BTreeMap<String, Vec<String>>,
+    pub found: BTreeMap<String, Vec<String>>,
 }
 
 /// All of a process's memory, by what its mappings are called.
-fn look(pid: u32, needles: &Needles) -> Memory {
+pub fn look(pid: u32, needles: &Needles) -> Memory {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
     let mut seen = Memory { read: 0, closed: Vec::new(), found: BTreeMap::new() };

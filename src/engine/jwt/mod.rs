@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     digest::KeyError,
-    model::{EndResult, EndsBy, EngineName, LeaseId, SecretDefinition, Ttl, WallTime},
+    model::{EndResult, EndsBy, EngineName, LeaseId, SecretBytes, SecretDefinition, Ttl, WallTime},
     sys::Clock,
 };
 use arc_swap::ArcSwap;
@@ -167,6 +167,18 @@ impl JwtEngine {
             "id_token_signing_alg_values_supported": self.config.algorithms.iter().map(|a| a.as_str()).collect::<Vec<_>>(),
             "claims_supported": ["iss", "sub", "aud", "iat", "nbf", "exp", "jti", "claviger"],
         })
+    }
+
+    /// A token for logging in as this host somewhere else: for one audience, of few seconds, with no lease behind it.
+    pub fn sign_for_ourselves(&self, audience: &str, subject: &str, seconds: u64) -> Result<SecretBytes, JwtError> {
+        let now = self.clock.wall();
+        let ring = self.ring.load();
+        // There is one for each algorithm from the first start on.
+        let key = ring.signing(self.config.algorithms[0], now).ok_or(JwtError::Unreadable)?;
+        let at = now.unix_secs();
+        let claims =
+            json!({"iss": self.config.issuer, "sub": subject, "aud": audience, "iat": at, "nbf": at, "exp": at.saturating_add(seconds)});
+        token::sign(key, &claims)
     }
 
     /// Signs the lease's claims with the key of now.

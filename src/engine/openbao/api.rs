@@ -125,6 +125,10 @@ impl Api {
 }
 
 fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Fault> {
+    // The parser would take a list for an object whose members are all missing.
+    if !answer.body.trim_ascii_start().starts_with(b"{") {
+        return Err(Fault::Malformed);
+    }
     serde_json::from_slice(&answer.body).map_err(|_| Fault::Malformed)
 }
 

@@ -15,7 +15,7 @@ use crate::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use zeroize::Zeroizing;
 
 /// How long a fence stands, in seconds: longer than the server works on any request (`max_request_duration`, 90 s). What a late request
@@ -23,6 +23,10 @@ use zeroize::Zeroizing;
 const FENCE_SECONDS: u64 = 150;
 /// The policy of fences. It need not exist: a fence bears the id of a token that somebody may have, so it must be able to do nothing.
 const FENCE_POLICY: &str = "claviger-fence";
+
+/// Between listing tokens and looking them up. The server ends a token that is looked up while it is being made (OpenBao 2.7: it has no lease
+/// yet), and most of what is listed belongs to others. By then everything that was listed is whole.
+const LISTED_PAUSE: Duration = Duration::from_secs(2);
 
 /// Members of a token's metadata.
 const MARK: &str = "claviger_mark";
@@ -74,10 +78,7 @@ impl Children {
             meta.insert(PATH.into(), path.into());
         }
         let doing = format!("making a token with the role {}", self.role);
-        let reply = self.create(order.lease, policies, meta, seconds, &doing).await?.map_err(|fault| match fault {
-            Fault::Rejected(_, text) => EngineError::Refused(format!("{doing}: {text}")),
-            fault => fault.during(&doing),
-        })?;
+        let reply = self.create(order.lease, policies, meta, seconds, &doing).await?.map_err(|fault| fault.during(&doing))?;
         let auth = reply.auth.unwrap_or_default();
         let setup = |what: &str| Err(EngineError::Setup(format!("auth/token/roles/{}: {what}", self.role)));
         if !auth.orphan {
@@ -215,6 +216,7 @@ impl Children {
             .session
             .with_token(doing, async |us: Arc<Token>| self.session.api.get(us.expose(), "auth/token/accessors?list=true").await);
         let accessors = keys(listed.await?, doing)?;
+        tokio::time::sleep(LISTED_PAUSE).await;
         let mut found = Vec::new();
         // As many at a time as the client has connections for others too.
         for few in accessors.chunks(8) {

@@ -35,6 +35,7 @@ impl OpenBaoEngine {
         let seconds = self.seconds(order);
         let life = if read.short_life { CALL_SECONDS } else { seconds };
         self.children.make(order, &read.policies, (!read.short_life).then_some(path), life).await?;
+        crate::failpoint!("openbao-token-made");
         let (child, api) = (self.children.id(order.lease), &self.children.session.api);
         let url = encoded(path);
         let reply = match read.body(order, seconds) {
@@ -137,11 +138,18 @@ impl OpenBaoEngine {
             Err(Fault::Rejected(status, text)) => return Err(EngineError::Unreachable(format!("{doing}: {text} ({status})"))),
             Err(fault) => return Err(fault.during(doing)),
         }
+        // Nothing else hangs on the token: it was used once.
         self.end_token(lease).await
     }
 
-    /// Ends a lease's token and all that hangs on it, and looks.
+    /// Ends a lease's token, and looks.
     pub(super) async fn end_token(&self, lease: LeaseId) -> Result<EndResult, EngineError> {
+        self.children.revoke(lease).await?;
+        self.must_be_gone(lease).await.map(|()| EndResult::Revoked)
+    }
+
+    /// Ends a lease of which nothing is known but its token, if that is there.
+    pub(super) async fn end_unknown(&self, lease: LeaseId) -> Result<EndResult, EngineError> {
         self.clear(lease).await.map(|_| EndResult::Revoked)
     }
 
@@ -152,9 +160,13 @@ impl OpenBaoEngine {
         if let Some(path) = path {
             self.wait_until_ended(&path).await?;
         }
+        self.must_be_gone(lease).await.map(|()| true)
+    }
+
+    async fn must_be_gone(&self, lease: LeaseId) -> Result<(), EngineError> {
         match self.children.find(lease).await? {
             Child::Alive(_) => Err(EngineError::Unreachable("the token lives after it was revoked".into())),
-            Child::Absent | Child::Fence => Ok(true),
+            Child::Absent | Child::Fence => Ok(()),
         }
     }
 

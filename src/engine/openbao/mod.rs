@@ -30,6 +30,15 @@ use session::Session;
 use settings::{KvPath, Pick, Settings};
 use std::{future::Future, sync::Arc, time::Duration};
 
+/// How a definition's credentials end, or what is wrong with its settings. Needs no server.
+pub fn ends_by(secret: &SecretDefinition) -> Result<EndsBy, String> {
+    Ok(match Settings::parse(secret)? {
+        Settings::Kv(_) => EndsBy::None,
+        Settings::Read(read) if read.short_life => EndsBy::ShortLife,
+        Settings::Read(_) | Settings::Token(_) => EndsBy::Upstream,
+    })
+}
+
 /// The engine of one server.
 pub struct OpenBaoEngine {
     name: EngineName,
@@ -133,7 +142,8 @@ impl OpenBaoEngine {
         match Kind::of(reference) {
             Some(Kind::Kv { .. } | Kind::ShortLife { .. }) => Ok(EndResult::Lapsed),
             Some(Kind::Leased { id, .. }) => self.end_leased(lease, &id).await,
-            Some(Kind::Token) | None => self.end_token(lease).await,
+            Some(Kind::Token) => self.end_token(lease).await,
+            None => self.end_unknown(lease).await,
         }
     }
 
@@ -195,16 +205,12 @@ impl Engine for OpenBaoEngine {
     }
 
     fn ends_by(&self, secret: &SecretDefinition) -> EndsBy {
-        match Settings::parse(secret) {
-            Ok(Settings::Kv(_)) | Err(_) => EndsBy::None,
-            Ok(Settings::Read(read)) if read.short_life => EndsBy::ShortLife,
-            Ok(Settings::Read(_) | Settings::Token(_)) => EndsBy::Upstream,
-        }
+        // What cannot be parsed is not asked about.
+        ends_by(secret).unwrap_or(EndsBy::None)
     }
 
     fn has_upstream(&self, secret: &SecretDefinition) -> bool {
-        // What cannot be parsed cannot be issued either; a reservation too much costs nothing but a write.
-        !matches!(self.ends_by(secret), EndsBy::None | EndsBy::ShortLife)
+        self.ends_by(secret) == EndsBy::Upstream
     }
 
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {

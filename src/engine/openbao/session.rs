@@ -155,13 +155,13 @@ impl Session {
                 self.by(mount, &body).await
             }
             Login::Token { token } => {
-                let token = token.read().map_err(EngineError::Setup)?;
-                let reply =
-                    self.api.get(token.expose(), "auth/token/lookup-self").await.map_err(|fault| fault.during("looking at our token"))?;
+                let token = text(token.read().map_err(EngineError::Setup)?)?;
+                let reply = self.api.get(token.as_bytes(), "auth/token/lookup-self").await;
+                let reply = reply.map_err(|fault| fault.during("looking at our token"))?;
                 let data = reply.data.unwrap_or_default();
                 let seconds = data.get("ttl").and_then(serde_json::Value::as_u64).unwrap_or(0);
                 let renewable = data.get("renewable").and_then(serde_json::Value::as_bool).unwrap_or(false);
-                Ok(self.made(VaultBytes::of(token.expose()), seconds, renewable))
+                Ok(self.made(VaultBytes::of(token.as_bytes()), seconds, renewable))
             }
         }
     }
@@ -175,7 +175,8 @@ impl Session {
         let doing = format!("logging in at {path}");
         let auth = match reply {
             // What is refused here is what the operator gave us.
-            Err(Fault::Denied(text) | Fault::Rejected(_, text)) => return Err(EngineError::Setup(format!("{doing}: {text}"))),
+            Err(Fault::Denied(text)) => return Err(EngineError::Setup(format!("{doing}: {text} (403)"))),
+            Err(Fault::Rejected(status, text)) => return Err(EngineError::Setup(format!("{doing}: {text} ({status})"))),
             reply => reply.map_err(|fault| fault.during(&doing))?.auth,
         };
         match auth {

@@ -1,0 +1,159 @@
+//! An `openbao` engine from its row.
+
+use super::build::{BuildError, secret_file};
+use crate::{
+    config::{OpenBaoConfig, OpenBaoLogin},
+    engine::{
+        jwt::JwtEngine,
+        openbao::{self, Login, Source},
+    },
+    model::EngineName,
+    outbound::{Address, Client, ClientCertificate, Limits, SYSTEM_AUTHORITIES, Trust, TrustError},
+    sys::{self, Clock},
+};
+use std::{path::Path, sync::Arc, time::Duration};
+
+/// How long a token lives that we log in with, in seconds.
+const LOGIN_SECONDS: u64 = 120;
+/// The longest file of certificates or of a secret to log in with.
+const MAX_FILE: usize = 1 << 20;
+const MAX_SECRET: usize = 16 << 10;
+
+/// The address of a row.
+pub(super) fn address(from: &OpenBaoConfig) -> Result<Address, BuildError> {
+    Address::parse(&from.address, from.plain_loopback).map_err(|why| wrong(from, &format!("address {why}")))
+}
+
+/// The row with everything that it names read or ready to be read. `tokens` are the host's own `jwt` engines.
+pub(super) fn config(
+    from: &OpenBaoConfig,
+    tokens: &[(EngineName, Arc<JwtEngine>)],
+    clock: &Arc<dyn Clock>,
+) -> Result<openbao::OpenBaoConfig, BuildError> {
+    let timeout = Duration::from_secs(u64::from(from.timeout_seconds.max(1)));
+    let limits = Limits { connect: timeout.min(Duration::from_secs(2)), call: timeout, ..Limits::default() };
+    let address = address(from)?;
+    let trust = if address.is_tls() { Some(authorities(from)?) } else { None };
+    let own = certificate(from)?;
+    if matches!(from.login, OpenBaoLogin::Cert { .. }) && (own.is_none() || trust.is_none()) {
+        return Err(wrong(from, "login by certificate needs https, certificate_file, and key_file or key_credential"));
+    }
+    let client = Client::new(address, from.server_name.as_deref(), || trust.ok_or(TrustError::None), own, limits, clock.clone());
+    Ok(openbao::OpenBaoConfig {
+        name: from.name.clone(),
+        client: client.map_err(|error| wrong(from, &error.to_string()))?,
+        namespace: from.namespace.clone(),
+        login: login(from, tokens)?,
+        token_role: from.token_role.clone(),
+        timeout,
+    })
+}
+
+fn authorities(from: &OpenBaoConfig) -> Result<Trust, BuildError> {
+    let read = |path: &Path| sys::read_trusted(path, MAX_FILE).map_err(|error| wrong(from, &error.to_string()));
+    match &from.ca_file {
+        Some(path) => Trust::named(read(path)?.as_bytes()),
+        None => {
+            let path = SYSTEM_AUTHORITIES.iter().map(Path::new).find(|path| path.exists());
+            Trust::system(read(path.ok_or_else(|| wrong(from, "this system has no list of authorities: name a ca_file"))?)?.as_bytes())
+        }
+    }
+    .map_err(|error| wrong(from, &error.to_string()))
+}
+
+fn certificate(from: &OpenBaoConfig) -> Result<Option<ClientCertificate>, BuildError> {
+    let key = secret_file(from.key_credential.as_deref(), from.key_file.as_deref()).map_err(|what| wrong(from, &format!("key: {what}")))?;
+    let (Some(chain), Some(key)) = (&from.certificate_file, &key) else {
+        return match (&from.certificate_file, key) {
+            (None, None) => Ok(None),
+            _ => Err(wrong(from, "certificate_file goes with key_file or key_credential")),
+        };
+    };
+    let chain = sys::read_trusted(chain, MAX_FILE).map_err(|error| wrong(from, &error.to_string()))?;
+    let key = sys::read_private(key, MAX_SECRET)?;
+    ClientCertificate::new(chain.as_bytes(), &key).map(Some).map_err(|error| wrong(from, &error.to_string()))
+}
+
+fn login(from: &OpenBaoConfig, tokens: &[(EngineName, Arc<JwtEngine>)]) -> Result<Login, BuildError> {
+    let source = |what: &str, credential: &Option<String>, file: &Option<std::path::PathBuf>| {
+        let path = secret_file(credential.as_deref(), file.as_deref()).map_err(|why| wrong(from, &format!("{what}: {why}")))?;
+        let path = path.ok_or_else(|| wrong(from, &format!("login: name {what}_file or {what}_credential")))?;
+        // Read now too: what is missing stops the start and not the first request.
+        sys::read_private(&path, MAX_SECRET)?;
+        Ok::<_, BuildError>(Source::new(move || sys::read_private(&path, MAX_SECRET).map_err(|error| error.to_string())))
+    };
+    Ok(match &from.login {
+        OpenBaoLogin::AppRole { mount, role_id, secret_id_file, secret_id_credential, wrapped } => Login::AppRole {
+            mount: mount.clone(),
+            role_id: role_id.clone(),
+            secret_id: source("secret_id", secret_id_credential, secret_id_file)?,
+            wrapped: *wrapped,
+        },
+        OpenBaoLogin::Jwt { mount, role, engine, audience, subject } => {
+            let found = tokens.iter().find(|(name, _)| name == engine);
+            let (_, signer) = found.ok_or_else(|| wrong(from, &format!("login: there is no jwt engine {engine}")))?;
+            let (signer, audience, subject) = (signer.clone(), audience.clone(), subject.clone());
+            let sign = move || signer.sign_for_ourselves(&audience, &subject, LOGIN_SECONDS).map_err(|error| error.to_string());
+            Login::Jwt { mount: mount.clone(), role: role.clone(), token: Source::new(sign) }
+        }
+        OpenBaoLogin::Cert { mount, role } => Login::Certificate { mount: mount.clone(), role: role.clone() },
+        OpenBaoLogin::Token { token_file, token_credential } => Login::Token { token: source("token", token_credential, token_file)? },
+    })
+}
+
+fn wrong(from: &OpenBaoConfig, what: &str) -> BuildError {
+    BuildError::Config(format!("engine {}: {what}", from.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{Config, EngineConfig, File},
+        sys::SystemClock,
+    };
+
+    fn problem(more: &str) -> String {
+        let text = format!("[[engine]]\nkind = \"openbao\"\nname = \"bao\"\n{more}");
+        let parsed = Config::parse(&File { path: "c.toml".into(), text }).unwrap();
+        let Some(EngineConfig::OpenBao(row)) = parsed.engines.first() else { panic!("{parsed:?}") };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        config(row, &[], &clock).err().map_or_else(|| "none".into(), |error| error.to_string())
+    }
+
+    #[test]
+    fn a_mistake_in_a_row_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        let token = folder.join("token");
+        std::fs::write(&token, "t").unwrap();
+        std::fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o400)).unwrap();
+        let unix = "address = \"unix:/run/bao.sock\"\n";
+        let file = format!("login = {{ method = \"token\", token_file = \"{}\" }}\n", token.display());
+        assert_eq!(problem(&format!("{unix}{file}")), "none");
+        for (text, wanted) in [
+            (format!("address = \"bao.example.com\"\n{file}"), "address must be https://HOST"),
+            (format!("address = \"http://127.0.0.1:8200\"\n{file}"), "plain_loopback = true"),
+            (format!("address = \"http://bao.example.com\"\nplain_loopback = true\n{file}"), "this host only"),
+            (format!("address = \"https://bao\"\nca_file = \"{}\"\n{file}", token.display()), "no certificate in the file"),
+            (format!("{unix}login = {{ method = \"cert\" }}\n"), "needs https, certificate_file"),
+            (format!("{unix}certificate_file = \"/x\"\n{file}"), "goes with key_file or key_credential"),
+            (format!("{unix}login = {{ method = \"token\" }}\n"), "name token_file or token_credential"),
+            (
+                format!(
+                    "{unix}login = {{ method = \"approle\", role_id = \"r\", secret_id_file = \"/x\", secret_id_credential = \"y\" }}\n"
+                ),
+                "exclude each other",
+            ),
+            (
+                format!("{unix}login = {{ method = \"jwt\", role = \"r\", engine = \"none\", audience = \"a\", subject = \"s\" }}\n"),
+                "there is no jwt engine none",
+            ),
+        ] {
+            let said = problem(&text);
+            assert!(said.starts_with("engine bao: ") && said.contains(wanted), "{text}: {said}");
+        }
+        std::fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        assert!(problem(&format!("{unix}{file}")).contains("must be 0600 or 0400"));
+    }
+}

@@ -1,0 +1,293 @@
+//! Bad weather for the `openbao` engine: a stand-in that answers like OpenBao does to the few calls that are made, until it is told to do
+//! otherwise. It is no OpenBao: what a real one does is tested in `openbao`.
+
+use crate::{
+    openbao::{approle, engine_with},
+    suite::{Asked, secret},
+};
+use claviger::{
+    engine::{Engine, EngineError, UpstreamRef, openbao::OpenBaoEngine},
+    model::{EndResult, SecretDefinition},
+    outbound::{Address, Client, Limits},
+    sys::SystemClock,
+};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+const CANARY: &str = "canary-of-the-weather";
+const LIMIT: Duration = Duration::from_millis(1500);
+
+/// What happens to calls whose path begins so.
+#[derive(Clone, Debug)]
+enum Weather {
+    Status(u16, &'static str),
+    Body(&'static str),
+    Giant,
+    Truncated,
+    Redirect(u16),
+    Stall,
+    Close,
+    /// It is done, and the answer does not come.
+    DoneAndClosed,
+}
+
+#[derive(Default)]
+struct Sky {
+    weather: Option<(&'static str, Weather)>,
+    tokens: BTreeMap<String, Value>,
+    logins: usize,
+    own: String,
+}
+
+type Shared = Arc<Mutex<Sky>>;
+
+async fn stand_in() -> (u16, Shared) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sky = Shared::default();
+    let shared = sky.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(converse(stream, shared.clone()));
+        }
+    });
+    (port, sky)
+}
+
+async fn converse(mut stream: TcpStream, sky: Shared) {
+    loop {
+        let (mut head, mut byte) = (Vec::new(), [0u8; 1]);
+        while !head.ends_with(b"\r\n\r\n") {
+            match stream.read(&mut byte).await {
+                Ok(1) => head.push(byte[0]),
+                _ => return,
+            }
+        }
+        let head = String::from_utf8(head).unwrap();
+        let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+        let mut body = vec![0; field("content-length: ").map_or(0, |length| length.trim().parse().unwrap())];
+        stream.read_exact(&mut body).await.unwrap();
+        let path = head.split(' ').nth(1).unwrap().trim_start_matches("/v1/").split('?').next().unwrap().to_owned();
+        let weather = sky.lock().unwrap().weather.clone().filter(|(begins, _)| path.starts_with(begins)).map(|(_, weather)| weather);
+        let token = field("x-vault-token: ").unwrap_or_default();
+        let usual = || answer(&sky, &path, &token, &serde_json::from_slice(&body).unwrap_or_default());
+        let whole = |status: u16, more: &str, body: &str| {
+            format!("HTTP/1.1 {status} x\r\n{more}content-length: {}\r\n\r\n{body}", body.len()).into_bytes()
+        };
+        let (bytes, close) = match weather {
+            None => {
+                let (status, body) = usual();
+                (whole(status, "", &body), false)
+            }
+            Some(Weather::Status(status, more)) => (whole(status, more, r#"{"errors":["it rains"]}"#), false),
+            Some(Weather::Body(body)) => (whole(200, "", body), false),
+            Some(Weather::Giant) => {
+                (format!("HTTP/1.1 200 x\r\ncontent-length: 9000000\r\n\r\n{}", "x".repeat(9_000_000)).into_bytes(), true)
+            }
+            Some(Weather::Truncated) => {
+                (format!("HTTP/1.1 200 x\r\ncontent-length: 500\r\n\r\n{{\"data\":{{\"password\":\"{CANARY}").into_bytes(), true)
+            }
+            Some(Weather::Redirect(port)) => (whole(307, &format!("location: http://127.0.0.1:{port}/v1/{path}\r\n"), ""), false),
+            Some(Weather::Stall) => std::future::pending().await,
+            Some(Weather::Close) => return,
+            Some(Weather::DoneAndClosed) => {
+                usual();
+                return;
+            }
+        };
+        if stream.write_all(&bytes).await.is_err() || close {
+            return;
+        }
+    }
+}
+
+/// What a server of good will answers.
+fn answer(sky: &Shared, path: &str, token: &str, body: &Value) -> (u16, String) {
+    let mut sky = sky.lock().unwrap();
+    let denied = |text: &str| (403, json!({"errors": [text]}).to_string());
+    if path == "auth/approle/login" {
+        sky.logins += 1;
+        sky.own = format!("own-{}", sky.logins);
+        return (200, json!({"auth": {"client_token": sky.own, "lease_duration": 1200, "renewable": true}}).to_string());
+    }
+    if token != sky.own && !sky.tokens.contains_key(token) {
+        return denied("permission denied");
+    }
+    let id = body["token"].as_str().unwrap_or_default();
+    match path {
+        "auth/token/create/claviger" => {
+            let id = body["id"].as_str().unwrap().to_owned();
+            if sky.tokens.contains_key(&id) {
+                return (400, json!({"errors": ["cannot create a token with a duplicate ID"]}).to_string());
+            }
+            sky.tokens.insert(id, body["meta"].clone());
+            let life: u64 = body["ttl"].as_str().unwrap().trim_end_matches('s').parse().unwrap();
+            let policies = if body["policies"].is_array() { body["policies"].clone() } else { json!(["app"]) };
+            let auth = json!({"client_token": "x", "lease_duration": life, "orphan": true, "token_type": "service", "policies": policies});
+            (200, json!({"auth": auth}).to_string())
+        }
+        "auth/token/lookup" => match sky.tokens.get(id) {
+            Some(meta) => (200, json!({"data": {"meta": meta}}).to_string()),
+            None => denied("bad token"),
+        },
+        "auth/token/revoke" => {
+            sky.tokens.remove(id);
+            (204, String::new())
+        }
+        "database/creds/ro" => {
+            let data = json!({"username": "u", "password": CANARY});
+            (200, json!({"lease_id": "database/creds/ro/1", "lease_duration": 86400, "renewable": true, "data": data}).to_string())
+        }
+        "sys/leases/revoke" => (204, String::new()),
+        _ => (404, json!({"errors": []}).to_string()),
+    }
+}
+
+fn engine_at(port: u16, limit: Duration) -> (OpenBaoEngine, SecretDefinition) {
+    let address = Address::parse(&format!("http://127.0.0.1:{port}"), true).unwrap();
+    let limits = Limits { connect: limit, call: limit, ..Limits::default() };
+    let client = Client::new(address, None, || unreachable!("no TLS"), None, limits, Arc::new(SystemClock)).unwrap();
+    let engine = engine_with(client, approle("r".into(), "s".into()), b"state", limit);
+    let row = secret("db/orders", &engine, json!({"read": "database/creds/ro", "field": "password", "attributes": ["username"]}));
+    (engine, row)
+}
+
+fn lives(sky: &Shared) -> usize {
+    sky.lock().unwrap().tokens.values().filter(|meta| meta["claviger_settled"].is_null()).count()
+}
+
+fn set(sky: &Shared, weather: Option<(&'static str, Weather)>) {
+    sky.lock().unwrap().weather = weather;
+}
+
+/// Whatever goes wrong at whichever call: a clear error of the right kind, no byte of a value in it, and nothing left once the sky is clear.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_weather_at_any_call_leaves_nothing() {
+    let reached = Arc::new(AtomicUsize::new(0));
+    let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (aside, counted) = (elsewhere.local_addr().unwrap().port(), reached.clone());
+    tokio::spawn(async move {
+        while elsewhere.accept().await.is_ok() {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let cases = [
+        (Weather::Status(400, ""), "it rains (400)"),
+        (Weather::Status(403, ""), "it rains"),
+        (Weather::Status(404, ""), "404"),
+        (Weather::Status(429, "retry-after: 7\r\n"), "it rains (429, asks to wait 7 s)"),
+        (Weather::Status(500, ""), "it rains (500)"),
+        (Weather::Status(503, "retry-after: 9\r\n"), "it rains (503, asks to wait 9 s)"),
+        (Weather::Status(200, ""), ""),
+        (Weather::Body("not JSON"), "not what OpenBao answers"),
+        (Weather::Body("[]"), "not what OpenBao answers"),
+        (Weather::Body(r#"{"data":7,"auth":"x"}"#), "not what OpenBao answers"),
+        (Weather::Body("{}"), ""),
+        (Weather::Giant, "more than 1048576 bytes"),
+        (Weather::Truncated, "broke off"),
+        (Weather::Redirect(aside), "redirect (status 307)"),
+        (Weather::Stall, "ms"),
+        (Weather::Close, "the connection"),
+        (Weather::DoneAndClosed, "the connection"),
+    ];
+    for call in ["auth/approle/login", "auth/token/create", "database/creds/ro"] {
+        for (weather, wanted) in &cases {
+            let what = format!("{call}, {weather:?}");
+            let (port, sky) = stand_in().await;
+            let (engine, row) = engine_at(port, LIMIT);
+            set(&sky, Some((call, weather.clone())));
+            let asked = Asked::new();
+            let error = engine.issue(&asked.order(&row)).await.err().unwrap_or_else(|| panic!("{what}: was issued"));
+            let text = format!("{error} {error:?}");
+            assert!(text.contains(wanted) && text.contains("under-test: "), "{what}: {text}");
+            assert!(!text.contains(CANARY) && !text.contains("own-"), "{what}: {text}");
+            // Whose turn it is: another try may help, or somebody has to mend something.
+            let passing = match weather {
+                Weather::Status(200, _) | Weather::Body("{}") => None,
+                Weather::Status(status, _) => Some(*status == 429 || *status >= 500),
+                Weather::Redirect(_) => Some(false),
+                _ => Some(true),
+            };
+            let again = matches!(error, EngineError::Unreachable(_));
+            assert!(passing.is_none_or(|passing| passing == again), "{what}: {error:?}");
+            set(&sky, None);
+            let settled = settle(&engine, &asked, &row).await;
+            assert_eq!(lives(&sky), 0, "{what}: settled as {settled:?}");
+            let good = engine.issue(&Asked::new().order(&row)).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(good.value.expose(), CANARY.as_bytes());
+        }
+    }
+    assert_eq!(reached.load(Ordering::SeqCst), 0, "nobody is followed");
+}
+
+/// As often as the broker would.
+async fn settle(engine: &OpenBaoEngine, asked: &Asked, row: &SecretDefinition) -> EndResult {
+    for _ in 0..100 {
+        match engine.settle(asked.lease, Some(row)).await {
+            Ok(result) => return result,
+            Err(EngineError::Unreachable(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("cannot be settled")
+}
+
+/// An end is done when the server said so, and not before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
+    for call in ["sys/leases/revoke", "auth/token/revoke", "auth/token/lookup"] {
+        for weather in [
+            Weather::Status(400, ""),
+            Weather::Status(403, ""),
+            Weather::Status(500, ""),
+            Weather::Status(429, ""),
+            Weather::Giant,
+            Weather::Stall,
+            Weather::Close,
+            Weather::DoneAndClosed,
+        ] {
+            let (port, sky) = stand_in().await;
+            let (engine, row) = engine_at(port, LIMIT);
+            let asked = Asked::new();
+            let issued = engine.issue(&asked.order(&row)).await.unwrap();
+            set(&sky, Some((call, weather.clone())));
+            let ended = engine.end(asked.lease, &issued.reference).await;
+            assert!(ended.is_err(), "{call}, {weather:?}: {ended:?}");
+            set(&sky, None);
+            for _ in 0..100 {
+                match engine.end(asked.lease, &issued.reference).await {
+                    Ok(result) => {
+                        assert_eq!(result, EndResult::Revoked);
+                        break;
+                    }
+                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            }
+            assert_eq!(lives(&sky), 0, "{call}, {weather:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_never_answers_does_not_hold_anybody() {
+    let (port, sky) = stand_in().await;
+    let (engine, row) = engine_at(port, Duration::from_millis(300));
+    set(&sky, Some(("", Weather::Stall)));
+    let (asked, none, began) = (Asked::new(), UpstreamRef::default(), Instant::now());
+    let mut errors = vec![engine.issue(&asked.order(&row)).await.err(), engine.end(asked.lease, &none).await.err()];
+    // Listing has ten times as long.
+    errors.extend([engine.settle(asked.lease, Some(&row)).await.err(), engine.inventory().await.err()]);
+    assert!(errors.iter().all(|error| matches!(error, Some(EngineError::Unreachable(_)))), "{errors:?}");
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}
