@@ -25,6 +25,56 @@ pub fn credential(stream: &mut UnixStream) -> String {
     format!("{} {} {}", text("/lease/id"), text("/attributes/username"), text("/secret/value"))
 }
 
+/// Logins made each second on 8 connections: by the daemon, on the record and each with its lease, and by a script of the same statements.
+pub struct Issues {
+    /// The daemon.
+    pub ours: f64,
+    /// PostgreSQL by itself.
+    pub own: f64,
+}
+
+const CONNECTIONS: usize = 8;
+
+/// Both in turn, so many seconds each; `None` without a server.
+pub fn issues(seconds: f64) -> Option<Issues> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let cluster = runtime.block_on(Postgres::start_for(100))?;
+    let stage = stage(&cluster);
+    let ask = [post("/v1/leases", r#"{"secret":"bench/database","purpose":"bench"}"#)];
+    let daemon = super::target("issue, postgres", &format!("unix:{}", stage.workload().display()), &ask, stage.pid());
+    let ours = super::measure(&[daemon], CONNECTIONS, seconds).remove(0).rate;
+    let made = runtime.block_on(async {
+        let mut tasks = Vec::new();
+        for task in 0..CONNECTIONS {
+            let client = cluster.superuser("app").await;
+            tasks.push(tokio::spawn(async move {
+                let (begin, mut made) = (Instant::now(), 0);
+                while begin.elapsed().as_secs_f64() < seconds {
+                    let role = format!("own_{task}_{made}");
+                    // Rights of one table are given by one at a time, or PostgreSQL fails ("tuple concurrently updated").
+                    let sql = format!(
+                        "BEGIN; CREATE ROLE {role} LOGIN PASSWORD '{VERIFIER}' VALID UNTIL '2030-01-01'; COMMENT ON ROLE {role} IS 'own';
+                         SELECT pg_advisory_xact_lock(7); GRANT USAGE ON SCHEMA app TO {role}; GRANT SELECT ON app.orders TO {role}; COMMIT"
+                    );
+                    client.batch_execute(&sql).await.expect("a superuser");
+                    made += 1;
+                }
+                made
+            }));
+        }
+        let mut all = 0;
+        for task in tasks {
+            all += task.await.expect("a task");
+        }
+        all
+    });
+    Some(Issues { ours, own: f64::from(made) / seconds })
+}
+
+/// A SCRAM verifier, so that the server computes none, as it does not for ours.
+const VERIFIER: &str =
+    "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
+
 /// What was seen, in milliseconds.
 pub struct Deaths {
     /// Holders with an open session each.
@@ -41,15 +91,7 @@ pub struct Deaths {
 pub fn deaths(me: &str, holders: usize, died: usize) -> Option<Deaths> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let cluster = runtime.block_on(Postgres::start_for(holders as u32 + 60))?;
-    let engine = format!(
-        "[[engine]]\nkind = \"postgres\"\nname = \"pg\"\nhost = \"{}\"\nport = {}\ndatabase = \"app\"\nuser = \"postgres\"\n",
-        cluster.socket_folder().display(),
-        cluster.port
-    );
-    let secret = "[[secret]]\nname = \"bench/database\"\nengine = \"pg\"\nowner = \"bench\"\nsensitivity = \"confidential\"\n\
-         environment = \"bench\"\npurposes = [\"bench\"]\noperation = \"read\"\nttl = { max = \"1h\" }\ndescription = \"for measuring\"\n\
-         settings = { grants = [\"GRANT USAGE ON SCHEMA app TO {{role}}\", \"GRANT SELECT ON app.orders TO {{role}}\"] }\n";
-    let (stage, _) = Stage::start_engine(&engine, secret);
+    let stage = stage(&cluster);
     let (holders, credentials) = Holders::of_database(me, &stage.workload(), holders);
     let mut sessions = runtime.block_on(async {
         let mut sessions = Vec::new();
@@ -80,6 +122,19 @@ pub fn deaths(me: &str, holders: usize, died: usize) -> Option<Deaths> {
     let all = begin.elapsed().as_secs_f64() * 1000.0;
     let own = runtime.block_on(alone(&cluster, &superuser, left.len()));
     Some(Deaths { holders: holders.each.len(), one, all, own })
+}
+
+/// A daemon with that server as an engine.
+fn stage(cluster: &Postgres) -> Stage {
+    let engine = format!(
+        "[[engine]]\nkind = \"postgres\"\nname = \"pg\"\nhost = \"{}\"\nport = {}\ndatabase = \"app\"\nuser = \"postgres\"\n",
+        cluster.socket_folder().display(),
+        cluster.port
+    );
+    let secret = "[[secret]]\nname = \"bench/database\"\nengine = \"pg\"\nowner = \"bench\"\nsensitivity = \"confidential\"\n\
+         environment = \"bench\"\npurposes = [\"bench\"]\noperation = \"read\"\nttl = { max = \"1h\" }\ndescription = \"for measuring\"\n\
+         settings = { grants = [\"GRANT USAGE ON SCHEMA app TO {{role}}\", \"GRANT SELECT ON app.orders TO {{role}}\"] }\n";
+    Stage::start_engine(&engine, secret).0
 }
 
 fn closed(session: &Client, since: Instant) {

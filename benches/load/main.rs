@@ -51,7 +51,10 @@ fn main() {
             println!("restart with 4000 holders: {lost} leases lost, longest wait {gap:.0} ms");
         }
         None if option::<String>(&run.arguments, "--only").is_some_and(|only| only == "database") => match run.database() {
-            Some(deaths) => print_deaths(&deaths),
+            Some((issues, deaths)) => {
+                print_issues(&issues);
+                print_deaths(&deaths);
+            }
             None => println!("no PostgreSQL here"),
         },
         None if option::<String>(&run.arguments, "--only").is_some() => {
@@ -210,10 +213,10 @@ impl Run {
         (lost, gap)
     }
 
-    fn database(&self) -> Option<database::Deaths> {
+    fn database(&self) -> Option<(database::Issues, database::Deaths)> {
         let (holders, died) = if self.quick { (100, 20) } else { (1_000, 100) };
         self.say(&format!("{holders} holders of database credentials"));
-        database::deaths(&self.me, holders, died)
+        Some((database::issues(self.seconds())?, database::deaths(&self.me, holders, died)?))
     }
 
     fn many_leases(&self) -> usize {
@@ -311,7 +314,7 @@ fn health(path: &std::path::Path) -> bool {
 }
 
 struct Figures {
-    database: Option<database::Deaths>,
+    database: Option<(database::Issues, database::Deaths)>,
     ready: f64,
     idle: f64,
     storm: Option<Vec<f64>>,
@@ -346,8 +349,9 @@ impl Figures {
             "exit_to_end_p50_ms": percentile(&self.deaths, 0.5),
             "exit_to_end_p99_ms": percentile(&self.deaths, 0.99),
             "mass_exit_ms": self.mass,
-            "dead_p99_ms": self.database.as_ref().map(|deaths| percentile(&deaths.one, 0.99)),
-            "dead_all_ms": self.database.as_ref().map(|deaths| deaths.all),
+            "dead_p99_ms": self.database.as_ref().map(|(_, deaths)| percentile(&deaths.one, 0.99)),
+            "dead_all_ms": self.database.as_ref().map(|(_, deaths)| deaths.all),
+            "issue_postgres_ratio": self.database.as_ref().map(|(issues, _)| issues.ours / issues.own),
             "holders": self.count,
             "decide_p50_us": Value::Object(by_grants(|d| d.new)),
             "decide_repeated_p50_us": Value::Object(by_grants(|d| d.repeated)),
@@ -374,7 +378,10 @@ impl Figures {
         println!("holder killed to lease ended, {} watched: p50 {p50:.2} ms, p99 {p99:.2} ms of {}", self.count, self.deaths.len());
         println!("restart with {} holders: {} leases lost, longest wait {:.0} ms", self.count - self.deaths.len(), self.lost, self.gap);
         println!("all of them killed at once: every lease ended after {:.0} ms", self.mass);
-        self.database.iter().for_each(print_deaths);
+        if let Some((issues, deaths)) = &self.database {
+            print_issues(issues);
+            print_deaths(deaths);
+        }
         println!("memory idle {:.1} MiB; {:.0} bytes for each of {} leases", self.idle / 1024.0, self.per_lease, self.leases);
         println!("ready after {:.0} ms, with {} leases after {:.0} ms", self.ready, self.leases, self.ready_many);
         println!("clav audit verify: {:.0} records a second of {}", self.verify, self.records);
@@ -405,6 +412,14 @@ fn print_rows(rows: &[Row]) {
             row.rate / floor
         );
     }
+}
+
+fn print_issues(issues: &database::Issues) {
+    let (ours, own) = (issues.ours, issues.own);
+    println!(
+        "logins of PostgreSQL, 8 connections: {ours:.0} a second, by a script of the same statements {own:.0}: {:.2} of it",
+        ours / own
+    );
 }
 
 fn print_deaths(deaths: &database::Deaths) {
