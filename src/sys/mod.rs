@@ -17,6 +17,7 @@ mod packet;
 mod passing;
 mod peer;
 mod pidfd;
+mod printable;
 mod probe;
 mod process;
 mod procfs;
@@ -53,14 +54,13 @@ pub use packet::{AsyncPackets, MAX_DESCRIPTORS, Packet, Packets};
 pub use passing::{Shortage, is_passing, is_passing_io, is_shortage};
 pub use peer::{OVERFLOW_ID, PeerCred, pass_credentials, peer_cred, peer_groups, peer_name, peer_pidfd, refuse_descriptors};
 pub use pidfd::{Found, PidHandle, PidInfo, Pidfd};
+pub use printable::{printable, printable_group, printable_path};
 pub use probe::{Feature, Kernel};
 pub use process::{
     euid, gid_of, has_own_users, login_uids, make_room_for_descriptors, may_look_at_all, notify_ready, notify_reloading, notify_stopping,
     notify_watchdog, passed_listeners, pause, uid_of, watchdog_interval,
 };
-pub use procfs::{
-    IdFiles, MACHINE_ID, MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id, printable, printable_group, printable_path,
-};
+pub use procfs::{IdFiles, MACHINE_ID, MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id};
 #[cfg(feature = "testing")]
 pub use procfs::{parse_cgroup, parse_stat, parse_status};
 pub use resident::{release_free_memory, release_start_pages};
