@@ -283,14 +283,14 @@ async fn what_the_database_does_not_let_die_is_not_called_dead() {
     cluster.start_again();
     cluster.serves().await;
     assert_eq!(ended(&engine, &asked, &issued.reference).await, EndResult::Revoked);
-    engine.settle(lost.lease, Some(&secret)).await.unwrap();
-    for _ in 0..400 {
-        if roles(&cluster).await.is_empty() {
-            return;
+    // Settled means that it is dead, however often a try was cut off before; OpenBao itself tries again after some seconds.
+    for _ in 0..12 {
+        match engine.settle(lost.lease, Some(&secret)).await {
+            Ok(_) => break,
+            Err(error) => assert!(matches!(error, EngineError::Unreachable(_)), "{error}"),
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("{:?}", roles(&cluster).await);
+    assert_eq!(roles(&cluster).await, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
