@@ -135,6 +135,10 @@ impl OpenBao {
     /// KV version 2 at `secret`, claviger's policy, its token role, and AppRole.
     pub async fn prepare(&self) {
         self.put("sys/mounts/secret", json!({"type": "kv", "options": {"version": "2"}})).await;
+        // A new store is not ready at once.
+        while self.call(Method::Put, "secret/data/ready", json!({"data": {"ready": "yes"}})).await.0 != 200 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         self.put("sys/policies/acl/claviger", json!({"policy": policy()})).await;
         let app = "path \"database/creds/*\" { capabilities = [\"read\"] }\npath \"pki/issue/*\" { capabilities = [\"update\"] }\n\
                    path \"secret/data/app/*\" { capabilities = [\"read\"] }\n";

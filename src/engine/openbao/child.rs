@@ -47,8 +47,8 @@ pub(super) enum Child {
     Absent,
     /// It lives; the path that was read with it, if any.
     Alive(Option<String>),
-    /// The fence of a lease that was settled.
-    Fence,
+    /// The fence of a lease that was settled, with the path that was read with the lease's token, if that is known.
+    Fence(Option<String>),
 }
 
 impl Children {
@@ -121,8 +121,9 @@ impl Children {
     }
 
     /// Puts the fence where the lease's token was or would be. `false` if something is there already.
-    pub(super) async fn fence(&self, lease: LeaseId) -> Result<bool, EngineError> {
+    pub(super) async fn fence(&self, lease: LeaseId, path: Option<&str>) -> Result<bool, EngineError> {
         let mut meta = self.meta(lease);
+        meta.extend(path.map(|path| (PATH.to_owned(), path.into())));
         meta.insert(SETTLED.into(), "true".into());
         let doing = "settling";
         match self.create(lease, &[FENCE_POLICY.to_owned()], meta, FENCE_SECONDS, doing).await? {
@@ -142,7 +143,7 @@ impl Children {
 
     /// Tries whether fences can be put up, so that an operator hears of it at a start and not after a crash.
     pub(super) async fn try_fence(&self, lease: LeaseId) -> Result<(), EngineError> {
-        self.fence(lease).await?;
+        self.fence(lease, None).await?;
         self.revoke(lease).await
     }
 
@@ -159,9 +160,10 @@ impl Children {
                 let data = reply.data.unwrap_or_default();
                 let meta = data.get("meta").and_then(Value::as_object);
                 let word = |name: &str| meta.and_then(|meta| meta.get(name)).and_then(Value::as_str);
+                let path = word(PATH).map(str::to_owned);
                 Ok(match word(SETTLED) {
-                    Some(_) => Child::Fence,
-                    None => Child::Alive(word(PATH).map(str::to_owned)),
+                    Some(_) => Child::Fence(path),
+                    None => Child::Alive(path),
                 })
             }
             // What bears no metadata is none of ours; an id of 256 bits does not come about by chance.
@@ -203,7 +205,7 @@ impl Children {
             }
             Err(Fault::Rejected(_, text) | Fault::Denied(text)) => match self.find(lease).await? {
                 Child::Alive(_) => Err(EngineError::Setup(format!("{doing}: {text}"))),
-                Child::Absent | Child::Fence => Err(EngineError::Refused("the lease's token is gone".into())),
+                Child::Absent | Child::Fence(_) => Err(EngineError::Refused("the lease's token is gone".into())),
             },
             Err(fault) => Err(fault.during(doing)),
         }

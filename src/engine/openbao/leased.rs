@@ -150,38 +150,41 @@ impl OpenBaoEngine {
 
     /// Ends a lease of which nothing is known but its token, if that is there.
     pub(super) async fn end_unknown(&self, lease: LeaseId) -> Result<EndResult, EngineError> {
-        self.clear(lease).await.map(|_| EndResult::Revoked)
-    }
-
-    /// Ends what is there of a lease; whether something was.
-    async fn clear(&self, lease: LeaseId) -> Result<bool, EngineError> {
-        let Child::Alive(path) = self.children.find(lease).await? else { return Ok(false) };
-        self.children.revoke(lease).await?;
-        if let Some(path) = path {
-            self.wait_until_ended(&path).await?;
-        }
-        self.must_be_gone(lease).await.map(|()| true)
+        self.settle_child(lease).await.map(|_| EndResult::Revoked)
     }
 
     async fn must_be_gone(&self, lease: LeaseId) -> Result<(), EngineError> {
         match self.children.find(lease).await? {
             Child::Alive(_) => Err(EngineError::Unreachable("the token lives after it was revoked".into())),
-            Child::Absent | Child::Fence => Ok(()),
+            Child::Absent | Child::Fence(_) => Ok(()),
         }
     }
 
-    /// Ends what a lost issue left and closes the way for one that is still under way.
+    /// Ends what a lost issue left and closes the way for one that is still under way. The fence remembers the path, so that whoever tries
+    /// again after a try that was cut off waits for the same leases.
     pub(super) async fn settle_child(&self, lease: LeaseId) -> Result<EndResult, EngineError> {
-        let mut found = false;
+        let (mut found, mut made_at) = (false, None);
         loop {
-            found |= self.clear(lease).await?;
-            if crate::mutation!("openbao-fence")
-                || self.children.fence(lease).await?
-                || matches!(self.children.find(lease).await?, Child::Fence)
-            {
-                return Ok(if found { EndResult::Revoked } else { EndResult::Lapsed });
+            match self.children.find(lease).await? {
+                Child::Alive(path) => {
+                    self.children.revoke(lease).await?;
+                    (found, made_at) = (true, path.or(made_at));
+                }
+                Child::Fence(path) => {
+                    made_at = path.or(made_at);
+                    break;
+                }
+                Child::Absent => {}
+            }
+            if crate::mutation!("openbao-fence") || self.children.fence(lease, made_at.as_deref()).await? {
+                break;
             }
         }
+        if let Some(path) = made_at {
+            self.wait_until_ended(&path).await?;
+        }
+        self.must_be_gone(lease).await?;
+        Ok(if found { EndResult::Revoked } else { EndResult::Lapsed })
     }
 
     /// Revoking a token leaves its leases to the server, which ends them soon after: they are over by then, and go from the list when their
