@@ -59,6 +59,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustls", &["outbound", "engine/postgres"]),
     ("tokio_rustls", &["outbound", "engine/postgres"]),
     ("tokio_postgres", &["engine/postgres"]),
+    ("rcgen", &["engine/x509"]),
+    ("x509_parser", &["engine/x509"]),
     ("moka", &["attest", "policy", "engine"]),
     ("prometheus_client", &["broker"]),
     ("clap", &["app", "cli"]),

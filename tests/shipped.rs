@@ -11,6 +11,7 @@ use claviger::{
         local::{LocalEngine, LocalStore},
         openbao::{self, OpenBaoEngine},
         postgres::{self, PostgresEngine, Server},
+        x509::{self, X509Engine},
     },
     model::{Catalogue, Registry, WallTime},
     outbound::{Address, Client, Limits},
@@ -70,6 +71,12 @@ fn catalogue(config: &Config, files: &[File]) -> Result<Catalogue, String> {
                     max_ttl: from.max_ttl,
                 };
                 Box::new(JwtEngine::open(config, store.clone(), clock.clone()).map_err(|error| error.to_string())?)
+            }
+            EngineConfig::X509(from) => {
+                // Whose authority signs is no matter here.
+                let config = x509::X509Config { name: from.name.clone(), max_ttl: from.max_ttl, authority: None, list: None };
+                let root = store.own_key("x509").unwrap();
+                Box::new(X509Engine::open(config, &root, &store, clock.clone()).map_err(|error| error.to_string())?)
             }
             EngineConfig::Postgres(from) => {
                 // How the server is reached is no matter here; whether a host name comes with a CA is.
@@ -143,7 +150,7 @@ fn the_shipped_configuration_is_the_default_and_says_so_key_by_key() {
     let text = read(&root().join("config/clavigerd.toml"));
     assert_eq!(parse(&text).unwrap(), Config::default());
     let all = parse(&uncommented(&text, false)).unwrap();
-    assert_eq!(all.engines.len(), 3);
+    assert_eq!(all.engines.len(), 4);
     assert!(all.metrics.textfile.is_some());
     // What is shown as a default is the default.
     let default = Config::default();
@@ -198,6 +205,8 @@ fn every_key_is_documented_and_no_other() {
     known.insert("engine postgres".into(), keys_of("[[engine]]", postgres));
     let openbao = "kind = \"openbao\"\nname = \"a\"\naddress = \"unix:/a\"\nlogin = { method = \"token\" }";
     known.insert("engine openbao".into(), keys_of("[[engine]]", openbao));
+    let x509 = "kind = \"x509\"\nname = \"a\"\nmax_ttl = \"1m\"";
+    known.insert("engine x509".into(), keys_of("[[engine]]", x509));
     assert_eq!(documented, known);
 }
 

@@ -11,7 +11,7 @@ use crate::{
     attest::{Attestor, Launches, LaunchesError},
     audit::{Anchor, Audit, Books, JournalAnchor, OpenError, Options, Retention, SyslogAnchor, Tip, Word},
     broker::{Broker, KeyPlaces, LoadProblems, Parts, PublishError, Settings},
-    config::{AnchorKind, Config, EngineConfig, PostgresConfig},
+    config::{AnchorKind, Config, EngineConfig, PostgresConfig, X509Config},
     digest::{KeyError, SealKey, SystemRandom},
     engine::{
         Engine, EngineError, Engines,
@@ -19,6 +19,7 @@ use crate::{
         local::{LocalEngine, LocalStore, StoreError},
         openbao::OpenBaoEngine,
         postgres::{self, PostgresEngine, Server},
+        x509::{self, X509Engine, X509Error},
     },
     lease::{JournalError, Leases, Recovered},
     model::{EngineName, SecretBytes},
@@ -46,6 +47,9 @@ pub enum BuildError {
     /// A `jwt` engine.
     #[error(transparent)]
     Jwt(#[from] JwtError),
+    /// An `x509` engine.
+    #[error(transparent)]
+    X509(#[from] X509Error),
     /// Another engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -224,6 +228,11 @@ fn engines(
                 let engine = OpenBaoEngine::new(config, state.mark.clone(), &root, store.clone(), clock.clone(), random.clone())?;
                 rows.push((from.name.clone(), Arc::new(engine)));
             }
+            EngineConfig::X509(from) => {
+                let root: SealKey = store.own_key("x509")?;
+                let config = x509_config(from, &config.paths.state)?;
+                rows.push((from.name.clone(), Arc::new(X509Engine::open(config, &root, store, clock.clone())?)));
+            }
         }
     }
     Ok((Engines::new(rows).map_err(BuildError::Twice)?, tokens))
@@ -248,6 +257,21 @@ fn postgres_config(from: &PostgresConfig) -> Result<postgres::PostgresConfig, Bu
         call_timeout: timeout,
         ..postgres::PostgresConfig::new(from.name.clone(), server, &from.user)
     })
+}
+
+fn x509_config(from: &X509Config, state: &Path) -> Result<x509::X509Config, BuildError> {
+    let wrong = |what: &str| BuildError::Config(format!("engine {}: {what}", from.name));
+    let key = secret_file(from.ca_key_credential.as_deref(), from.ca_key_file.as_deref());
+    let authority = match (&from.ca_cert_file, key.map_err(|what| wrong(&format!("ca_key: {what}")))?) {
+        (None, None) => None,
+        (Some(path), Some(key)) => {
+            let certificates = sys::read_trusted(path, 1 << 20).map_err(|error| wrong(&error.to_string()))?;
+            Some(x509::GivenAuthority { certificates, key: sys::read_private(&key, 1 << 16)? })
+        }
+        _ => return Err(wrong("ca_cert_file goes with ca_key_file or ca_key_credential")),
+    };
+    let list = from.crl_file.clone().map(|file| x509::ListPlaces { file, book: state.join(format!("x509-{}", from.name)) });
+    Ok(x509::X509Config { name: from.name.clone(), max_ttl: from.max_ttl, authority, list })
 }
 
 /// Where a secret of an operator's is: the systemd credential of that name, or the file. Not both.

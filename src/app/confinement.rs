@@ -54,6 +54,10 @@ fn reach(config: &Config, file: &Path) -> Reach {
     for engine in &config.engines {
         match engine {
             EngineConfig::Jwt(_) => {}
+            EngineConfig::X509(x509) => {
+                read.extend([&x509.ca_cert_file, &x509.ca_key_file].into_iter().flatten().filter_map(|path| folder(path)));
+                write.extend(x509.crl_file.as_deref().and_then(folder));
+            }
             EngineConfig::Postgres(postgres) => {
                 read.extend([&postgres.ca_file, &postgres.password_file].into_iter().flatten().filter_map(|path| folder(path)));
                 if !postgres.host.starts_with('/') {
@@ -95,5 +99,9 @@ mod tests {
         let bao = reach(&config(&format!("{text}{bao}")), Path::new("/c/clavigerd.toml"));
         assert_eq!(bao.ports, [8200, DOMAIN]);
         assert!(["/ca", "/id"].iter().all(|path| bao.read.contains(&path.into())));
+        let x509 = "[[engine]]\nkind = \"x509\"\nname = \"mesh\"\nmax_ttl = \"1h\"\nca_cert_file = \"/ca/c\"\nca_key_file = \"/key/k\"\n\
+                    crl_file = \"/crl/list.pem\"\n";
+        let x509 = reach(&config(&format!("{text}{x509}")), Path::new("/c/clavigerd.toml"));
+        assert!(["/ca", "/key"].iter().all(|path| x509.read.contains(&path.into())) && x509.write.contains(&"/crl".into()));
     }
 }

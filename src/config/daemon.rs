@@ -1,6 +1,6 @@
 //! `clavigerd.toml`: every key, its meaning and its default. `config/clavigerd.toml` shows the same to operators.
 
-use super::{ConfigError, File, OpenBaoConfig, parse};
+use super::{ConfigError, File, OpenBaoConfig, X509Config, parse};
 use crate::{
     model::{EngineName, Ttl},
     sys::Feature,
@@ -279,6 +279,8 @@ pub enum EngineConfig {
     Postgres(PostgresConfig),
     /// Secrets of an OpenBao or Vault server.
     OpenBao(OpenBaoConfig),
+    /// Certificates signed here.
+    X509(X509Config),
 }
 
 impl EngineConfig {
@@ -288,6 +290,7 @@ impl EngineConfig {
             EngineConfig::Jwt(jwt) => &jwt.name,
             EngineConfig::Postgres(postgres) => &postgres.name,
             EngineConfig::OpenBao(openbao) => &openbao.name,
+            EngineConfig::X509(x509) => &x509.name,
         }
     }
 }

@@ -42,6 +42,16 @@ impl Ed25519Key {
         scrubbed(|| signature::Ed25519KeyPair::from_pkcs8(bytes).map(|key| Self(Vaulted::new(key))).map_err(|_| KeyError))
     }
 
+    /// The key that follows from a 32-byte seed (RFC 8032, 5.1.5).
+    pub fn from_seed(seed: &[u8]) -> Result<Self, KeyError> {
+        scrubbed(|| signature::Ed25519KeyPair::from_seed_unchecked(seed).map(|key| Self(Vaulted::new(key))).map_err(|_| KeyError))
+    }
+
+    /// Reads PKCS #8 that may lack the public key (RFC 5208), as OpenSSL writes it; where it is there, both must belong together.
+    pub fn from_pkcs8_maybe_unpaired(bytes: &[u8]) -> Result<Self, KeyError> {
+        scrubbed(|| signature::Ed25519KeyPair::from_pkcs8_maybe_unchecked(bytes).map(|key| Self(Vaulted::new(key))).map_err(|_| KeyError))
+    }
+
     /// The 32 public bytes.
     pub fn public(&self) -> &[u8] {
         self.0.public_key().as_ref()

@@ -25,6 +25,7 @@ mod members;
 pub mod openbao;
 pub mod postgres;
 mod registry;
+pub mod x509;
 
 pub use members::Members;
 pub use registry::Engines;

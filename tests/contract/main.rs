@@ -15,3 +15,4 @@ mod recording;
 mod suite;
 #[path = "../support/postgres.rs"]
 mod support;
+mod x509;
