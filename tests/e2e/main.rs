@@ -17,6 +17,7 @@ mod agents;
 mod attacks;
 mod attestor;
 mod canary;
+mod certificates;
 mod confined;
 mod cores;
 mod crash;
