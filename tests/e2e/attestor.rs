@@ -217,6 +217,8 @@ fn whoever_else_answers_at_the_attestors_place_is_not_believed() {
     // The attestor runs as somebody else than is configured.
     let config = fs::read_to_string(host.dir.join("clavigerd.toml")).unwrap();
     host.launch_attestor();
+    // The daemon waits for it no longer than is worth it, and what it says then is another thing.
+    host.wait_until(Duration::from_secs(60), "the attestor listens", |host| host.attestor_socket().exists());
     host.write("clavigerd.toml", &config.replace(&format!("attestor_user = \"{ATTESTOR}\""), "attestor_user = \"61011\""));
     let mut daemon = Command::new("timeout");
     daemon.arg("60").arg(program_under_test()).arg("--attestor").arg(host.attestor_socket());
