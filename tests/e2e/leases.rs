@@ -32,7 +32,7 @@ fn a_lease_ends_when_its_holder_is_killed() {
     holder.kill();
     let end = host.end_of(&lease);
     assert_eq!((end["ended"]["reason"].as_str(), end["ended"]["result"].as_str()), (Some("holder_gone"), Some("lapsed")));
-    assert!(host.live().is_empty());
+    host.wait_until(Duration::from_secs(10), "it is off the books", |host| host.live().is_empty());
 }
 
 #[test]

@@ -267,7 +267,7 @@ fn bao_manages_leases_for_whoever_ran_it() {
     assert!(said.contains("no_lease") || said.contains("lease_ended"), "{said}");
     let reasons: Vec<Value> = host.records_of("end").iter().map(|end| end["ended"]["reason"].clone()).collect();
     assert_eq!(reasons, ["asked", "asked"], "each was given back, none by the script's end");
-    assert!(host.live().is_empty());
+    host.wait_until(std::time::Duration::from_secs(10), "they are off the books", |host| host.live().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -377,7 +377,9 @@ sys.stdin.readline()
     assert_eq!(actor.line()["raised"], "InvalidRequest");
     assert_eq!(host.end_of(leased["lease_id"].as_str().unwrap())["ended"]["reason"], "asked");
     assert_eq!(actor.line(), "revoked");
-    assert!(host.live().is_empty(), "with the token's end everything that was taken by it ended: {:?}", host.live());
+    host.wait_until(std::time::Duration::from_secs(10), "with the token's end everything that was taken by it ends", |host| {
+        host.live().is_empty()
+    });
     assert!(!host.records().iter().any(|record| record.to_string().contains("any-token")) && !host.log().contains("any-token"));
     actor.close();
 }
