@@ -293,7 +293,7 @@ impl Host {
     /// The record of a lease's end, waited for.
     pub fn end_of(&mut self, lease: &str) -> serde_json::Value {
         let mut found = None;
-        self.wait_until(Duration::from_secs(10), &format!("{lease} ends"), |host| {
+        self.wait_until(Duration::from_secs(60), &format!("{lease} ends"), |host| {
             found = host.records_of("end").into_iter().find(|record| record["lease"] == lease);
             found.is_some()
         });
