@@ -11,7 +11,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 /// How often an empty group is looked at while it may be filled again.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// How often a group is asked whether anybody is in it that cannot be watched.
+/// How often a group is asked whether anybody is in it.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// One control group of the unified hierarchy, watched through its own `cgroup.events` (kernel: admin-guide/cgroup-v2, "Un-populated
@@ -78,7 +78,9 @@ impl GroupWatch {
         nix::sys::uio::pread(&self.events, &mut [0u8; 1], 0) == Err(Errno::ENODEV)
     }
 
-    /// Waits until nobody is left in it. Where that cannot be waited for, for want of a descriptor say, it is asked now and then.
+    /// Waits until nobody is left in it. It is asked now and then as well: where it cannot be watched, for want of a descriptor say, and because
+    /// of what changes within 10 ms of the last change the kernel tells afterwards, and never if the group is removed before that
+    /// (`cgroup_file_notify` and `cgroup_rm_file` in kernel/cgroup/cgroup.c).
     pub async fn emptied(&self) {
         while self.is_populated() {
             // SAFETY: an OwnedFd names the same open descriptor for as long as it lives.
@@ -89,8 +91,11 @@ impl GroupWatch {
             };
             // Reading it is what the next change is compared with, so nothing is missed in between.
             while self.is_populated() {
-                let Ok(mut guard) = changed.ready(Interest::PRIORITY).await else { return };
-                guard.clear_ready();
+                match tokio::time::timeout(ASK_AGAIN, changed.ready(Interest::PRIORITY)).await {
+                    Ok(Ok(mut guard)) => guard.clear_ready(),
+                    Ok(Err(_)) => return,
+                    Err(_) => {}
+                }
             }
         }
     }
