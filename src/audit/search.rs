@@ -72,12 +72,12 @@ fn needles(filter: &Filter) -> Vec<String> {
     needles.extend(filter.lease.map(|lease| member("lease", &lease.to_string())));
     needles.extend(filter.secret.as_ref().map(|secret| member("name", secret)));
     needles.extend(filter.identity.as_ref().map(|identity| member("name", identity)));
-    needles.extend(month(filter).map(|month| format!("\"time\":\"{month}")));
+    needles.extend(common_time(filter).map(|time| format!("\"time\":\"{time}")));
     needles
 }
 
 /// As much of the time as is the same for all that are wanted: a year, a month, a day.
-fn month(filter: &Filter) -> Option<String> {
+fn common_time(filter: &Filter) -> Option<String> {
     let (since, until) = (filter.since?, filter.until?);
     let last = crate::model::WallTime(until.0.checked_sub(1)?);
     let (since, last) = (since.rfc3339(), last.rfc3339());

@@ -137,11 +137,13 @@ impl Broker {
     }
 
     async fn compare(&self, name: &EngineName, engine: &dyn Engine, may: May) -> Result<Found, EngineError> {
-        // Listed first, compared afterwards: a lease that is made in between is in the table before it is at the source, and one that ended
-        // in between is remembered as ended.
+        // Looked at before and after: a lease that is made meanwhile is in the table before it is at the source, and one that ends meanwhile
+        // may be listed all the same. What ended before and is there is an orphan like any other.
+        let (began, mut known) = (self.clock.wall(), self.known_leases());
         let there = engine.inventory().await?;
-        let known: HashSet<LeaseId> = self.leases.all().iter().map(|lease| lease.id).collect();
-        let orphan = |id: &LeaseId| !known.contains(id) && (may == May::EndFew || self.leases.find_ended(*id).is_none());
+        known.extend(self.known_leases());
+        let ended_meanwhile = |id: LeaseId| self.leases.find_ended(id).is_some_and(|ended| ended.at >= began);
+        let orphan = |id: &LeaseId| !known.contains(id) && !ended_meanwhile(*id);
         let mut found = Found { there: there.len(), orphans: Vec::new(), ended: Vec::new(), failed: Vec::new() };
         found.orphans = there.into_iter().filter(orphan).collect();
         let held_back = too_many(found.orphans.len(), found.there) && !crate::mutation!("reconcile-brake");
@@ -174,6 +176,10 @@ impl Broker {
             }
         }
         Ok(found)
+    }
+
+    fn known_leases(&self) -> HashSet<LeaseId> {
+        self.leases.all().iter().map(|lease| lease.id).collect()
     }
 
     async fn note(&self, event: Event) {

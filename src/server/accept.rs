@@ -16,7 +16,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{net::UnixListener, sync::watch};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::watch,
+};
 
 /// One of the two front doors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,11 +91,6 @@ impl Server {
         self.open.load(Ordering::Acquire)
     }
 
-    /// Turns true when no more connections are to be taken.
-    pub(super) fn stop(&self) -> watch::Receiver<bool> {
-        self.stop.clone()
-    }
-
     /// One more open connection, until this is dropped.
     pub(super) fn opened(&self) -> Opened {
         self.open.fetch_add(1, Ordering::AcqRel);
@@ -116,23 +114,28 @@ impl Server {
         }
     }
 
-    /// Serves one listener until stopped.
-    pub async fn serve(&self, listener: UnixListener, door: Door) {
+    /// The next connection at a door, however long it takes; `None` when no more are to be taken.
+    pub(super) async fn next(&self, listener: &UnixListener, door: &'static str) -> Option<UnixStream> {
         let mut stop = self.stop.clone();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                _ = stop.wait_for(|stop| *stop) => return,
+                _ = stop.wait_for(|stop| *stop) => return None,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            match accepted {
+                Ok((stream, _)) => return Some(stream),
                 Err(error) => {
                     // EMFILE and ENFILE stay until something closes; ECONNABORTED is the peer's affair. Neither ends the daemon.
-                    tracing::warn!(%error, door = door.name(), "a connection could not be accepted");
+                    tracing::warn!(%error, door, "a connection could not be accepted");
                     tokio::time::sleep(BREATHER).await;
-                    continue;
                 }
-            };
+            }
+        }
+    }
+
+    /// Serves one listener until stopped.
+    pub async fn serve(&self, listener: UnixListener, door: Door) {
+        while let Some(stream) = self.next(&listener, door.name()).await {
             let Ok(cred) = peer_cred(&stream) else { continue };
             let limits = self.limits(door);
             let Some(place) = limits.connect(cred.uid) else {

@@ -21,30 +21,17 @@ use tokio::{
 const AT_ONCE: usize = 64;
 /// For the answer to be taken.
 const TAKEN_WITHIN: Duration = Duration::from_secs(10);
-/// Pause after the kernel had no descriptor or memory for one more connection.
-const BREATHER: Duration = Duration::from_millis(50);
 /// More than any credential may have (systemd: 1 MiB, and 128 KiB more for encrypted ones).
 const TOO_MUCH: usize = 2 << 20;
 
 impl Server {
     /// Answers on every connection until stopped.
     pub async fn serve_credentials(&self, listener: UnixListener) {
-        let (places, mut stop) = (Arc::new(Semaphore::new(AT_ONCE)), self.stop());
+        let places = Arc::new(Semaphore::new(AT_ONCE));
         loop {
             // Never closed.
             let Ok(place) = places.clone().acquire_owned().await else { return };
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                _ = stop.wait_for(|stop| *stop) => return,
-            };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, door = "credentials", "a connection could not be accepted");
-                    tokio::time::sleep(BREATHER).await;
-                    continue;
-                }
-            };
+            let Some(stream) = self.next(&listener, "credentials").await else { return };
             let (broker, open) = (self.broker().clone(), self.opened());
             tokio::spawn(async move {
                 answer(stream, &broker).await;

@@ -190,16 +190,22 @@ fn bao_is_told_no_in_its_own_words() {
     no(&["kv", "get", "secret/app/one"], 2, &["Code: 503", "frozen"]);
 }
 
-#[test]
-fn bao_as_a_client_speaks_for_whoever_ran_it() {
-    let (true, Some(packages)) = (is_root(), clients::packages()) else { return };
+/// A host whose `bao` speaks for whoever ran it.
+fn with_bao_as_a_client(packages: &Path) -> Host {
     let mut setup = setup("[attest]\nclients = [\"$DIR/bin/bao\"]\n");
     // The identity of everything of this user's: a script's, which bao speaks for.
     setup.identities = setup.identities.replace(", \"unix:path:$DIR/bin/bao\"", "");
     let mut host = Host::prepare(setup);
-    put_bao(&host, &packages);
+    put_bao(&host, packages);
     host.launch();
     host.put("app/one", "value-one");
+    host
+}
+
+#[test]
+fn bao_as_a_client_speaks_for_whoever_ran_it() {
+    let (true, Some(packages)) = (is_root(), clients::packages()) else { return };
+    let mut host = with_bao_as_a_client(&packages);
     let mut shell =
         host.shell(VICTIM, "bao kv get -format=json secret/app/one\nread -r go\nbao kv get -format=json secret/app/one\nread -r go");
     shell.env("BAO_ADDR", format!("unix://{}", host.path("workload.sock"))).env("HOME", "/nonexistent");
@@ -241,12 +247,7 @@ fn a_credential_that_would_die_below_its_unit_is_warned_about() {
 #[test]
 fn bao_manages_leases_for_whoever_ran_it() {
     let (true, Some(packages)) = (is_root(), clients::packages()) else { return };
-    let mut setup = setup("[attest]\nclients = [\"$DIR/bin/bao\"]\n");
-    setup.identities = setup.identities.replace(", \"unix:path:$DIR/bin/bao\"", "");
-    let mut host = Host::prepare(setup);
-    put_bao(&host, &packages);
-    host.launch();
-    host.put("app/one", "value-one");
+    let mut host = with_bao_as_a_client(&packages);
     let script = r#"
         set -e
         id=$(bao read -format=json creds/token | sed -n 's/.*"lease_id": "\(.*\)",/\1/p')
