@@ -124,7 +124,8 @@ fn filter(tail: &Tail) -> Result<Vec<String>, Failure> {
 /// A time as people give it: how long ago, a date, or RFC 3339.
 pub(super) fn instant(option: &str, text: &str) -> Result<WallTime, Failure> {
     let ago = Ttl::parse(text).map(|ttl| WallTime(SystemClock.wall().0.saturating_sub(u64::from(ttl.as_secs()) * 1_000_000)));
-    ago.or_else(|| WallTime::parse(text)).ok_or_else(|| Failure::Usage(format!("--{option} {text:?} is no time")))
+    ago.or_else(|| WallTime::parse(text))
+        .ok_or_else(|| Failure::Usage(format!("--{option} {text:?} is no time: give a date, RFC 3339, or such as 15m for that long ago")))
 }
 
 struct Printer<'a> {

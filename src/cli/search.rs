@@ -105,26 +105,28 @@ fn filter(arguments: &Arguments) -> Result<Filter, Failure> {
         Some(name) if name.bytes().any(|b| b.is_ascii_control() || !b.is_ascii() || b == b'"' || b == b'\\') => Err(usage(what, name)),
         value => Ok(value.clone()),
     };
-    let word = |what: &str, value: &Option<String>, found: Option<usize>| match (value, found) {
-        (Some(value), None) => Err(usage(what, value)),
-        _ => Ok(()),
-    };
-    let kind = arguments.kind.as_ref().and_then(|word| Kind::ALL.iter().position(|kind| kind.as_str() == word));
-    let outcome = arguments.outcome.as_ref().and_then(|word| Outcome::ALL.iter().position(|outcome| outcome.as_str() == word));
-    word("kind", &arguments.kind, kind)?;
-    word("outcome", &arguments.outcome, outcome)?;
+    let kind = word("kind", arguments.kind.as_deref(), Kind::ALL, Kind::as_str)?;
+    let outcome = word("outcome", arguments.outcome.as_deref(), Outcome::ALL, Outcome::as_str)?;
     let lease = arguments.lease.as_ref().map(|id| LeaseId::parse(id).map_err(|_| usage("lease", id))).transpose()?;
     let request = arguments.request.as_ref().map(|id| RequestId::parse(id).map_err(|_| usage("request", id))).transpose()?;
     Ok(Filter {
         identity: plain("identity", &arguments.identity)?,
         secret: plain("secret", &arguments.secret)?,
-        kind: kind.map(|at| Kind::ALL[at]),
-        outcome: outcome.map(|at| Outcome::ALL[at]),
+        kind,
+        outcome,
         lease,
         request,
         since: arguments.since.as_deref().map(|text| instant("since", text)).transpose()?,
         until: arguments.until.as_deref().map(|text| instant("until", text)).transpose()?,
     })
+}
+
+/// One of the words that there are.
+fn word<T: Copy>(option: &str, said: Option<&str>, all: &[T], text: fn(T) -> &'static str) -> Result<Option<T>, Failure> {
+    let Some(said) = said else { return Ok(None) };
+    let found = all.iter().copied().find(|one| text(*one) == said);
+    let words = || all.iter().map(|one| text(*one)).collect::<Vec<_>>().join(", ");
+    found.map(Some).ok_or_else(|| Failure::Usage(format!("--{option} {said:?} is none; there is {}", words())))
 }
 
 fn count(who: &mut BTreeMap<String, Had>, record: &Record) {
