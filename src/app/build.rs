@@ -14,11 +14,12 @@ use crate::{
     config::{AnchorKind, Config, EngineConfig, PostgresConfig, X509Config},
     digest::{KeyError, SealKey, SystemRandom},
     engine::{
-        Engine, EngineError, Engines,
+        Engine, EngineError, Engines, ListPlaces,
         jwt::{self, JwtEngine, JwtError},
         local::{LocalEngine, LocalStore, StoreError},
         openbao::OpenBaoEngine,
         postgres::{self, PostgresEngine, Server},
+        ssh::{SshConfig, SshEngine, SshError},
         x509::{self, X509Engine, X509Error},
     },
     lease::{JournalError, Leases, Recovered},
@@ -50,6 +51,9 @@ pub enum BuildError {
     /// An `x509` engine.
     #[error(transparent)]
     X509(#[from] X509Error),
+    /// An `ssh` engine.
+    #[error(transparent)]
+    Ssh(#[from] SshError),
     /// Another engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -228,6 +232,17 @@ fn engines(
                 let engine = OpenBaoEngine::new(config, state.mark.clone(), &root, store.clone(), clock.clone(), random.clone())?;
                 rows.push((from.name.clone(), Arc::new(engine)));
             }
+            EngineConfig::Ssh(from) => {
+                let root: SealKey = store.own_key("ssh")?;
+                let book = config.paths.state.join(format!("ssh-{}", from.name));
+                let config = SshConfig {
+                    name: from.name.clone(),
+                    max_ttl: from.max_ttl,
+                    public_key: from.ca_public_file.clone(),
+                    list: from.revoked_file.clone().map(|file| ListPlaces { file, book }),
+                };
+                rows.push((from.name.clone(), Arc::new(SshEngine::open(config, &root, store, clock.clone())?)));
+            }
             EngineConfig::X509(from) => {
                 let root: SealKey = store.own_key("x509")?;
                 let config = x509_config(from, &config.paths.state)?;
@@ -270,7 +285,7 @@ fn x509_config(from: &X509Config, state: &Path) -> Result<x509::X509Config, Buil
         }
         _ => return Err(wrong("ca_cert_file goes with ca_key_file or ca_key_credential")),
     };
-    let list = from.crl_file.clone().map(|file| x509::ListPlaces { file, book: state.join(format!("x509-{}", from.name)) });
+    let list = from.crl_file.clone().map(|file| ListPlaces { file, book: state.join(format!("x509-{}", from.name)) });
     Ok(x509::X509Config { name: from.name.clone(), max_ttl: from.max_ttl, authority, list })
 }
 

@@ -1,6 +1,6 @@
 //! `clavigerd.toml`: every key, its meaning and its default. `config/clavigerd.toml` shows the same to operators.
 
-use super::{ConfigError, File, OpenBaoConfig, X509Config, parse};
+use super::{ConfigError, File, OpenBaoConfig, SshConfig, X509Config, parse};
 use crate::{
     model::{EngineName, Ttl},
     sys::Feature,
@@ -281,6 +281,8 @@ pub enum EngineConfig {
     OpenBao(OpenBaoConfig),
     /// Certificates signed here.
     X509(X509Config),
+    /// Certificates of OpenSSH signed here.
+    Ssh(SshConfig),
 }
 
 impl EngineConfig {
@@ -291,6 +293,7 @@ impl EngineConfig {
             EngineConfig::Postgres(postgres) => &postgres.name,
             EngineConfig::OpenBao(openbao) => &openbao.name,
             EngineConfig::X509(x509) => &x509.name,
+            EngineConfig::Ssh(ssh) => &ssh.name,
         }
     }
 }

@@ -7,6 +7,7 @@ mod identities;
 mod openbao;
 mod places;
 mod secrets;
+mod ssh;
 mod x509;
 
 pub use daemon::{
@@ -17,6 +18,7 @@ pub use identities::{identities, is_interpreter};
 pub use openbao::{OpenBaoConfig, OpenBaoLogin};
 pub use places::{KeyPlace, RowPlace, rows};
 pub use secrets::{RowDraft, secrets};
+pub use ssh::SshConfig;
 pub use x509::X509Config;
 
 use serde::de::DeserializeOwned;
