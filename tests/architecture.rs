@@ -61,6 +61,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tokio_postgres", &["engine/postgres"]),
     ("rcgen", &["engine/x509"]),
     ("x509_parser", &["engine/x509"]),
+    ("ssh_key", &["engine/ssh"]),
     ("moka", &["attest", "policy", "engine"]),
     ("prometheus_client", &["broker"]),
     ("clap", &["app", "cli"]),

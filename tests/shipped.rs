@@ -11,6 +11,7 @@ use claviger::{
         local::{LocalEngine, LocalStore},
         openbao::{self, OpenBaoEngine},
         postgres::{self, PostgresEngine, Server},
+        ssh::{SshConfig, SshEngine},
         x509::{self, X509Engine},
     },
     model::{Catalogue, Registry, WallTime},
@@ -71,6 +72,11 @@ fn catalogue(config: &Config, files: &[File]) -> Result<Catalogue, String> {
                     max_ttl: from.max_ttl,
                 };
                 Box::new(JwtEngine::open(config, store.clone(), clock.clone()).map_err(|error| error.to_string())?)
+            }
+            EngineConfig::Ssh(from) => {
+                let config = SshConfig { name: from.name.clone(), max_ttl: from.max_ttl, public_key: None, list: None };
+                let root = store.own_key("ssh").unwrap();
+                Box::new(SshEngine::open(config, &root, &store, clock.clone()).map_err(|error| error.to_string())?)
             }
             EngineConfig::X509(from) => {
                 // Whose authority signs is no matter here.
@@ -150,7 +156,7 @@ fn the_shipped_configuration_is_the_default_and_says_so_key_by_key() {
     let text = read(&root().join("config/clavigerd.toml"));
     assert_eq!(parse(&text).unwrap(), Config::default());
     let all = parse(&uncommented(&text, false)).unwrap();
-    assert_eq!(all.engines.len(), 4);
+    assert_eq!(all.engines.len(), 5);
     assert!(all.metrics.textfile.is_some());
     // What is shown as a default is the default.
     let default = Config::default();
@@ -207,6 +213,7 @@ fn every_key_is_documented_and_no_other() {
     known.insert("engine openbao".into(), keys_of("[[engine]]", openbao));
     let x509 = "kind = \"x509\"\nname = \"a\"\nmax_ttl = \"1m\"";
     known.insert("engine x509".into(), keys_of("[[engine]]", x509));
+    known.insert("engine ssh".into(), keys_of("[[engine]]", &x509.replace("x509", "ssh")));
     assert_eq!(documented, known);
 }
 

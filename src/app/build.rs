@@ -2,6 +2,7 @@
 
 use super::{
     attestor::AttestError,
+    engines::engines,
     load::{self, Places},
     restored::{self, Restored, RestoredError, Seen},
     signing,
@@ -11,26 +12,20 @@ use crate::{
     attest::{Attestor, Launches, LaunchesError},
     audit::{Anchor, Audit, Books, JournalAnchor, OpenError, Options, Retention, SyslogAnchor, Tip, Word},
     broker::{Broker, KeyPlaces, LoadProblems, Parts, PublishError, Settings},
-    config::{AnchorKind, Config, EngineConfig, PostgresConfig, X509Config},
-    digest::{KeyError, SealKey, SystemRandom},
+    config::{AnchorKind, Config},
+    digest::{KeyError, SystemRandom},
     engine::{
-        Engine, EngineError, Engines,
-        jwt::{self, JwtEngine, JwtError},
-        local::{LocalEngine, LocalStore, StoreError},
-        openbao::OpenBaoEngine,
-        postgres::{self, PostgresEngine, Server},
-        x509::{self, X509Engine, X509Error},
+        EngineError,
+        jwt::JwtError,
+        local::{LocalStore, StoreError},
+        ssh::SshError,
+        x509::X509Error,
     },
     lease::{JournalError, Leases, Recovered},
-    model::{EngineName, SecretBytes},
+    model::EngineName,
     sys::{self, Clock, DiskVolume, SystemClock, append::Reserve},
 };
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, sync::Arc};
 
 /// Why the daemon cannot be put together.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +45,9 @@ pub enum BuildError {
     /// An `x509` engine.
     #[error(transparent)]
     X509(#[from] X509Error),
+    /// An `ssh` engine.
+    #[error(transparent)]
+    Ssh(#[from] SshError),
     /// Another engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -103,8 +101,6 @@ pub struct Built {
     pub(super) seen: Seen,
 }
 
-/// The name of the store that is always there.
-const LOCAL: &str = "local";
 const QUEUE: usize = 8192;
 const BALLAST: u64 = 1 << 20;
 
@@ -184,112 +180,6 @@ fn key_places(config: &Config) -> KeyPlaces {
         credential: config.local.key_credential.clone(),
         read_local: Box::new(move || state::key(&read).map_err(|error| error.to_string())),
     }
-}
-
-type Tokens = Vec<(EngineName, Arc<JwtEngine>)>;
-
-fn engines(
-    config: &Config,
-    state: &State,
-    store: &Arc<LocalStore>,
-    clock: &Arc<dyn Clock>,
-    random: &Arc<SystemRandom>,
-) -> Result<(Engines, Tokens), BuildError> {
-    // A constant that is a name.
-    let local = EngineName::parse(LOCAL).map_err(|error| BuildError::Config(error.to_string()))?;
-    let mut rows: Vec<(EngineName, Arc<dyn Engine>)> = vec![(local, Arc::new(LocalEngine::new(store.clone())))];
-    let mut tokens = Vec::new();
-    // Those that sign come first: others may log in with their tokens.
-    let signs = |engine: &&EngineConfig| matches!(engine, EngineConfig::Jwt(_));
-    for engine in config.engines.iter().filter(signs).chain(config.engines.iter().filter(|engine| !signs(engine))) {
-        match engine {
-            EngineConfig::Jwt(jwt) => {
-                let config = jwt::JwtConfig {
-                    name: jwt.name.clone(),
-                    issuer: jwt.issuer.clone(),
-                    jwks_uri: None,
-                    algorithms: vec![jwt::Algorithm::Es256, jwt::Algorithm::EdDsa],
-                    max_ttl: jwt.max_ttl,
-                };
-                let engine = Arc::new(JwtEngine::open(config, store.clone(), clock.clone())?);
-                tokens.push((jwt.name.clone(), engine.clone()));
-                rows.push((jwt.name.clone(), engine));
-            }
-            EngineConfig::Postgres(postgres) => {
-                // A key of its own in the store: rewrapping the store's master key changes no live lease's password.
-                let root: SealKey = store.own_key("postgres")?;
-                let engine = PostgresEngine::new(postgres_config(postgres)?, state.mark.clone(), &root, clock.clone())?;
-                rows.push((postgres.name.clone(), Arc::new(engine)));
-            }
-            EngineConfig::OpenBao(from) => {
-                // The same for ids of tokens and values that are sealed into leases.
-                let root: SealKey = store.own_key("openbao")?;
-                let config = super::openbao::config(from, &tokens, clock)?;
-                let engine = OpenBaoEngine::new(config, state.mark.clone(), &root, store.clone(), clock.clone(), random.clone())?;
-                rows.push((from.name.clone(), Arc::new(engine)));
-            }
-            EngineConfig::X509(from) => {
-                let root: SealKey = store.own_key("x509")?;
-                let config = x509_config(from, &config.paths.state)?;
-                rows.push((from.name.clone(), Arc::new(X509Engine::open(config, &root, store, clock.clone())?)));
-            }
-        }
-    }
-    Ok((Engines::new(rows).map_err(BuildError::Twice)?, tokens))
-}
-
-fn postgres_config(from: &PostgresConfig) -> Result<postgres::PostgresConfig, BuildError> {
-    let wrong = |what: &str| BuildError::Config(format!("engine {}: {what}", from.name));
-    let server = if from.host.starts_with('/') {
-        Server::Unix { folder: from.host.clone().into(), port: from.port }
-    } else {
-        let path = from.ca_file.as_ref().ok_or_else(|| wrong("a host name needs ca_file: there is no connection without TLS"))?;
-        let ca_pem = sys::read_trusted(path, 1 << 20).map_err(|error| wrong(&error.to_string()))?.into_bytes();
-        Server::Tls { host: from.host.clone(), port: from.port, ca_pem, server_name: from.server_name.clone() }
-    };
-    let place = secret_file(from.password_credential.as_deref(), from.password_file.as_deref());
-    let password = place.map_err(|what| wrong(&format!("password: {what}")))?.map(|path| password(&path)).transpose()?;
-    let timeout = Duration::from_secs(u64::from(from.timeout_seconds.max(1)));
-    Ok(postgres::PostgresConfig {
-        password,
-        database: from.database.clone(),
-        connect_timeout: timeout.min(Duration::from_secs(2)),
-        call_timeout: timeout,
-        ..postgres::PostgresConfig::new(from.name.clone(), server, &from.user)
-    })
-}
-
-fn x509_config(from: &X509Config, state: &Path) -> Result<x509::X509Config, BuildError> {
-    let wrong = |what: &str| BuildError::Config(format!("engine {}: {what}", from.name));
-    let key = secret_file(from.ca_key_credential.as_deref(), from.ca_key_file.as_deref());
-    let authority = match (&from.ca_cert_file, key.map_err(|what| wrong(&format!("ca_key: {what}")))?) {
-        (None, None) => None,
-        (Some(path), Some(key)) => {
-            let certificates = sys::read_trusted(path, 1 << 20).map_err(|error| wrong(&error.to_string()))?;
-            Some(x509::GivenAuthority { certificates, key: sys::read_private(&key, 1 << 16)? })
-        }
-        _ => return Err(wrong("ca_cert_file goes with ca_key_file or ca_key_credential")),
-    };
-    let list = from.crl_file.clone().map(|file| x509::ListPlaces { file, book: state.join(format!("x509-{}", from.name)) });
-    Ok(x509::X509Config { name: from.name.clone(), max_ttl: from.max_ttl, authority, list })
-}
-
-/// Where a secret of an operator's is: the systemd credential of that name, or the file. Not both.
-pub(super) fn secret_file(credential: Option<&str>, file: Option<&Path>) -> Result<Option<PathBuf>, &'static str> {
-    match (credential, file) {
-        (Some(_), Some(_)) => Err("the file and the credential exclude each other"),
-        (Some(name), None) => {
-            let folder = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or("the unit passes no credentials")?;
-            Ok(Some(Path::new(&folder).join(name)))
-        }
-        (None, file) => Ok(file.map(Path::to_path_buf)),
-    }
-}
-
-fn password(path: &Path) -> Result<SecretBytes, BuildError> {
-    let bytes = sys::read_private(path, 4096)?;
-    // Editors end files with a line feed; no password does.
-    Ok(SecretBytes::new(bytes.expose().trim_ascii_end().to_vec()))
 }
 
 fn audit(

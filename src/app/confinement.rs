@@ -58,6 +58,9 @@ fn reach(config: &Config, file: &Path) -> Reach {
                 read.extend([&x509.ca_cert_file, &x509.ca_key_file].into_iter().flatten().filter_map(|path| folder(path)));
                 write.extend(x509.crl_file.as_deref().and_then(folder));
             }
+            EngineConfig::Ssh(ssh) => {
+                write.extend([&ssh.ca_public_file, &ssh.revoked_file].into_iter().flatten().filter_map(|path| folder(path)))
+            }
             EngineConfig::Postgres(postgres) => {
                 read.extend([&postgres.ca_file, &postgres.password_file].into_iter().flatten().filter_map(|path| folder(path)));
                 if !postgres.host.starts_with('/') {

@@ -56,7 +56,7 @@ pub fn by_configuration(config: &Config) -> impl Fn(&SecretDefinition) -> Result
             return Ok(EndsBy::None);
         }
         match config.engines.iter().find(|engine| *engine.name() == row.engine) {
-            Some(EngineConfig::Jwt(_) | EngineConfig::X509(_)) => Ok(EndsBy::ShortLife),
+            Some(EngineConfig::Jwt(_) | EngineConfig::X509(_) | EngineConfig::Ssh(_)) => Ok(EndsBy::ShortLife),
             Some(EngineConfig::Postgres(_)) => Ok(EndsBy::Upstream),
             Some(EngineConfig::OpenBao(_)) => openbao::ends_by(row),
             None => Err(format!("engine {} is not configured", row.engine)),

@@ -4,6 +4,7 @@ mod attestor;
 mod build;
 mod confinement;
 mod doubts;
+mod engines;
 mod exit;
 mod load;
 mod openbao;

@@ -1,6 +1,6 @@
 //! An `openbao` engine from its row.
 
-use super::build::{BuildError, secret_file};
+use super::{build::BuildError, engines::secret_file};
 use crate::{
     config::{OpenBaoConfig, OpenBaoLogin},
     engine::{

@@ -3,20 +3,24 @@
 //! Only `app` and `cli` see this module. It reads no file itself: whoever calls has opened them and checked who may write there.
 
 mod daemon;
+mod engines;
 mod identities;
 mod openbao;
 mod places;
 mod secrets;
+mod ssh;
 mod x509;
 
 pub use daemon::{
-    AnchorKind, AttestConfig, AuditConfig, Config, EngineConfig, JwtConfig, LeaseConfig, LimitConfig, LocalConfig, MetricsConfig,
-    PathConfig, PostgresConfig, ShutdownRule, SocketConfig,
+    AnchorKind, AttestConfig, AuditConfig, Config, LeaseConfig, LimitConfig, LocalConfig, MetricsConfig, PathConfig, ShutdownRule,
+    SocketConfig,
 };
+pub use engines::{EngineConfig, JwtConfig, PostgresConfig};
 pub use identities::{identities, is_interpreter};
 pub use openbao::{OpenBaoConfig, OpenBaoLogin};
 pub use places::{KeyPlace, RowPlace, rows};
 pub use secrets::{RowDraft, secrets};
+pub use ssh::SshConfig;
 pub use x509::X509Config;
 
 use serde::de::DeserializeOwned;

@@ -1,6 +1,6 @@
 //! `[[engine]]` with `kind = "openbao"`.
 
-use super::daemon::default_timeout;
+use super::engines::default_timeout;
 use crate::model::EngineName;
 use serde::Deserialize;
 use std::path::PathBuf;

@@ -19,14 +19,17 @@
 //! 9. `end` and `settle` need neither the definition nor the settings the credential was issued under: a secret whose row was changed or
 //!    deleted can still be ended.
 
+mod ended;
 pub mod jwt;
 pub mod local;
 mod members;
 pub mod openbao;
 pub mod postgres;
 mod registry;
+pub mod ssh;
 pub mod x509;
 
+pub use ended::{EndedError, ListPlaces};
 pub use members::Members;
 pub use registry::Engines;
 

@@ -12,6 +12,7 @@ mod openbao_weather;
 mod postgres;
 mod postgres_faults;
 mod recording;
+mod ssh;
 mod suite;
 #[path = "../support/postgres.rs"]
 mod support;

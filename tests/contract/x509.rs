@@ -5,9 +5,9 @@ use async_trait::async_trait;
 use claviger::{
     digest::{SealKey, SystemRandom},
     engine::{
-        Engine, EngineError, Issued, UpstreamRef,
+        EndedError, Engine, EngineError, Issued, ListPlaces, UpstreamRef,
         local::LocalStore,
-        x509::{GivenAuthority, ListPlaces, X509Config, X509Engine, X509Error},
+        x509::{GivenAuthority, X509Config, X509Engine, X509Error},
     },
     model::{EngineName, SecretBytes, SecretDefinition, Target, Ttl, WallTime},
     sys::{Clock, ManualClock, SystemClock},
@@ -297,7 +297,7 @@ async fn the_list_counts_up_is_never_too_old_and_forgets_what_is_dead() {
     assert!(shown().to_lowercase().contains(&hex::encode(lease.to_bytes())));
     drop(engine);
     fs::write(bench.path("book"), "something else\n").unwrap();
-    assert!(matches!(bench.open(None), Err(X509Error::Book(_))), "nothing is forgotten silently");
+    assert!(matches!(bench.open(None), Err(X509Error::Ended(EndedError::Book(_)))), "nothing is forgotten silently");
 }
 
 #[test]

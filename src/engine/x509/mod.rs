@@ -6,22 +6,22 @@
 
 mod authority;
 mod certificate;
-mod revoked;
 
 use super::{
-    Again, Engine, EngineError, Issued, Order, UpstreamRef,
+    Again, EndedError, Engine, EngineError, Issued, ListPlaces, Order, UpstreamRef,
+    ended::{Edition, EndedList},
     local::{LocalStore, StoreError},
 };
 use crate::{
     digest::{KeyError, SealKey},
     model::{EndResult, EndsBy, EngineName, LeaseId, SecretBytes, SecretDefinition, Ttl},
-    sys::{Clock, FileError, TrustError},
+    sys::Clock,
 };
 use async_trait::async_trait;
 use authority::Authority;
 use certificate::Settings;
-use revoked::RevocationList;
-use std::{path::PathBuf, sync::Arc};
+use rcgen::{CertificateRevocationListParams, RevokedCertParams, SerialNumber};
+use std::sync::Arc;
 use time::OffsetDateTime;
 
 /// Why an authority or a certificate could not be made. All are the operator's to mend; none holds a byte of a key.
@@ -47,15 +47,9 @@ pub enum X509Error {
     /// Kept by another version.
     #[error("the kept authority has format {0}, this version reads 1; nothing was changed. Start the version that wrote it")]
     Format(u32),
-    /// What is remembered of ended leases cannot be read.
-    #[error("{0}: is no list of ended leases of this version; restore it, or remove it once every certificate of before has expired")]
-    Book(PathBuf),
-    /// What is remembered could not be read.
+    /// The revocation list.
     #[error(transparent)]
-    Trust(#[from] TrustError),
-    /// The list or what is remembered could not be written.
-    #[error(transparent)]
-    File(#[from] FileError),
+    Ended(#[from] EndedError),
     /// No name is left for the certificate.
     #[error("none of the names of this secret is among the targets that were granted")]
     NoName,
@@ -73,15 +67,6 @@ pub struct GivenAuthority {
     pub certificates: String,
     /// PEM of its private key in PKCS #8: Ed25519 or P-256.
     pub key: SecretBytes,
-}
-
-/// Where ended leases are published and remembered.
-#[derive(Clone, Debug)]
-pub struct ListPlaces {
-    /// The revocation list in PEM, for verifiers.
-    pub file: PathBuf,
-    /// What we remember ourselves, in the state folder.
-    pub book: PathBuf,
 }
 
 /// One authority.
@@ -102,15 +87,16 @@ pub struct X509Engine {
     max_ttl: Ttl,
     key: SealKey,
     authority: Arc<Authority>,
-    list: Option<Arc<RevocationList>>,
+    list: Option<Arc<EndedList>>,
 }
 
 impl X509Engine {
     /// Reads the authority, or makes and keeps one; writes the revocation list. `root` is the key that leases' keys follow from.
     pub fn open(config: X509Config, root: &SealKey, store: &LocalStore, clock: Arc<dyn Clock>) -> Result<Self, X509Error> {
         let authority = Arc::new(Authority::open(&config, store, clock.wall())?);
-        let places = config.list.map(|places| (places.file, places.book));
-        let list = places.map(|places| RevocationList::open(places, authority.clone(), config.max_ttl, clock)).transpose()?;
+        let signer = authority.clone();
+        let render = move |edition: &Edition<'_>| revocation_list(&signer, edition).map_err(|error| error.to_string());
+        let list = config.list.map(|places| EndedList::open(places, config.max_ttl, clock, Box::new(render))).transpose()?;
         let key = root.derive(&format!("x509:{}", config.name));
         Ok(Self { name: config.name, max_ttl: config.max_ttl, key, authority, list })
     }
@@ -151,6 +137,26 @@ impl X509Engine {
         }
         Ok(EndResult::Lapsed)
     }
+}
+
+/// Seconds for which verifiers may go on with a revocation list.
+const GOOD_FOR: u64 = 7 * 86_400;
+
+/// The list as verifiers read it (RFC 5280, 5), in PEM.
+fn revocation_list(authority: &Authority, edition: &Edition<'_>) -> Result<Vec<u8>, X509Error> {
+    let revoked = edition.leases.iter().map(|(lease, time)| {
+        let (serial_number, revocation_time) = (certificate::serial(*lease), at(*time)?);
+        Ok(RevokedCertParams { serial_number, revocation_time, reason_code: None, invalidity_date: None })
+    });
+    let list = authority.sign_list(&CertificateRevocationListParams {
+        this_update: at(edition.now.saturating_sub(authority::LATE_CLOCKS))?,
+        next_update: at(edition.now.saturating_add(GOOD_FOR))?,
+        crl_number: SerialNumber::from(edition.number),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.collect::<Result<_, X509Error>>()?,
+        key_identifier_method: authority.key_id.clone(),
+    })?;
+    Ok(list.pem()?.into_bytes())
 }
 
 /// A moment as certificates have it.

@@ -1,11 +1,9 @@
-//! Leases that ended before their certificates did: remembered on disk, and published as a revocation list (RFC 5280, 5).
+//! Leases that ended before their certificates did: remembered on disk, and published as a list for those who verify certificates.
 
-use super::{X509Error, at, authority::Authority, certificate::serial};
 use crate::{
     model::{LeaseId, Ttl},
-    sys::{self, Clock},
+    sys::{self, Clock, FileError, TrustError},
 };
-use rcgen::{CertificateRevocationListParams, RevokedCertParams, SerialNumber};
 use std::{
     collections::BTreeMap,
     path::PathBuf,
@@ -13,8 +11,6 @@ use std::{
     time::Duration,
 };
 
-/// Seconds for which verifiers may go on with a list.
-const GOOD_FOR: u64 = 7 * 86_400;
 /// Seconds that a lease stays on the list after its last certificate died.
 const SLACK: u64 = 86_400;
 /// How often it is written anew while nothing ends.
@@ -24,9 +20,48 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// Bytes of the largest book: some millions of leases.
 const BOOK_MAX: usize = 256 << 20;
 
+/// Why ended leases could not be read, remembered or published.
+#[derive(Debug, thiserror::Error)]
+pub enum EndedError {
+    /// What is remembered of ended leases cannot be read.
+    #[error("{0}: is no list of ended leases of this version; restore it, or remove it once every certificate of before has expired")]
+    Book(PathBuf),
+    /// What is remembered could not be read.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The list or what is remembered could not be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The list could not be made.
+    #[error("the list of ended leases: {0}")]
+    Made(String),
+}
+
+/// Where ended leases are published and remembered.
+#[derive(Clone, Debug)]
+pub struct ListPlaces {
+    /// The list for verifiers.
+    pub file: PathBuf,
+    /// What we remember ourselves, in the state folder.
+    pub book: PathBuf,
+}
+
+/// What a list is made from.
+pub(super) struct Edition<'a> {
+    /// Its number: never given twice.
+    pub(super) number: u64,
+    /// When it is made, in seconds since 1970.
+    pub(super) now: u64,
+    /// Leases, and when they ended, in seconds since 1970.
+    pub(super) leases: &'a [(LeaseId, u64)],
+}
+
+/// Makes the list that verifiers read.
+pub(super) type Render = Box<dyn Fn(&Edition<'_>) -> Result<Vec<u8>, String> + Send + Sync>;
+
 /// The list of one engine.
-pub(super) struct RevocationList {
-    authority: Arc<Authority>,
+pub(super) struct EndedList {
+    render: Render,
     clock: Arc<dyn Clock>,
     /// What verifiers read.
     file: PathBuf,
@@ -54,20 +89,16 @@ struct One {
     step: u64,
 }
 
-impl RevocationList {
+impl EndedList {
     /// Reads what is remembered and writes the list, which is written anew every day from then on.
-    pub(super) fn open(
-        (file, book): (PathBuf, PathBuf),
-        authority: Arc<Authority>,
-        life: Ttl,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Arc<Self>, X509Error> {
+    pub(super) fn open(places: ListPlaces, life: Ttl, clock: Arc<dyn Clock>, render: Render) -> Result<Arc<Self>, EndedError> {
+        let ListPlaces { file, book } = places;
         let ended = match sys::read_trusted(&book, BOOK_MAX) {
-            Ok(text) => read(&text).ok_or_else(|| X509Error::Book(book.clone()))?,
+            Ok(text) => read(&text).ok_or_else(|| EndedError::Book(book.clone()))?,
             Err(sys::TrustError::Io(_, error)) if error.kind() == std::io::ErrorKind::NotFound => Ended::default(),
             Err(error) => return Err(error.into()),
         };
-        let list = Arc::new(Self { authority, clock, file, book, life, ended: Mutex::new(ended), written: tokio::sync::Mutex::new(0) });
+        let list = Arc::new(Self { render, clock, file, book, life, ended: Mutex::new(ended), written: tokio::sync::Mutex::new(0) });
         list.write()?;
         if tokio::runtime::Handle::try_current().is_ok() {
             tokio::spawn(keep(Arc::downgrade(&list)));
@@ -76,7 +107,7 @@ impl RevocationList {
     }
 
     /// Puts a lease on the list; it is there on disk when this returns. Those who come at the same time are written together.
-    pub(super) async fn add(&self, lease: LeaseId) -> Result<(), X509Error> {
+    pub(super) async fn add(&self, lease: LeaseId) -> Result<(), EndedError> {
         let mine = {
             let mut ended = self.ended();
             let (at, step) = (self.clock.wall().unix_secs(), ended.step + 1);
@@ -93,7 +124,7 @@ impl RevocationList {
     }
 
     /// Writes both files and says up to which step. The book first: what verifiers were told once is never forgotten.
-    fn write(&self) -> Result<u64, X509Error> {
+    fn write(&self) -> Result<u64, EndedError> {
         let now = self.clock.wall().unix_secs();
         let (step, number, leases) = {
             let mut ended = self.ended();
@@ -104,23 +135,13 @@ impl RevocationList {
             ended.number += 1;
             (step, ended.number, ended.leases.iter().map(|(lease, one)| (*lease, one.at)).collect::<Vec<_>>())
         };
-        let mut book = format!("claviger x509 1 {number}\n");
+        let mut book = format!("claviger ended 1 {number}\n");
         for (lease, at) in &leases {
             book.push_str(&format!("{lease} {at}\n"));
         }
         sys::write_atomic(&self.book, book.as_bytes(), 0o600)?;
-        let revoked = leases.iter().map(|(lease, time)| {
-            Ok(RevokedCertParams { serial_number: serial(*lease), revocation_time: at(*time)?, reason_code: None, invalidity_date: None })
-        });
-        let list = self.authority.sign_list(&CertificateRevocationListParams {
-            this_update: at(now.saturating_sub(super::authority::LATE_CLOCKS))?,
-            next_update: at(now.saturating_add(GOOD_FOR))?,
-            crl_number: SerialNumber::from(number),
-            issuing_distribution_point: None,
-            revoked_certs: revoked.collect::<Result<_, X509Error>>()?,
-            key_identifier_method: self.authority.key_id.clone(),
-        })?;
-        sys::write_atomic(&self.file, list.pem()?.as_bytes(), 0o644)?;
+        let list = (self.render)(&Edition { number, now, leases: &leases }).map_err(EndedError::Made)?;
+        sys::write_atomic(&self.file, &list, 0o644)?;
         Ok(step)
     }
 
@@ -132,7 +153,7 @@ impl RevocationList {
 
 fn read(book: &str) -> Option<Ended> {
     let (head, rows) = book.split_once('\n')?;
-    let number = head.strip_prefix("claviger x509 1 ")?.parse().ok()?;
+    let number = head.strip_prefix("claviger ended 1 ")?.parse().ok()?;
     let mut leases = BTreeMap::new();
     for row in rows.lines() {
         let (lease, at) = row.split_once(' ')?;
@@ -142,7 +163,7 @@ fn read(book: &str) -> Option<Ended> {
 }
 
 /// Writes the list before the last one is too old, also while nothing ends; ends with the engine.
-async fn keep(list: Weak<RevocationList>) {
+async fn keep(list: Weak<EndedList>) {
     let mut pause = ANEW;
     loop {
         tokio::time::sleep(pause).await;
@@ -154,7 +175,7 @@ async fn keep(list: Weak<RevocationList>) {
                 ANEW
             }
             Err(error) => {
-                tracing::warn!(file = %list.file.display(), %error, "the revocation list was not written");
+                tracing::warn!(file = %list.file.display(), %error, "the list of ended leases was not written");
                 PAUSE
             }
         };
