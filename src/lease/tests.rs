@@ -203,3 +203,37 @@ async fn a_newer_journal_is_refused_and_left_alone() {
     assert!(error.to_string().contains("format 2") && error.to_string().contains("nothing was changed"), "{error}");
     assert!(files() == before, "nothing was changed");
 }
+
+const EIO: i32 = 5;
+
+/// The kernel shows what a failed sync lost, and calls the next sync of it a success.
+#[tokio::test]
+async fn a_start_does_not_build_on_what_a_failed_sync_may_have_lost() {
+    let volume = SimulatedVolume::new(1 << 30, 0);
+    volume.keep_moments();
+    let (leases, _) = open(&volume);
+    let slot = leases.reserve(lease(1), true).await.unwrap();
+    leases.commit(slot, UpstreamRef::default()).await.unwrap();
+    volume.fail(crate::sys::Fault::Sync(EIO));
+    let _refused = leases.reserve(lease(2), true).await;
+    leases.stop();
+    let mut continued = 0;
+    for moment in 0..=volume.moment() {
+        let killed = volume.killed(moment);
+        let (leases, before) = open(&killed);
+        let had: Vec<_> = before.reserved.iter().chain(&before.live).map(|lease| lease.id).collect();
+        let _durable = leases.reserve(lease(3), true).await.unwrap();
+        for style in 0..6 {
+            killed.keep_moments();
+            let after = killed.power_cut(killed.moment(), &mut |sides| style % sides);
+            let (leases, found) = Leases::open(Box::new(after), "state", Reserve { bytes: 0, percent: 0, floor: 0 }, 64)
+                .unwrap_or_else(|error| panic!("killed in moment {moment}: {error}"));
+            let found: Vec<_> = found.reserved.iter().chain(&found.live).map(|lease| lease.id).collect();
+            assert!(had.iter().all(|id| found.contains(id)), "killed in moment {moment}: {had:?}, then {found:?}");
+            leases.stop();
+        }
+        continued += usize::from(!had.is_empty());
+        leases.stop();
+    }
+    assert!(continued > 2, "no moment had anything to lose");
+}
