@@ -32,6 +32,7 @@ impl Broker {
             return None;
         }
         let ending = self.leases.begin_end(id, cause, self.clock.wall())?;
+        self.watchers.tell(&ending.lease().identity);
         let broker = self.clone();
         Some(tokio::spawn(async move { broker.carry_through(ending, 0).await }))
     }

@@ -4,7 +4,7 @@ use super::{Broker, Stop};
 use crate::{
     attest::{Facts, Peer, ProcessEvidence, Subject, Workload, is_unseen},
     intent::HolderChoice,
-    lease::{Holder, HolderGroup, Lease},
+    lease::{Holder, HolderGroup, HolderKey, Lease},
     model::{Code, HolderKind, Refusal},
     sys::Pidfd,
 };
@@ -69,6 +69,11 @@ impl Broker {
         let process = &subject.evidence.process;
         let holder = self.describe(kind, process, &subject.pins.pidfd, None);
         Bound { holder: self.leases.share(holder), by: By::Process(subject) }
+    }
+
+    /// Under which key a process holds.
+    pub(super) fn process_key(&self, subject: &Subject) -> HolderKey {
+        self.describe(HolderKind::Process, &subject.evidence.process, &subject.pins.pidfd, None).key()
     }
 
     fn describe(&self, kind: HolderKind, process: &ProcessEvidence, pidfd: &Pidfd, cgroup: Option<HolderGroup>) -> Holder {

@@ -37,6 +37,7 @@ impl Broker {
             match broker.run(&peer, &ask, digest, &mut trail).await {
                 Ok(delivery) => {
                     broker.metrics.issued();
+                    broker.watchers.tell(&delivery.lease().identity);
                     Ok(delivery.to(pinned))
                 }
                 Err(stop) => Err(broker.refuse(&trail, stop).await),

@@ -29,6 +29,7 @@ mod revive;
 mod stop;
 mod unbound;
 mod view;
+mod watch;
 
 pub use act::Act;
 pub use caller::Caller;
@@ -39,6 +40,7 @@ pub use metrics::Metrics;
 pub use operator::{Operator, Selection};
 pub use revive::Revived;
 pub use stop::{Fault, Stop};
+pub use watch::LeaseWatch;
 
 use crate::{
     attest::{Attestor, Peer},
@@ -132,6 +134,7 @@ pub struct Broker {
     unbound: unbound::Unbound,
     owed: owed::Owed,
     standings: reconcile::Standings,
+    watchers: watch::Watchers,
     metrics: Metrics,
     started: WallTime,
     keys: KeyPlaces,
@@ -167,6 +170,7 @@ impl Broker {
             unbound: unbound::Unbound::default(),
             owed: owed::Owed::default(),
             standings: reconcile::Standings::default(),
+            watchers: watch::Watchers::default(),
             metrics: Metrics::default(),
             keys: parts.keys,
             rotating: tokio::sync::Mutex::default(),

@@ -110,6 +110,7 @@ impl Broker {
         self.engine(&lease.engine)?.renew(&order(&extended, intent.secret()), &lease.reference).await?;
         self.attestor.still(peer)?;
         let renewed = self.leases.renew(&lease, expires, deadline).await?;
+        self.watchers.tell(&lease.identity);
         renewed.ok_or_else(|| Refusal::new(Code::LEASE_ENDED).into())
     }
 

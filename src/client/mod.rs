@@ -7,6 +7,7 @@
 mod calls;
 mod connection;
 mod delivery;
+mod events;
 #[cfg(feature = "testing")]
 pub mod heard;
 mod lines;
@@ -14,6 +15,7 @@ mod lines;
 mod tests;
 
 pub use delivery::Delivered;
+pub use events::Events;
 pub use lines::Lines;
 
 use crate::wire::ErrorBody;

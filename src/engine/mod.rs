@@ -202,6 +202,12 @@ pub trait Engine: Send + Sync {
         true
     }
 
+    /// Asks the source which version is the newest, where it does not say so by itself; [`Engine::is_newest`] knows it afterwards. Called
+    /// now and then for secrets that somebody watches, by each who does: the engine sees to it that its source is not asked as often.
+    async fn look(&self, _secret: &SecretDefinition) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Makes the credential last until `order.expires`.
     async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError>;
 

@@ -15,6 +15,7 @@ mod reply;
 mod routes;
 mod tail;
 mod vault;
+mod watch;
 mod workload_api;
 
 pub use accept::{Door, Server};

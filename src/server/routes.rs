@@ -31,6 +31,7 @@ routes! {
     "workload" "DELETE" "/v1/leases/{id}";
     "workload" "GET" "/v1/leases/{id}/secret";
     "workload" "POST" "/v1/leases/{id}/renew";
+    "workload" "GET" "/v1/watch";
     "workload" "GET" "/v1/jwt/{jti}";
     "workload" "GET" "/v1/secret/data/{name}";
     "workload" "GET" "/v1/secret/metadata";

@@ -61,6 +61,7 @@ pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Resu
             let lease = broker.renew(call.peer, lease, id).await?;
             Ok(reply::json(StatusCode::OK, id, &LeaseAnswer { request: id, lease: broker.view(&lease) }))
         }
+        ("GET", "/v1/watch") => super::watch::answer(call, context).await,
         ("GET", "/v1/jwt/{jti}") => {
             let live = broker.lives(lease_id(&call)?);
             Ok(reply::json(StatusCode::OK, id, &json!({"request": id, "active": live})))

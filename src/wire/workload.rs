@@ -246,6 +246,31 @@ pub struct LeaseAnswer {
     pub lease: LeaseView,
 }
 
+/// One event of `GET /v1/watch`: the name of the server-sent event, and its data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "event", content = "data")]
+pub enum LeaseEvent {
+    /// A lease of the caller's that was not told before, or that lives longer now.
+    Lease(Box<LeaseView>),
+    /// Its secret has a newer value: asking for the secret anew gives it. The lease lives on, with the value it has.
+    Rotated {
+        /// Which lease.
+        lease: LeaseId,
+        /// Of which secret.
+        secret: SecretName,
+    },
+    /// It is over, or ending: its value is not given any more.
+    Ended {
+        /// Which lease.
+        lease: LeaseId,
+        /// Of which secret.
+        secret: SecretName,
+        /// Why, unless that is forgotten already.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<EndReason>,
+    },
+}
+
 /// `POST /v1/explain`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {

@@ -1,0 +1,193 @@
+//! What a caller is told about its leases as it happens: that one ends, lives longer, or that its secret has a newer value.
+//!
+//! A watch keeps what it has told and compares that with what is true when it is asked for more. Nothing is queued for anybody: a reader
+//! that is slow misses no change, gets several as one, and delays nobody. No value is ever in it.
+
+use super::{Broker, Caller, Stop, record::Trail};
+use crate::{
+    attest::Workload,
+    lease::{HolderKey, Lease, State},
+    model::{IdentityName, LeaseId, Refusal, RequestId, SecretName, WallTime},
+    wire::LeaseEvent,
+};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::watch::{Receiver, Sender};
+
+/// Changes of one identity within this time are looked at together.
+const TOGETHER: Duration = Duration::from_millis(100);
+/// How often the caller is attested again, and sources are asked, when nothing changes here.
+const EVERY: Duration = Duration::from_secs(15);
+
+/// Who waits for changes, by identity.
+#[derive(Default)]
+pub(super) struct Watchers {
+    waiting: Mutex<HashMap<IdentityName, Sender<()>>>,
+    /// So that most daemons, where nobody waits, pay one look at a number.
+    identities: AtomicUsize,
+}
+
+impl Watchers {
+    /// Held for lookups; nothing can be left half changed.
+    fn lock(&self) -> MutexGuard<'_, HashMap<IdentityName, Sender<()>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn join(&self, identity: &IdentityName) -> Receiver<()> {
+        let mut waiting = self.lock();
+        waiting.retain(|_, sender| sender.receiver_count() > 0);
+        let receiver = waiting.entry(identity.clone()).or_insert_with(|| Sender::new(())).subscribe();
+        self.identities.store(waiting.len(), Ordering::Release);
+        receiver
+    }
+
+    /// Something about a lease of this identity is different now.
+    pub(super) fn tell(&self, identity: &IdentityName) {
+        if self.identities.load(Ordering::Acquire) > 0
+            && let Some(sender) = self.lock().get(identity)
+        {
+            sender.send_replace(());
+        }
+    }
+
+    fn tell_all(&self) {
+        self.lock().values().for_each(|sender| {
+            sender.send_replace(());
+        });
+    }
+}
+
+/// What was told last of one lease.
+struct Told {
+    secret: SecretName,
+    key: HolderKey,
+    expires: WallTime,
+    newest: bool,
+}
+
+/// One caller's watch.
+pub struct LeaseWatch {
+    broker: Arc<Broker>,
+    peer: Arc<Caller>,
+    identity: IdentityName,
+    changes: Receiver<()>,
+    told: BTreeMap<LeaseId, Told>,
+    /// What the first answer is made of.
+    first: Option<Vec<Arc<Lease>>>,
+}
+
+impl Broker {
+    /// Begins to watch the leases of a caller: those that it has, and those that the same holders get later.
+    pub async fn watch(self: &Arc<Self>, peer: Arc<Caller>, request: RequestId) -> Result<LeaseWatch, Refusal> {
+        let mut trail = Trail::new(request, &peer);
+        let begun = self.attested(&peer, &mut trail).map(|workload| {
+            let identity = workload.identity().name.clone();
+            // Before the leases are looked at, so that no change falls in between.
+            let changes = self.watchers.join(&identity);
+            let own = self.leases.all().into_iter().filter(|lease| self.is_told(&peer, &workload, lease)).collect();
+            LeaseWatch { broker: self.clone(), peer: peer.clone(), identity, changes, told: BTreeMap::new(), first: Some(own) }
+        });
+        match begun {
+            Ok(watch) => Ok(watch),
+            Err(stop) => Err(self.refuse(&trail, stop).await),
+        }
+    }
+
+    /// The value of this secret is another one now: whoever has a lease of it is told.
+    pub(super) fn rotated(&self, secret: &SecretName) {
+        tracing::debug!(%secret, "has a new value");
+        self.watchers.tell_all();
+    }
+
+    fn is_told(&self, peer: &Caller, workload: &Workload, lease: &Lease) -> bool {
+        lease.state == State::Live && self.may_use(peer, workload, lease)
+    }
+
+    /// Who the caller of a watch is now. It must be the process that began it, under the program it had, as the same identity.
+    fn watcher(&self, peer: &Caller, identity: &IdentityName) -> Result<Workload, Stop> {
+        let workload = self.attest(peer, &self.governance(), &mut Trail::new(self.request_id(), peer))?;
+        self.attestor.still(peer)?;
+        if workload.identity().name == *identity { Ok(workload) } else { Err(Refusal::new(crate::model::Code::NO_IDENTITY).into()) }
+    }
+
+    fn is_newest(&self, lease: &Lease) -> bool {
+        let governance = self.governance();
+        match (governance.catalogue.find(&lease.secret), self.engines.find(&lease.engine)) {
+            (Some(secret), Some(engine)) => engine.is_newest(secret, &lease.reference),
+            // A secret that is gone has no newer value.
+            _ => true,
+        }
+    }
+
+    /// Asks the sources of these secrets what they have now, those that do not say so by themselves. One that cannot be reached has
+    /// nothing new.
+    async fn look_for_newer(&self, secrets: HashSet<SecretName>) {
+        for name in secrets {
+            let secret = self.governance().catalogue.find(&name).cloned();
+            let engine = secret.as_ref().and_then(|secret| self.engines.find(&secret.engine));
+            if let (Some(secret), Some(engine)) = (&secret, engine)
+                && let Err(error) = engine.look(secret).await
+            {
+                tracing::debug!(secret = %name, %error, "whether there is a newer value is not known");
+            }
+        }
+    }
+}
+
+impl LeaseWatch {
+    /// What is different since the last call: at once at the first, and empty now and then, so that whoever is gone is noticed. `None` when
+    /// the caller is no longer who began this.
+    pub async fn next(&mut self) -> Option<Vec<LeaseEvent>> {
+        if let Some(own) = self.first.take() {
+            return Some(self.compare(own));
+        }
+        match tokio::time::timeout(EVERY, self.changes.changed()).await {
+            Ok(changed) => {
+                changed.ok()?;
+                tokio::time::sleep(TOGETHER).await;
+                self.changes.mark_unchanged();
+            }
+            Err(_) => self.broker.look_for_newer(self.told.values().map(|told| told.secret.clone()).collect()).await,
+        }
+        let workload = self.broker.watcher(&self.peer, &self.identity).ok()?;
+        let mut keys: HashSet<HolderKey> = self.told.values().map(|told| told.key.clone()).collect();
+        keys.extend([self.peer.subject(), self.peer.own()].map(|process| self.broker.process_key(process)));
+        let held = keys.iter().flat_map(|key| self.broker.leases.of_holder(key));
+        let mut own: Vec<Arc<Lease>> = held.filter(|lease| self.broker.is_told(&self.peer, &workload, lease)).collect();
+        own.sort_by_key(|lease| lease.id);
+        Some(self.compare(own))
+    }
+
+    fn compare(&mut self, own: Vec<Arc<Lease>>) -> Vec<LeaseEvent> {
+        let mut events = Vec::new();
+        let before = std::mem::take(&mut self.told);
+        for lease in own {
+            let newest = self.broker.is_newest(&lease);
+            let told = before.get(&lease.id);
+            if told.is_none_or(|told| told.expires != lease.expires) {
+                events.push(LeaseEvent::Lease(Box::new(self.broker.view(&lease))));
+            }
+            if !newest && told.is_none_or(|told| told.newest) {
+                events.push(LeaseEvent::Rotated { lease: lease.id, secret: lease.secret.clone() });
+            }
+            let told = Told { secret: lease.secret.clone(), key: lease.holder.key(), expires: lease.expires, newest };
+            self.told.insert(lease.id, told);
+        }
+        for (id, told) in before {
+            if !self.told.contains_key(&id) {
+                let reason = match self.broker.leases.find(id).map(|lease| lease.state) {
+                    Some(State::Ending { reason, .. }) => Some(reason),
+                    _ => self.broker.leases.find_ended(id).map(|ended| ended.reason),
+                };
+                events.push(LeaseEvent::Ended { lease: id, secret: told.secret, reason });
+            }
+        }
+        events
+    }
+}
