@@ -65,8 +65,9 @@ pub(super) struct Recovered {
     pub books: Books,
 }
 
-/// Finds the last whole record, and cuts what follows it. On the way it looks whether record `seen` is what it was.
-pub(super) fn recover(volume: &mut dyn Volume, seen: Option<Tip>) -> io::Result<Recovered> {
+/// Finds the last whole record, and cuts what follows it. On the way it looks whether record `seen` is what it was. Records up to number
+/// `sure` are known to be on the disk; all are when this returns.
+pub(super) fn recover(volume: &mut dyn Volume, seen: Option<Tip>, sure: u64) -> io::Result<Recovered> {
     let mut segments = list(volume)?;
     let mut cut = 0;
     while let Some(last) = segments.last() {
@@ -75,9 +76,9 @@ pub(super) fn recover(volume: &mut dyn Volume, seen: Option<Tip>) -> io::Result<
         if let [.., before, _] = &segments[..]
             && last.bytes < SHORT
         {
-            last_whole(volume.read(&before.name)?, before.first, &mut books)?;
+            last_whole(volume.read(&before.name)?, before.first, sure, &mut books)?;
         }
-        let (tip, whole) = last_whole(volume.read(&last.name)?, last.first, &mut books)?;
+        let (tip, whole, known) = last_whole(volume.read(&last.name)?, last.first, sure, &mut books)?;
         if tip.is_some()
             && let [.., before, _] = &segments[..]
             && is_premature(volume, before, last, whole)?
@@ -101,8 +102,9 @@ pub(super) fn recover(volume: &mut dyn Volume, seen: Option<Tip>) -> io::Result<
             storage.truncate(whole)?;
         }
         // Also when nothing was cut: a daemon that was killed leaves records that the kernel has and the disk has not, and what is built
-        // on them must not be on the disk without them.
-        storage.sync()?;
+        // on them must not be on the disk without them. If it was killed between a failed sync and the cut that follows, the kernel calls
+        // them clean: so they are written once more.
+        volume.refresh(&last.name, known)?;
         let bytes = segments.iter().map(|segment| segment.bytes).sum::<u64>() - (last.bytes - whole);
         books.close();
         return Ok(Recovered { tip, current: Some((last.first, storage)), cut, bytes, books });
@@ -114,7 +116,7 @@ pub(super) fn recover(volume: &mut dyn Volume, seen: Option<Tip>) -> io::Result<
 /// name says, and the record that would explain it, synced before anything else is acknowledged, is not there. So nobody was promised
 /// what is in the new one, and the failed one is still the last. Of `last`, so many bytes are whole records.
 fn is_premature(volume: &dyn Volume, before: &Segment, last: &Segment, last_bytes: u64) -> io::Result<bool> {
-    let (tip, whole) = last_whole(volume.read(&before.name)?, before.first, &mut Books::default())?;
+    let (tip, whole, _) = last_whole(volume.read(&before.name)?, before.first, 0, &mut Books::default())?;
     // Where records are missing in between, nothing is made better by removing more.
     let seq = tip.map_or(before.first - 1, |tip| tip.seq);
     if seq + 1 < last.first || seq + 1 == last.first && whole == before.bytes {
@@ -140,10 +142,10 @@ fn put_aside(volume: &mut dyn Volume, segment: &Segment, whole: u64) -> io::Resu
     volume.replace(&format!("torn-{:020}-{whole}", segment.first), &rest, Keep::Durably)
 }
 
-/// The last record of the longest beginning that is whole and linked, and the bytes of that beginning.
-fn last_whole(file: Box<dyn Read>, first: u64, books: &mut Books) -> io::Result<(Option<Tip>, u64)> {
+/// The last record of the longest beginning that is whole and linked, the bytes of that beginning, and of its part up to record `sure`.
+fn last_whole(file: Box<dyn Read>, first: u64, sure: u64, books: &mut Books) -> io::Result<(Option<Tip>, u64, u64)> {
     let mut reader = BufReader::with_capacity(1 << 18, file);
-    let (mut tip, mut whole, mut line): (Option<Tip>, u64, Vec<u8>) = (None, 0, Vec::new());
+    let (mut tip, mut whole, mut known, mut line): (Option<Tip>, u64, u64, Vec<u8>) = (None, 0, 0, Vec::new());
     loop {
         line.clear();
         let read = reader.read_until(b'\n', &mut line)? as u64;
@@ -165,8 +167,11 @@ fn last_whole(file: Box<dyn Read>, first: u64, books: &mut Books) -> io::Result<
         books.see(&scan, body);
         tip = Some(Tip { seq: scan.seq, hash: scan.hash });
         whole += read;
+        if scan.seq <= sure {
+            known = whole;
+        }
     }
-    Ok((tip, whole))
+    Ok((tip, whole, known))
 }
 
 /// How long segments are kept. Whatever is larger or older goes, oldest first; the last segment never does.

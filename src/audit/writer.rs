@@ -179,7 +179,8 @@ impl Audit {
         clock: Arc<dyn Clock>,
         anchors: Vec<Box<dyn Anchor>>,
     ) -> Result<Self, OpenError> {
-        let found = segment::recover(&mut *volume, options.seen)?;
+        let known = known_end(&*volume, key.public())?;
+        let found = segment::recover(&mut *volume, options.seen, known.map_or(0, |head| head.seq))?;
         let mut own = Vec::new();
         if found.cut > 0 {
             let file = segment::name(found.current.as_ref().map_or(1, |(first, _)| *first));
@@ -188,7 +189,7 @@ impl Audit {
             );
         }
         let (mut tip, mut current) = (found.tip, found.current);
-        if let Some(head) = known_end(&*volume, key.public())?.filter(|head| head.seq > tip.seq) {
+        if let Some(head) = known.filter(|head| head.seq > tip.seq) {
             if !options.repair {
                 return Err(OpenError::Damaged { found: tip.seq, head: head.seq });
             }

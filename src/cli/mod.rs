@@ -13,6 +13,7 @@ mod explain;
 mod failure;
 mod freeze;
 mod get;
+mod held;
 mod identity;
 mod init;
 mod jwks;

@@ -8,9 +8,8 @@
 //! start. Therefore the first line after a sync is a heading again: behind it stands what was written later, so damage before it is
 //! damage to what was on the disk, which no power cut does.
 //!
-//! What stands behind the last such heading may never have reached the disk, although the kernel shows it and syncs without complaint: a
-//! daemon may be killed between a failed sync and the cut that follows. So a start goes on with a file only if it ends with such a
-//! heading, as a daemon that is stopped leaves it, and writes everything anew otherwise.
+//! What stands behind the last such heading may never have reached the disk, although the kernel shows it and calls the next sync a
+//! success: a daemon may be killed between a failed sync and the cut that follows. A start that goes on with the file writes it once more.
 
 use super::{
     row::{Ended, Lease},
@@ -92,15 +91,16 @@ pub(super) struct Folded {
     over: HashSet<LeaseId>,
     pub(super) torn: usize,
     pub(super) last_file: u64,
-    /// What is known of the last file, if it can be gone on with: nothing is torn, all of it is on the disk, no other is to be removed.
+    /// What is known of the last file, if it can be gone on with: nothing is torn, and no other is to be removed.
     pub(super) whole: Option<Whole>,
 }
 
 /// A file that can be gone on with.
 #[derive(Clone, Copy)]
 pub(super) struct Whole {
-    /// What is on the disk: all but the last heading, which says so.
     bytes: u64,
+    /// What of it is on the disk.
+    sure: u64,
     /// About how long a snapshot of what is in it would be.
     snapshot: u64,
 }
@@ -141,19 +141,17 @@ pub(super) fn fold(volume: &dyn Volume, state_id: &str) -> Result<Folded, Journa
     let mut numbers: Vec<u64> = volume.list()?.iter().filter_map(|(name, _)| file_number(name)).collect();
     numbers.sort_unstable();
     let mut folded = Folded { last_file: numbers.last().copied().unwrap_or(0), ..Folded::default() };
-    let (files, mut lines, mut on_disk) = (numbers.len(), 0u64, None);
+    let (files, mut lines, mut length, mut sure, mut ends) = (numbers.len(), 0u64, 0u64, 0u64, false);
     for number in numbers {
         let mut bytes = Vec::new();
         volume.read(&file_name(number))?.read_to_end(&mut bytes)?;
-        let (mut damaged, mut at) = (None, 0u64);
+        let (mut damaged, mut at) = (None, 0);
+        (length, ends) = (length + bytes.len() as u64, bytes.ends_with(b"\n"));
         for (n, line) in bytes.split(|b| *b == b'\n').enumerate() {
             let begins = at;
             at += line.len() as u64 + 1;
-            if line.is_empty() {
-                continue;
-            }
-            on_disk = None;
             match decode(line) {
+                None if line.is_empty() => {}
                 None => {
                     damaged.get_or_insert(n + 1);
                     folded.torn += 1;
@@ -166,20 +164,18 @@ pub(super) fn fold(volume: &dyn Volume, state_id: &str) -> Result<Folded, Journa
                 // Without the lines between, what it would do is not what was done.
                 Some(_) if damaged.is_some() => folded.torn += 1,
                 Some(event) => {
-                    let says_so = matches!(event, Event::Heading { synced: true, .. });
-                    on_disk = (says_so && at <= bytes.len() as u64).then_some(begins);
+                    if matches!(event, Event::Heading { synced: true, .. }) {
+                        sure = begins;
+                    }
                     lines += 1;
                     folded.apply(event);
                 }
             }
         }
     }
-    if files == 1
-        && folded.torn == 0
-        && let Some(bytes) = on_disk
-    {
+    if files == 1 && ends && folded.torn == 0 {
         let kept = (folded.leases.len() + folded.ended.len()) as u64;
-        folded.whole = Some(Whole { bytes, snapshot: kept * (bytes / lines.max(1)) });
+        folded.whole = Some(Whole { bytes: length, sure, snapshot: kept * (length / lines.max(1)) });
     }
     Ok(folded)
 }
@@ -237,12 +233,16 @@ impl Journal {
         let snapshot = whole.map_or(0, |whole| whole.snapshot);
         let mut journal = Self { volume, table, state_id, number, snapshot, growth, stale: whole.is_none(), clean: false };
         if let Some(whole) = whole.filter(|whole| !journal.full(whole.bytes)) {
-            let mut storage = journal.volume.open(&file_name(number))?;
-            // Of the last heading the kernel may have what the disk has not; the next line brings another.
-            storage.truncate(whole.bytes)?;
-            storage.sync()?;
+            journal.volume.refresh(&file_name(number), whole.sure)?;
+            let storage = journal.volume.open(&file_name(number))?;
             journal.synced();
             return Ok((journal, storage));
+        }
+        // What was cut off after a failure must not come back behind what is written now.
+        for (name, _) in journal.volume.list()? {
+            if file_number(&name).is_some() {
+                journal.volume.open(&name)?.sync()?;
+            }
         }
         let mut out = Vec::new();
         let mut storage = journal.open(Reopen::Full, &mut out)?;

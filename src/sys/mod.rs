@@ -35,7 +35,7 @@ mod wiping;
 
 pub use blocking::blocking;
 pub use cgroup::GroupWatch;
-pub use child::{forward_signal, sealed_memory};
+pub use child::{SharedMemory, forward_signal, sealed_memory, signal_number};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use confine::{Reach, Role, Shortfall, confine, harden};
 #[cfg(feature = "testing")]

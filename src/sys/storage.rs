@@ -4,7 +4,7 @@ use nix::{fcntl::FallocateFlags, sys::statvfs::statvfs};
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::PathBuf,
 };
 
@@ -51,6 +51,9 @@ pub trait Volume: Send {
     fn create(&mut self, name: &str) -> io::Result<Box<dyn Storage>>;
     /// Opens an existing file for appending.
     fn open(&mut self, name: &str) -> io::Result<Box<dyn Storage>>;
+    /// Writes what stands behind byte `from` of a file once more in its place; it is on the disk on return, also where a sync that failed
+    /// had left it in the kernel's memory alone.
+    fn refresh(&mut self, name: &str, from: u64) -> io::Result<()>;
     /// Reads a file from its beginning.
     fn read(&self, name: &str) -> io::Result<Box<dyn Read>>;
     /// Every file's name and bytes, in no order.
@@ -98,6 +101,21 @@ impl Volume for DiskVolume {
     fn open(&mut self, name: &str) -> io::Result<Box<dyn Storage>> {
         let path = self.folder.join(name);
         Ok(Box::new(DiskFile { file: OpenOptions::new().append(true).open(&path)?, path }))
+    }
+
+    fn refresh(&mut self, name: &str, from: u64) -> io::Result<()> {
+        let path = self.folder.join(name);
+        // Appending would write behind the end whatever the position.
+        let (mut from, file) = (from, OpenOptions::new().read(true).write(true).open(&path)?);
+        let mut part = vec![0; 1 << 20];
+        loop {
+            let read = file.read_at(&mut part, from)?;
+            if read == 0 {
+                return file.sync_data();
+            }
+            file.write_all_at(&part[..read], from)?;
+            from += read as u64;
+        }
     }
 
     fn read(&self, name: &str) -> io::Result<Box<dyn Read>> {
@@ -207,6 +225,7 @@ mod tests {
         file.sync().unwrap();
         file.truncate(4).unwrap();
         file.write_all(b"two\n").unwrap();
+        volume.refresh("a", 2).unwrap();
         assert_eq!(fs::read(folder.path().join("a")).unwrap(), b"one\ntwo\n");
         assert_eq!(fs::metadata(folder.path().join("a")).unwrap().permissions().mode() & 0o777, 0o640);
         assert!(!file.displaced());

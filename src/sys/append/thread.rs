@@ -266,8 +266,6 @@ impl<S: Scribe> Thread<S> {
     }
 
     fn close(&mut self, stop: bool) -> Result<(), AppendError> {
-        // The last bytes may say that everything before them is on the disk.
-        self.sync()?;
         let mut out = Vec::new();
         self.scribe.close(&mut out);
         self.write(&out)?;

@@ -39,6 +39,12 @@ impl Content {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// Writes what stands behind byte `from` once more in its place.
+    pub fn again(&mut self, from: usize) {
+        let from = from.min(self.bytes.len());
+        self.pending.push(Change::Write { at: from, bytes: self.bytes[from..].to_vec() });
+    }
+
     pub fn cut(&mut self, len: usize) {
         if len < self.bytes.len() {
             self.bytes.truncate(len);

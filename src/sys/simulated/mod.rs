@@ -143,9 +143,13 @@ impl SimulatedVolume {
         self.disk().files.iter().try_for_each(|(name, file)| std::fs::write(folder.join(name), &file.bytes))
     }
 
-    fn storage(&self, name: &str) -> io::Result<Box<dyn Storage>> {
+    fn file(&self, name: &str) -> io::Result<SimulatedFile> {
         let generation = self.disk().files.get(name).ok_or(io::ErrorKind::NotFound)?.generation;
-        Ok(Box::new(SimulatedFile { volume: self.clone(), name: name.to_owned(), generation }))
+        Ok(SimulatedFile { volume: self.clone(), name: name.to_owned(), generation })
+    }
+
+    fn storage(&self, name: &str) -> io::Result<Box<dyn Storage>> {
+        Ok(Box::new(self.file(name)?))
     }
 }
 
@@ -165,6 +169,16 @@ impl Volume for SimulatedVolume {
 
     fn open(&mut self, name: &str) -> io::Result<Box<dyn Storage>> {
         self.storage(name)
+    }
+
+    fn refresh(&mut self, name: &str, from: u64) -> io::Result<()> {
+        let mut file = self.file(name)?;
+        let fault = file.fault(|fault| if let Fault::Write(errno) = fault { Some(*errno) } else { None });
+        if let Some(errno) = fault {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        file.step(None, |file| file.again(from as usize));
+        file.sync()
     }
 
     fn read(&self, name: &str) -> io::Result<Box<dyn Read>> {

@@ -1,0 +1,50 @@
+//! Signals that are for the command and come to us.
+
+use super::Failure;
+use crate::sys;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Signals for the child, and the news that it has ended.
+pub(super) struct Signals {
+    child: Signal,
+    passed: Vec<(SignalKind, Signal)>,
+    foreground: bool,
+}
+
+impl Signals {
+    pub(super) fn new() -> Result<Self, Failure> {
+        let kinds = [
+            SignalKind::hangup(),
+            SignalKind::interrupt(),
+            SignalKind::quit(),
+            SignalKind::terminate(),
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+            SignalKind::alarm(),
+        ];
+        let mut passed = Vec::new();
+        for kind in kinds {
+            passed.push((kind, signal(kind)?));
+        }
+        Ok(Self { child: signal(SignalKind::child())?, passed, foreground: sys::in_foreground() })
+    }
+
+    /// A signal to pass on, or none when the child should be looked at. The terminal sends its keys' signals to the child by itself.
+    pub(super) async fn next(&mut self) -> Option<i32> {
+        let foreground = self.foreground;
+        let (child, passed) = (&mut self.child, &mut self.passed);
+        std::future::poll_fn(move |context| {
+            if child.poll_recv(context).is_ready() {
+                return std::task::Poll::Ready(None);
+            }
+            for (kind, signal) in passed.iter_mut() {
+                if signal.poll_recv(context).is_ready() {
+                    let from_keys = foreground && [SignalKind::interrupt(), SignalKind::quit()].contains(kind);
+                    return std::task::Poll::Ready((!from_keys).then(|| kind.as_raw_value()));
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+}
