@@ -115,6 +115,10 @@ impl WallTime {
 
     /// Parses RFC 3339, or a date alone (its midnight, UTC).
     pub fn parse(text: &str) -> Option<WallTime> {
+        // The library takes years with a sign and more digits, which RFC 3339 does not have.
+        if !(text.as_bytes().first().is_some_and(u8::is_ascii_digit) && text.find('-') == Some(4)) {
+            return None;
+        }
         let micros = match chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d") {
             Ok(date) => date.and_hms_opt(0, 0, 0)?.and_utc().timestamp_micros(),
             Err(_) => chrono::DateTime::parse_from_rfc3339(text).ok()?.timestamp_micros(),
@@ -143,5 +147,7 @@ mod tests {
         assert_eq!(WallTime(86_400_000_000).rfc3339(), "1970-01-02T00:00:00.000000Z");
         assert_eq!(WallTime::parse("1969-01-01"), None);
         assert_eq!(WallTime::parse("tomorrow"), None);
+        assert_eq!(WallTime::parse("+026026-11-25"), None);
+        assert_eq!(WallTime::parse("26026-11-25T00:00:00Z"), None);
     }
 }
