@@ -200,3 +200,11 @@ async fn news(events: &mut Option<Events>) -> Option<LeaseEvent> {
         None => std::future::pending().await,
     }
 }
+
+/// Waits until then; for ever where there is nothing to wait for.
+pub(super) async fn at(when: Option<tokio::time::Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}

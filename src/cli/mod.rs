@@ -26,8 +26,11 @@ mod revoke;
 mod search;
 mod secret;
 mod secrets;
+mod signals;
 mod status;
+mod template;
 mod verify;
+mod watch;
 mod whoami;
 mod why;
 
@@ -73,6 +76,10 @@ enum Verb {
     Get(get::Arguments),
     /// Run a command that finds secrets in descriptors of its own
     Exec(exec::Arguments),
+    /// Keep a file with secrets in it true, for a program that reads nothing else
+    Template(template::Arguments),
+    /// What happens to your leases, as it happens
+    Watch,
     /// Who the daemon takes you for
     Whoami,
     /// The secrets that something grants to you
@@ -183,6 +190,8 @@ async fn run(desk: &Desk, verb: Verb) -> Done {
     match verb {
         Verb::Get(arguments) => get::run(desk, arguments).await,
         Verb::Exec(arguments) => exec::run(desk, arguments).await,
+        Verb::Template(arguments) => template::run(desk, arguments).await,
+        Verb::Watch => watch::run(desk).await,
         Verb::Whoami => whoami::run(desk).await,
         Verb::Secrets => secrets::run(desk).await,
         Verb::Leases(arguments) => leases::run(desk, arguments).await,

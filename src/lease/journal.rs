@@ -9,7 +9,8 @@
 //! damage to what was on the disk, which no power cut does.
 //!
 //! What stands behind the last such heading may never have reached the disk, although the kernel shows it and calls the next sync a
-//! success: a daemon may be killed between a failed sync and the cut that follows. A start that goes on with the file writes it once more.
+//! success: a daemon may be killed between a failed sync and the cut that follows. So a start writes that part once more, before anything
+//! is built on it.
 
 use super::{
     row::{Ended, Lease},
@@ -91,6 +92,8 @@ pub(super) struct Folded {
     over: HashSet<LeaseId>,
     pub(super) torn: usize,
     pub(super) last_file: u64,
+    /// Every file, and how many bytes of it are known to be on the disk.
+    pub(super) files: Vec<(String, u64)>,
     /// What is known of the last file, if it can be gone on with: nothing is torn, and no other is to be removed.
     pub(super) whole: Option<Whole>,
 }
@@ -99,8 +102,6 @@ pub(super) struct Folded {
 #[derive(Clone, Copy)]
 pub(super) struct Whole {
     bytes: u64,
-    /// What of it is on the disk.
-    sure: u64,
     /// About how long a snapshot of what is in it would be.
     snapshot: u64,
 }
@@ -135,17 +136,23 @@ fn file_number(name: &str) -> Option<u64> {
     name.strip_prefix("leases-")?.strip_suffix(".jsonl")?.parse().ok()
 }
 
+/// What was read is on the disk when this returns: the end of a file may have been in the kernel's memory alone, and what was cut off of one
+/// after a failure must not come back.
+pub(super) fn secure(volume: &mut dyn Volume, folded: &Folded) -> io::Result<()> {
+    folded.files.iter().try_for_each(|(name, sure)| volume.refresh(name, *sure))
+}
+
 /// Reads every file in order. Damage behind the last sync that a heading tells of is what a crash leaves of lines that were not synced:
 /// what stands before it counts. Damage before that is none of a crash's.
 pub(super) fn fold(volume: &dyn Volume, state_id: &str) -> Result<Folded, JournalError> {
     let mut numbers: Vec<u64> = volume.list()?.iter().filter_map(|(name, _)| file_number(name)).collect();
     numbers.sort_unstable();
     let mut folded = Folded { last_file: numbers.last().copied().unwrap_or(0), ..Folded::default() };
-    let (files, mut lines, mut length, mut sure, mut ends) = (numbers.len(), 0u64, 0u64, 0u64, false);
+    let (mut lines, mut length, mut ends) = (0u64, 0u64, false);
     for number in numbers {
         let mut bytes = Vec::new();
         volume.read(&file_name(number))?.read_to_end(&mut bytes)?;
-        let (mut damaged, mut at) = (None, 0);
+        let (mut damaged, mut at, mut sure) = (None, 0, 0);
         (length, ends) = (length + bytes.len() as u64, bytes.ends_with(b"\n"));
         for (n, line) in bytes.split(|b| *b == b'\n').enumerate() {
             let begins = at;
@@ -172,10 +179,11 @@ pub(super) fn fold(volume: &dyn Volume, state_id: &str) -> Result<Folded, Journa
                 }
             }
         }
+        folded.files.push((file_name(number), sure));
     }
-    if files == 1 && ends && folded.torn == 0 {
+    if folded.files.len() == 1 && ends && folded.torn == 0 {
         let kept = (folded.leases.len() + folded.ended.len()) as u64;
-        folded.whole = Some(Whole { bytes: length, sure, snapshot: kept * (length / lines.max(1)) });
+        folded.whole = Some(Whole { bytes: length, snapshot: kept * (length / lines.max(1)) });
     }
     Ok(folded)
 }
@@ -232,17 +240,10 @@ impl Journal {
     ) -> io::Result<(Self, Box<dyn Storage>)> {
         let snapshot = whole.map_or(0, |whole| whole.snapshot);
         let mut journal = Self { volume, table, state_id, number, snapshot, growth, stale: whole.is_none(), clean: false };
-        if let Some(whole) = whole.filter(|whole| !journal.full(whole.bytes)) {
-            journal.volume.refresh(&file_name(number), whole.sure)?;
+        if whole.is_some_and(|whole| !journal.full(whole.bytes)) {
             let storage = journal.volume.open(&file_name(number))?;
             journal.synced();
             return Ok((journal, storage));
-        }
-        // What was cut off after a failure must not come back behind what is written now.
-        for (name, _) in journal.volume.list()? {
-            if file_number(&name).is_some() {
-                journal.volume.open(&name)?.sync()?;
-            }
         }
         let mut out = Vec::new();
         let mut storage = journal.open(Reopen::Full, &mut out)?;

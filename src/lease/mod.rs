@@ -101,6 +101,7 @@ impl Leases {
         growth: u64,
     ) -> Result<(Self, Recovered), JournalError> {
         let folded = journal::fold(&*volume, state_id)?;
+        journal::secure(&mut *volume, &folded)?;
         journal::mark(&mut *volume, &format!("claviger lease journal, format {FORMAT}\n"))?;
         let table = Arc::new(table::Table::default());
         table.load(folded.leases.into_values(), folded.ended);

@@ -1,5 +1,6 @@
 //! Private files: read only when nobody else can have written them, written so that a crash leaves the old or the new one.
 
+use super::FileOwner;
 use crate::model::SecretBytes;
 use nix::{
     errno::Errno,
@@ -99,6 +100,11 @@ pub fn read_private(path: &Path, max: usize) -> Result<SecretBytes, FileError> {
 /// Replaces or makes the file in one step: whoever opens the path sees all old or all new bytes, also after a power cut. The folder's
 /// path is held to the same rules as in [`read_private`]. One writer at a time per path.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    write_atomic_for(path, bytes, mode, None)
+}
+
+/// The same for another owner, who has it before it can be opened under its name.
+pub fn write_atomic_for(path: &Path, bytes: &[u8], mode: u32, owner: Option<FileOwner>) -> Result<(), FileError> {
     let (parent, name) = open_parent(path)?;
     let folder = openat(&parent, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(|e| io(path, e))?;
     let mut temporary = OsString::from(".");
@@ -109,7 +115,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileErro
         Ok(()) | Err(Errno::ENOENT) => {}
         Err(errno) => return Err(io(path, errno)),
     }
-    let written = write_new(path, &folder, &temporary, bytes, mode)
+    let written = write_new(path, &folder, &temporary, bytes, (mode, owner))
         .and_then(|()| renameat(&folder, temporary.as_os_str(), &folder, name.as_os_str()).map_err(|errno| io(path, errno)));
     if written.is_err() {
         // Best effort: the next write removes it as well.
@@ -119,10 +125,13 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileErro
     fsync(&folder).map_err(|errno| io(path, errno))
 }
 
-fn write_new(path: &Path, folder: &OwnedFd, name: &OsStr, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+fn write_new(path: &Path, folder: &OwnedFd, name: &OsStr, bytes: &[u8], (mode, owner): (u32, Option<FileOwner>)) -> Result<(), FileError> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut file = File::from(openat(folder, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|errno| io(path, errno))?);
     file.write_all(bytes).map_err(|source| FileError::Io { path: path.into(), source })?;
+    if let Some(owner) = owner {
+        owner.give(&file).map_err(|errno| io(path, errno))?;
+    }
     // The umask shaped the mode at creation; this does not.
     fchmod(&file, Mode::from_bits_truncate(mode)).map_err(|errno| io(path, errno))?;
     file.sync_all().map_err(|source| FileError::Io { path: path.into(), source })

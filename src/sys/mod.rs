@@ -13,6 +13,7 @@ mod host;
 mod journal;
 mod launch;
 mod mutation;
+mod owner;
 mod packet;
 mod passing;
 mod peer;
@@ -41,7 +42,7 @@ pub use confine::{Reach, Role, Shortfall, confine, harden};
 #[cfg(feature = "testing")]
 pub use exe::file_system_in;
 pub use exe::{Executable, FileId, TRUSTED_FILE_SYSTEMS, file_id};
-pub use file::{FileError, FileLock, file_names, private_folder, read_private, share_folder, write_atomic};
+pub use file::{FileError, FileLock, file_names, private_folder, read_private, share_folder, write_atomic, write_atomic_for};
 pub use host::{Host, HostFile};
 pub use journal::{JOURNAL_SOCKET, SYSLOG_SOCKET, send_journal, send_syslog};
 pub use launch::{
@@ -50,6 +51,7 @@ pub use launch::{
 };
 #[cfg(mutations)]
 pub use mutation::{active as mutation_active, is_next as failpoint_is_next, reached as failpoint_reached};
+pub use owner::{FileOwner, in_memory};
 pub use packet::{AsyncPackets, MAX_DESCRIPTORS, Packet, Packets};
 pub use passing::{Shortage, is_passing, is_passing_io, is_shortage};
 pub use peer::{OVERFLOW_ID, PeerCred, pass_credentials, peer_cred, peer_groups, peer_name, peer_pidfd, refuse_descriptors};

@@ -103,15 +103,17 @@ pub fn run(seed: u64, lying: bool, seen: &mut Seen) -> Result<(), String> {
         if dice.one_in(8) {
             mishap(&volume, &dice);
         }
+        let mut opened = None;
         if let Ok((leases, _)) = open(&volume, dice.roll(8_000) as u64) {
+            opened = Some(volume.moment());
             runtime.block_on(live(&leases, &volume, &dice, &mut history, &mut n, seen));
             leases.stop();
         }
         for _ in 0..CRASHES {
-            let (_, after, expected) = crash(&volume, &dice, &history, seen);
+            let (_, after, expected) = crash(&volume, opened, &dice, &history, seen);
             look(&after, &expected, seen)?;
         }
-        let (power_cut, after, expected) = crash(&volume, &dice, &history, seen);
+        let (power_cut, after, expected) = crash(&volume, opened, &dice, &history, seen);
         let found = look(&after.crashed(usize::MAX), &expected, seen)?;
         history = if power_cut { History::new() } else { expected };
         for (id, then) in found {
@@ -207,8 +209,14 @@ fn step<'a>(leases: &'a Leases, life: Life, dice: &Dice) -> BoxFuture<'a, Done> 
 }
 
 /// A crash at a random moment: whether it was a power cut, what is left, and what of the history may be in it, by the clock of the next
-/// volume.
-fn crash(volume: &SimulatedVolume, dice: &Dice, history: &History, seen: &mut Seen) -> (bool, SimulatedVolume, History) {
+/// volume. What a start has found is on the disk when it is through, at moment `opened`, and not before.
+fn crash(
+    volume: &SimulatedVolume,
+    opened: Option<usize>,
+    dice: &Dice,
+    history: &History,
+    seen: &mut Seen,
+) -> (bool, SimulatedVolume, History) {
     let (moment, power_cut) = (dice.roll(volume.moment() + 1), !dice.one_in(10));
     seen.unsettled += u64::from(volume.is_unsettled(moment));
     let after = if power_cut { volume.power_cut(moment, &mut |sides| dice.roll(sides)) } else { volume.killed(moment) };
@@ -220,7 +228,8 @@ fn crash(volume: &SimulatedVolume, dice: &Dice, history: &History, seen: &mut Se
         let steps = begun.map(|step| {
             let kept = step.acknowledged.filter(|(at, _)| *at <= moment);
             let acknowledged = kept.and_then(|(at, now)| {
-                let durable = now || volume.synced_between(at, moment);
+                let read_back = at == 0 && opened.is_some_and(|opened| opened <= moment);
+                let durable = now || read_back || at > 0 && volume.synced_between(at, moment);
                 (durable || !power_cut && !volume.failed_between(step.called, moment)).then_some((0, durable))
             });
             Step { acknowledged, called: 0, ..*step }

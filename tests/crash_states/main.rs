@@ -19,6 +19,11 @@ fn states() -> u64 {
     std::env::var("CLAVIGER_TEST_CRASH_STATES").ok().map_or(100_000, |text| text.parse().expect("a number of crash states"))
 }
 
+/// The seed to begin with, to look at one again.
+fn first() -> u64 {
+    std::env::var("CLAVIGER_TEST_CRASH_SEED").ok().map_or(0, |text| text.parse().expect("a seed"))
+}
+
 /// Crashes at moments of one run.
 const CRASHES: usize = 100;
 
@@ -60,7 +65,7 @@ impl Seen {
 
 /// Runs seeds on two threads until enough states were seen.
 fn drive(enough: u64, run: impl Fn(u64, &mut Seen) -> Result<(), String> + Sync) -> Seen {
-    let (seed, done) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (seed, done) = (AtomicU64::new(first()), AtomicU64::new(0));
     let worker = || {
         let mut all = Seen::default();
         while done.load(Ordering::Relaxed) < enough {

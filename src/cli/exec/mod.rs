@@ -4,13 +4,13 @@
 //! what may be renewed, tells the command of new values in the way that was asked for, and gives everything back when it has ended.
 
 mod place;
-mod signals;
 
 use super::{
     Desk, Done, Failure,
     ask::Declaration,
     failure::code,
     held::{Held, Replacing},
+    signals::Signals,
 };
 use crate::{
     client::Delivered,
@@ -18,7 +18,6 @@ use crate::{
 };
 use clap::Args;
 use place::{Place, wanted};
-use signals::Signals;
 use std::{
     collections::BTreeMap,
     ffi::OsString,
@@ -211,7 +210,7 @@ impl Running {
                         OnRotate::Leave => {}
                     }
                 }
-                () = at(changed_over) => {
+                () = super::held::at(changed_over) => {
                     held.give_back_before().await;
                     changed_over = None;
                 }
@@ -256,13 +255,6 @@ impl Running {
             }
         }
         Ok(None)
-    }
-}
-
-async fn at(when: Option<tokio::time::Instant>) {
-    match when {
-        Some(when) => tokio::time::sleep_until(when).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -1,0 +1,215 @@
+//! `clav template`: keeps a file with secrets in it true for a program that can read nothing else.
+//!
+//! The file is in memory-backed storage unless it is said otherwise, never half written, has no backup, and goes with this process: the
+//! leases are bound to it, so they end when it ends.
+
+mod page;
+
+use super::{
+    Desk, Done, Failure,
+    ask::Declaration,
+    held::{Held, Replacing},
+    signals::Signals,
+};
+use crate::{
+    client::Delivered,
+    sys::{self, FileOwner},
+};
+use clap::Args;
+use page::{Page, Written};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    time::Duration,
+};
+
+/// How long values from before live on after the file has new ones: as long as a program may take to read it again.
+const CHANGING_OVER: Duration = Duration::from_secs(30);
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// The template: Jinja, with secret("NAME") for a value and secret("NAME").username and so on for what is beside it
+    template: PathBuf,
+    /// The file to write
+    #[arg(long, short, value_name = "PATH")]
+    output: PathBuf,
+    /// Its mode
+    #[arg(long, value_name = "OCTAL", default_value = "0400", value_parser = mode)]
+    mode: u32,
+    /// Its owner, by name or number; root alone may give it to another
+    #[arg(long, value_name = "USER[:GROUP]")]
+    owner: Option<String>,
+    /// It may be on a disk, where its values outlast it
+    #[arg(long)]
+    on_disk: bool,
+    /// A shell command after each change of the file, such as 'systemctl reload nginx'
+    #[arg(long, value_name = "COMMAND")]
+    reload: Option<String>,
+    /// Write it once and end; the leases are held by the unit, the container or the session, and nobody renews them
+    #[arg(long)]
+    once: bool,
+    /// Leave the file when this ends; its credentials are dead by then
+    #[arg(long, conflicts_with = "once")]
+    keep: bool,
+    #[command(flatten)]
+    declaration: Declaration,
+    /// Say nothing on standard error
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 && mode & 0o007 == 0 => Ok(mode),
+        Ok(mode) if mode <= 0o777 => Err("would let everybody read or write it".to_owned()),
+        _ => Err("must be three or four octal digits such as 0440".to_owned()),
+    }
+}
+
+pub(super) async fn run(desk: &Desk, arguments: Arguments) -> Done {
+    let owner = arguments.owner.as_deref().map(FileOwner::parse).transpose().map_err(Failure::Usage)?;
+    let folder = arguments.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let in_memory = sys::in_memory(folder).map_err(|error| Failure::Usage(format!("{}: {error}", folder.display())))?;
+    if !in_memory && !arguments.on_disk {
+        return Err(Failure::Usage(format!(
+            "{} is on a disk, where values outlast the file: choose a folder below /run, or say --on-disk",
+            folder.display()
+        )));
+    }
+    let page = Page::read(&arguments.template)?;
+    let mut signals = Signals::new()?;
+    let (holder, replacing) = if arguments.once { (None, Replacing::Never) } else { (Some("client".to_owned()), Replacing::Told) };
+    let mut held = Held::new(desk, arguments.declaration.clone(), holder, replacing, arguments.quiet).await?;
+    let mut keeper = Keeper { arguments: &arguments, owner, page, values: BTreeMap::new(), reloading: None };
+    let done = keeper.go(desk, &mut signals, &mut held).await;
+    if !arguments.once || done.is_err() {
+        held.end().await;
+    }
+    done
+}
+
+/// What keeps the file.
+struct Keeper<'a> {
+    arguments: &'a Arguments,
+    owner: Option<FileOwner>,
+    page: Page,
+    values: BTreeMap<String, Delivered>,
+    reloading: Option<Child>,
+}
+
+impl Keeper<'_> {
+    async fn go(&mut self, desk: &Desk, signals: &mut Signals, held: &mut Held) -> Done {
+        self.write(held).await?;
+        sys::notify_ready("the file is written");
+        if self.arguments.once {
+            let child = self.reloading.take();
+            return self.ended(child).map(|()| 0).map_err(Failure::Fault);
+        }
+        let done = self.keep(desk, signals, held).await;
+        if !self.arguments.keep {
+            // Before the leases are given back: nobody reads dead credentials.
+            std::fs::remove_file(&self.arguments.output).map_err(|error| self.about(&error))?;
+        }
+        done
+    }
+
+    async fn keep(&mut self, desk: &Desk, signals: &mut Signals, held: &mut Held) -> Done {
+        let mut changed_over = None;
+        loop {
+            if let Some(child) = &mut self.reloading
+                && child.try_wait().map_err(Failure::fault)?.is_some()
+            {
+                let child = self.reloading.take();
+                self.ended(child).unwrap_or_else(|why| eprintln!("clav: {why}"));
+            }
+            tokio::select! {
+                // A child that ends is looked at above; every other signal that is not ignored asks us to end.
+                received = signals.next() => match received {
+                    Some(number) if Some(number) != sys::signal_number("HUP") => return Ok(0),
+                    _ => {}
+                },
+                names = held.next(desk) => {
+                    let mut changed = false;
+                    for name in names {
+                        match held.fetch(&name).await {
+                            Ok(delivered) => {
+                                self.values.insert(name, delivered);
+                                changed = true;
+                            }
+                            Err(failure) => {
+                                eprintln!("clav: {name} could not be had anew; the file stays as it is:");
+                                let _the_file_is_kept = failure.tell(&desk.style);
+                            }
+                        }
+                    }
+                    if changed {
+                        self.write(held).await?;
+                        changed_over = Some(tokio::time::Instant::now() + CHANGING_OVER);
+                    }
+                }
+                () = super::held::at(changed_over) => {
+                    held.give_back_before().await;
+                    changed_over = None;
+                }
+            }
+        }
+    }
+
+    /// Fills in the template, asks for what it names, writes the file, and says so to whom it concerns.
+    async fn write(&mut self, held: &mut Held) -> Result<(), Failure> {
+        let text = loop {
+            match self.page.fill(&self.values)? {
+                Written::Whole(text) => break text,
+                Written::Lacks(name) => drop(self.values.insert(name.clone(), held.fetch(&name).await?)),
+            }
+        };
+        sys::write_atomic_for(&self.arguments.output, text.as_bytes(), self.arguments.mode, self.owner).map_err(Failure::fault)?;
+        if let Some(command) = &self.arguments.reload {
+            // One at a time: the last one has seen the last file.
+            let before = self.reloading.take();
+            self.ended(before).unwrap_or_else(|why| eprintln!("clav: {why}"));
+            let child = Command::new("/bin/sh").arg("-c").arg(command).spawn();
+            self.reloading = Some(child.map_err(|error| Failure::NotStarted(format!("/bin/sh: {error}")))?);
+        }
+        Ok(())
+    }
+
+    /// Waits for a reload command.
+    fn ended(&self, child: Option<Child>) -> Result<(), String> {
+        let Some(mut child) = child else { return Ok(()) };
+        let command = self.arguments.reload.as_deref().unwrap_or_default();
+        match child.wait() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(format!("{command}: {status}")),
+            Err(error) => Err(format!("{command}: {error}")),
+        }
+    }
+
+    fn about(&self, error: &std::io::Error) -> Failure {
+        Failure::fault(format!("{}: {error}", self.arguments.output.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{client::Delivered, model::SecretBytes, wire::LeaseView};
+
+    /// A value as it arrives.
+    pub(super) fn delivered(secret: &str, value: &[u8]) -> Delivered {
+        let id = "lease-00000000z80000000000000004";
+        let lease: LeaseView = serde_json::from_value(serde_json::json!({
+            "id": id, "state": "live", "identity": "app", "secret": secret, "sensitivity": "internal", "ends_by": "none",
+            "purpose": "serve", "operation": "read", "channel": "deliver", "holder": {"kind": "process", "pid": 1},
+            "issued": "2026-01-01T00:00:00Z", "expires": "2026-01-01T00:00:00Z", "remaining": 1, "ttl": 1, "renewable": false,
+        }))
+        .unwrap();
+        Delivered {
+            request: "req-00000000z80000000000000004".parse().unwrap(),
+            lease,
+            value: SecretBytes::new(value.to_vec()),
+            attributes: [("username".to_owned(), "someone".to_owned())].into(),
+            clamped: Vec::new(),
+        }
+    }
+}
