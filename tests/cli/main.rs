@@ -11,6 +11,7 @@ mod keys;
 mod mistakes;
 mod operators;
 mod remedy;
+mod rotated;
 mod workloads;
 
 use daemon::{CANARY, Daemon, Options, text};

@@ -1,0 +1,183 @@
+//! What a workload notices of a new value: events, a command that is told or started again, a file that is kept true.
+
+use super::*;
+use std::{
+    fs,
+    io::{BufRead, BufReader, Lines},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::PathBuf,
+    process::{Child, ChildStdout, Stdio},
+    time::{Duration, Instant},
+};
+
+/// A command in the background that is ended with the test.
+struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    fn start(daemon: &Daemon, script: &str) -> Running {
+        let mut child = daemon.shell_command(script).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Running { child, lines }
+    }
+
+    #[track_caller]
+    fn line(&mut self) -> String {
+        self.lines.next().expect("there is another line").unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // What it started goes with it only if it is asked.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            daemon::signal(self.child.id(), "TERM");
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn put(daemon: &Daemon, value: &str) {
+    exits(&daemon.clav_with(value.as_bytes(), ["secret", "put", "hello"]), 0);
+}
+
+fn live(daemon: &Daemon) -> usize {
+    json(&daemon.clav(["leases", "--all", "--json"]))["leases"].as_array().unwrap().len()
+}
+
+#[track_caller]
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let give_up = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < give_up, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(30));
+    }
+}
+
+#[test]
+fn a_watcher_is_told_of_new_values_renewals_and_ends() {
+    let daemon = sample();
+    let mut watcher = Running::start(&daemon, "clav get hello -q --ttl 1m >/dev/null; clav leases --json | tr -d '\\n'; echo; clav watch --json");
+    let held: serde_json::Value = serde_json::from_str(&watcher.line()).unwrap();
+    let id = held["leases"][0]["id"].as_str().unwrap().to_owned();
+    let mut event = || -> serde_json::Value { serde_json::from_str(&watcher.line()).unwrap() };
+    let first = event();
+    assert_eq!((&first["event"], &first["data"]["id"]), (&"lease".into(), &id.as_str().into()), "{first}");
+    put(&daemon, "second");
+    let rotated = event();
+    assert_eq!(rotated, serde_json::json!({"event": "rotated", "data": {"lease": id, "secret": "hello"}}));
+    // Values of other secrets are nobody's business here, and one that is told is not told again.
+    exits(&daemon.clav_with(b"x", ["secret", "put", "other"]), 0);
+    put(&daemon, "third");
+    exits(&daemon.clav(["revoke", &id]), 0);
+    let ended = event();
+    assert_eq!(ended, serde_json::json!({"event": "ended", "data": {"lease": id, "secret": "hello", "reason": "operator"}}));
+}
+
+#[test]
+fn a_command_is_started_again_with_new_values() {
+    let daemon = sample();
+    let script = "exec clav exec -q --on-rotate restart --secret hello --env WORD=hello -- sh -c 'echo $WORD $(cat $HELLO_FD); exec sleep 60'";
+    let mut running = Running::start(&daemon, script);
+    assert_eq!(running.line(), format!("{CANARY} {CANARY}"));
+    put(&daemon, "second");
+    assert_eq!(running.line(), "second second");
+    until("the lease before was given back", || live(&daemon) == 1);
+    // The command's own end is the end: it is not started again.
+    daemon::signal(running.child.id(), "TERM");
+    assert_eq!(running.child.wait().unwrap().code(), Some(128 + 15));
+    until("everything was given back", || live(&daemon) == 0);
+}
+
+#[test]
+fn a_command_is_told_by_a_signal_and_reads_the_new_value_where_it_read_the_old_one() {
+    let daemon = sample();
+    let inner = "trap \"cat \\$HELLO_FD; echo\" USR1; cat $HELLO_FD; echo; while :; do sleep 0.1; done";
+    let mut running = Running::start(&daemon, &format!("exec clav exec -q --on-rotate signal:USR1 --secret hello -- sh -c '{inner}'"));
+    assert_eq!(running.line(), CANARY);
+    put(&daemon, "a value that is longer than the one before it, by far");
+    assert_eq!(running.line(), "a value that is longer than the one before it, by far");
+    put(&daemon, "short");
+    assert_eq!(running.line(), "short");
+    // Those from before live on for a while: the command may still use them.
+    assert_eq!(live(&daemon), 3);
+    let refused = daemon.shell("clav exec --on-rotate signal --env A=hello -- true");
+    exits(&refused, 2);
+    assert!(errors(&refused).contains("cannot change"), "{}", text(&refused));
+    exits(&daemon.shell("clav exec --on-rotate signal:NOTHING --secret hello -- true"), 2);
+    exits(&daemon.shell("clav exec --on-rotate sometimes --secret hello -- true"), 2);
+}
+
+/// A folder in memory of the workload's own.
+fn folder(daemon: &Daemon) -> tempfile::TempDir {
+    let folder = tempfile::Builder::new().prefix("claviger-template-").tempdir_in("/dev/shm").unwrap();
+    if daemon.apart {
+        std::os::unix::fs::chown(folder.path(), Some(daemon.user), Some(daemon.user)).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn a_file_is_kept_true_and_goes_with_its_keeper() {
+    let daemon = sample();
+    let folder = folder(&daemon);
+    let at = |name: &str| -> PathBuf { folder.path().join(name) };
+    fs::write(at("page"), "# for {{ secret('hello').version }}\npassword = \"{{ secret('hello') }}\"\n").unwrap();
+    let (page, file, told) = (at("page"), at("file"), at("told"));
+    let script = format!(
+        "exec clav template -q {} -o {} --mode 0440 --reload 'cat {} >> {}'",
+        page.display(),
+        file.display(),
+        file.display(),
+        told.display()
+    );
+    let mut running = Running::start(&daemon, &script);
+    let read = || fs::read_to_string(&file).unwrap_or_default();
+    until("the file is written", || read() == format!("# for 1\npassword = \"{CANARY}\"\n"));
+    let meta = fs::metadata(&file).unwrap();
+    assert_eq!((meta.permissions().mode() & 0o777, meta.uid()), (0o440, daemon.user));
+    put(&daemon, "second");
+    until("the file is written again", || read() == "# for 2\npassword = \"second\"\n");
+    until("it is said", || fs::read_to_string(&told).is_ok_and(|told| told.matches("password").count() == 2));
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(left.len(), 3, "no backup and nothing half written: {left:?}");
+    daemon::signal(running.child.id(), "TERM");
+    assert!(running.child.wait().unwrap().success());
+    assert!(!file.exists(), "it goes with its keeper");
+    until("everything was given back", || live(&daemon) == 0);
+}
+
+#[test]
+fn a_file_is_written_once_or_not_at_all() {
+    let daemon = sample();
+    let folder = folder(&daemon);
+    let (page, file) = (folder.path().join("page"), folder.path().join("file"));
+    let template = |text: &str, more: &str| {
+        fs::write(&page, text).unwrap();
+        daemon.shell(&format!("clav template -q {} -o {} {more}; echo $?; clav leases --json | grep -c lease-", page.display(), file.display()))
+    };
+    let once = template("{{ secret('hello') }}", "--once");
+    assert!(text(&once).contains("0\n1\n"), "held by the session: {}", text(&once));
+    assert_eq!(fs::read_to_string(&file).unwrap(), CANARY);
+    fs::remove_file(&file).unwrap();
+    for (page, more, why) in [
+        ("{{ secret('hello') ", "--once", "page:1:"),
+        ("\n{{ unknown }}", "--once", "line 2"),
+        ("{{ secret('other') }}", "--once --purpose try", "no_grant"),
+        ("{{ secret('hello') }}", "--once --mode 0444", "everybody"),
+        ("{{ secret('hello') }}", "--once --owner nobody-of-that-name", "no user"),
+    ] {
+        let refused = template(page, more);
+        assert!(text(&refused).contains(why) && !text(&refused).contains(CANARY), "{page} {more}: {}", text(&refused));
+        assert!(!file.exists(), "{page} {more}");
+    }
+    // A disk outlasts its files: only where that is said.
+    if !claviger::sys::in_memory(&daemon.dir).unwrap() {
+        let path = if daemon.apart { "/var/tmp".into() } else { daemon.dir.join("run") };
+        let refused = daemon.shell(&format!("clav template -q {} -o {}/claviger-never --once", page.display(), path.display()));
+        exits(&refused, 2);
+        assert!(errors(&refused).contains("--on-disk"), "{}", text(&refused));
+    }
+}
