@@ -26,6 +26,8 @@ mod reconcile;
 mod record;
 mod renew;
 mod revive;
+mod rota;
+mod rotate;
 mod stop;
 mod unbound;
 mod view;
@@ -136,6 +138,7 @@ pub struct Broker {
     started: WallTime,
     keys: KeyPlaces,
     rotating: tokio::sync::Mutex<()>,
+    rotations: rotate::Rotations,
 }
 
 impl Broker {
@@ -170,6 +173,7 @@ impl Broker {
             metrics: Metrics::default(),
             keys: parts.keys,
             rotating: tokio::sync::Mutex::default(),
+            rotations: rotate::Rotations::default(),
         })
     }
 

@@ -110,10 +110,13 @@ impl Broker {
 
     /// Puts a new version of a local value.
     pub async fn put_local(&self, name: SecretName, value: SecretBytes) -> Result<u64, Refusal> {
-        let store = self.local.clone();
-        let put = tokio::task::spawn_blocking(move || store.put(&name, &value)).await;
+        let (store, putting) = (self.local.clone(), name.clone());
+        let put = tokio::task::spawn_blocking(move || store.put(&putting, &value)).await;
         match put {
-            Ok(Ok(version)) => Ok(version),
+            Ok(Ok(version)) => {
+                self.stored(&name, version);
+                Ok(version)
+            }
             Ok(Err(error)) => Err(Refusal::new(Code::MALFORMED).message("The value was not stored.").detail(error.to_string())),
             Err(_) => Err(Stop::from(Fault::Task).refusal()),
         }

@@ -4,8 +4,8 @@ use super::{ConfigError, File, line_of, parse};
 use crate::{
     digest::sha256,
     model::{
-        EndsBy, EngineName, Environment, Operation, Owner, Period, Purpose, Rotation, SecretDefinition, SecretName, Sensitivity, Target, Ttl,
-        TtlLimits, WallTime,
+        EndsBy, EngineName, Environment, Operation, Owner, Period, Purpose, Rotation, SecretDefinition, SecretName, Sensitivity, Target,
+        Ttl, TtlLimits, WallTime,
     },
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -208,7 +208,9 @@ description = "Read-only access to orders"
         assert!(load(&GOOD.replace("description", "descripton")).is_err());
         let rotated = |how: &str| load(&format!("{GOOD}rotate = {how}\n"));
         assert!(rotated("{ every = \"90d\", by = \"2027-01-31\" }").unwrap()[0].row().rotate.is_some_and(|rotate| rotate.by.is_some()));
-        for wrong in ["{}", "{ every = \"soon\" }", "{ every = \"30s\" }", "{ by = \"soon\" }", "{ every = \"1d\", who = \"me\" }", "\"90d\""] {
+        for wrong in
+            ["{}", "{ every = \"soon\" }", "{ every = \"30s\" }", "{ by = \"soon\" }", "{ every = \"1d\", who = \"me\" }", "\"90d\""]
+        {
             assert!(rotated(wrong).is_err(), "{wrong}");
         }
         for wrong in ["\"1h\"", "3600", "{ most = \"1h\" }", "{ max = \"soon\" }"] {

@@ -151,7 +151,9 @@ impl Settings {
         let roles: Vec<String> = match (raw.grants, raw.static_role, raw.static_roles) {
             (Some(grants), None, None) => {
                 let connection_limit = raw.connection_limit.unwrap_or(CONNECTIONS);
-                return OwnRole { grants, database: raw.database, connection_limit, reassign_to: raw.reassign_to }.checked().map(Settings::Own);
+                return OwnRole { grants, database: raw.database, connection_limit, reassign_to: raw.reassign_to }
+                    .checked()
+                    .map(Settings::Own);
             }
             (None, Some(role), None) => vec![role],
             (None, None, Some([one, other])) if one != other => vec![one, other],

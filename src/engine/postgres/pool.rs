@@ -118,7 +118,9 @@ impl Pool {
         match why.as_db_error() {
             Some(answer) if *answer.code() == SqlState::INVALID_PASSWORD => Ok(false),
             // The role has all its connections: that is looked at after the password (InitializeSessionUserId, miscinit.c).
-            Some(answer) if *answer.code() == SqlState::TOO_MANY_CONNECTIONS && answer.routine() == Some("InitializeSessionUserId") => Ok(true),
+            Some(answer) if *answer.code() == SqlState::TOO_MANY_CONNECTIONS && answer.routine() == Some("InitializeSessionUserId") => {
+                Ok(true)
+            }
             _ => Err(fault(&format!("logging in to {database} as {role}"), &why)),
         }
     }
