@@ -13,7 +13,7 @@ use claviger::{
         local::{LocalEngine, LocalStore},
     },
     lease::Leases,
-    model::{Catalogue, EndResult, EndsBy, EngineName, LeaseId, Registry, SecretDefinition, SecretName, WallTime},
+    model::{Catalogue, EndResult, EndsBy, EngineName, LeaseId, Registry, SecretDefinition, SecretName},
     policy::{BASELINE, Bundle, Source as Policy},
     sys::{Clock, DiskVolume, Host as Machine, Kernel, ManualClock, SystemClock, append::Reserve},
 };
