@@ -39,6 +39,14 @@ pub(super) enum Step {
     Late(Arc<SecretDefinition>, Due),
 }
 
+impl Step {
+    pub(super) fn secret(&self) -> &Arc<SecretDefinition> {
+        match self {
+            Step::Look(secret) | Step::Rotate(secret) | Step::Late(secret, _) => secret,
+        }
+    }
+}
+
 /// Both clocks at one moment.
 #[derive(Clone, Copy)]
 pub(super) struct Now {
@@ -85,8 +93,8 @@ impl Rota {
         self.rows.retain(|name, _| entries.iter().any(|entry| entry.secret.name == *name));
     }
 
-    /// What is to be done now: of each engine one thing at a time, changing before looking, the one that is due longest first. With
-    /// `change` nothing is changed. Each step must be followed by [`Rota::looked`] or [`Rota::rotated`].
+    /// What is to be done now: of each engine one thing at a time, changing before looking, the one that is due longest first. Without
+    /// `may_change` nothing is changed. A look or change must be followed by [`Rota::looked`] or [`Rota::rotated`].
     pub(super) fn next(&mut self, now: Now, may_change: bool) -> Vec<Step> {
         let mut steps = Vec::new();
         let mut chosen: BTreeMap<&EngineName, (u64, Step)> = BTreeMap::new();

@@ -53,8 +53,14 @@ impl Broker {
                 rota.next(self.moment(), may_change)
             };
             for step in steps {
-                let broker = self.clone();
-                tokio::spawn(async move { broker.take(step).await });
+                let (broker, taken) = (self.clone(), step.secret().clone());
+                tokio::spawn(async move {
+                    if tokio::spawn(broker.clone().take(step)).await.is_err() {
+                        // Its engine would never have a turn again.
+                        let why = "a look at it ended before its time".to_owned();
+                        broker.rotations.rota().looked(&taken, Err(why), broker.moment());
+                    }
+                });
             }
         }
     }

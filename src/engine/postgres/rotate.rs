@@ -92,9 +92,12 @@ impl PostgresEngine {
 
     /// The version that is given, with which a login was tried.
     pub(super) async fn newest_static(&self, secret: &SecretDefinition, row: &StaticRoles) -> Result<Option<Version>, EngineError> {
+        // A change that was cut short may have come about.
+        drop(self.settled(&secret.name, row).await?);
         let turn = self.passwords.turn(&secret.name);
-        let _turn = turn.write().await;
-        let kept = self.settle_pending(&secret.name, self.passwords.load(&secret.name)?, row).await?;
+        // Others may be given it meanwhile: a server that hangs holds up nobody.
+        let _nobody_changes_it = turn.read().await;
+        let kept = self.passwords.load(&secret.name)?;
         let Some(value) = kept.current.as_ref().filter(|value| row.roles.contains(&value.role)) else { return Ok(None) };
         if !self.pool.lets_in(&value.role, &value.password, self.database_of(row)).await? && !crate::mutation!("static-looked") {
             return Err(EngineError::Refused(format!(
