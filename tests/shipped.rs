@@ -93,7 +93,9 @@ fn catalogue(config: &Config, files: &[File]) -> Result<Catalogue, String> {
                     ..postgres::PostgresConfig::new(from.name.clone(), server, &from.user)
                 };
                 let root = SealKey::from_bytes(&[8; 32]).unwrap();
-                Box::new(PostgresEngine::new(config, Mark::new(b"m", b"s"), &root, clock.clone()).map_err(|error| error.to_string())?)
+                let (mark, random) = (Mark::new(b"m", b"s"), Arc::new(SeededRandom::new(2)));
+                let made = PostgresEngine::new(config, mark, &root, store.clone(), clock.clone(), random);
+                Box::new(made.map_err(|error| error.to_string())?)
             }
             EngineConfig::OpenBao(from) => {
                 Address::parse(&from.address, from.plain_loopback).map_err(|error| format!("{name}: {error}"))?;

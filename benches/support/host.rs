@@ -78,6 +78,7 @@ fn secret(name: &str) -> SecretDefinition {
         reads_max: 100,
         quarantined: false,
         pinned: false,
+        rotate: None,
         description: String::new(),
         ends_by: EndsBy::Upstream,
         settings: serde_json::Map::new(),

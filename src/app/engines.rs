@@ -59,7 +59,14 @@ pub(super) fn engines(
             EngineConfig::Postgres(postgres) => {
                 // A key of its own in the store: rewrapping the store's master key changes no live lease's password.
                 let root: SealKey = store.own_key("postgres")?;
-                let engine = PostgresEngine::new(postgres_config(postgres)?, state.mark.clone(), &root, clock.clone())?;
+                let engine = PostgresEngine::new(
+                    postgres_config(postgres)?,
+                    state.mark.clone(),
+                    &root,
+                    store.clone(),
+                    clock.clone(),
+                    random.clone(),
+                )?;
                 rows.push((postgres.name.clone(), Arc::new(engine)));
             }
             EngineConfig::OpenBao(from) => {

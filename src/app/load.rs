@@ -5,7 +5,7 @@ use crate::{
     attest::{Names, Roll},
     broker::{Governance, LoadProblems},
     config::{self, Config, EngineConfig, File},
-    engine::{Engines, openbao},
+    engine::{Engines, openbao, postgres},
     model::{Catalogue, EndsBy, Registry, SecretDefinition, WallTime},
     policy::{Bundle, Source},
     sys,
@@ -45,7 +45,8 @@ pub fn by_running(engines: &Engines) -> impl Fn(&SecretDefinition) -> Result<End
             let known: Vec<&str> = engines.iter().map(|(name, _)| name.as_str()).collect();
             return Err(format!("engine {} is not configured; there is {}", row.engine, known.join(", ")));
         };
-        engine.check(row).map(|()| engine.ends_by(row))
+        engine.check(row)?;
+        lasting(row, engine.ends_by(row))
     }
 }
 
@@ -55,12 +56,21 @@ pub fn by_configuration(config: &Config) -> impl Fn(&SecretDefinition) -> Result
         if row.engine.as_str() == "local" {
             return Ok(EndsBy::None);
         }
-        match config.engines.iter().find(|engine| *engine.name() == row.engine) {
+        let ends_by = match config.engines.iter().find(|engine| *engine.name() == row.engine) {
             Some(EngineConfig::Jwt(_) | EngineConfig::X509(_) | EngineConfig::Ssh(_)) => Ok(EndsBy::ShortLife),
-            Some(EngineConfig::Postgres(_)) => Ok(EndsBy::Upstream),
+            Some(EngineConfig::Postgres(_)) => postgres::ends_by(row),
             Some(EngineConfig::OpenBao(_)) => openbao::ends_by(row),
             None => Err(format!("engine {} is not configured", row.engine)),
-        }
+        };
+        lasting(row, ends_by?)
+    }
+}
+
+/// What ends by itself or with its lease is not changed now and then.
+fn lasting(row: &SecretDefinition, ends_by: EndsBy) -> Result<EndsBy, String> {
+    match row.rotate {
+        Some(_) if ends_by != EndsBy::None => Err(format!("rotate goes with values that last; this one ends by {ends_by}")),
+        _ => Ok(ends_by),
     }
 }
 

@@ -53,6 +53,8 @@ words! {
         Freeze = "freeze",
         /// A program was started apart, in a group of its own.
         Launch = "launch",
+        /// A value that lasts was changed at its source, or should have been, or does not work.
+        Rotate = "rotate",
         /// Policies in shadow mode would have refused.
         Shadow = "shadow",
         /// Further equal events, counted.
@@ -75,6 +77,8 @@ words! {
     Outcome {
         /// A person asked for it; how it went is in the record that follows, with the same request id.
         Asked = "asked",
+        /// It is about to be done because it is due or was asked for; how it went is in the record that follows, with the same request id.
+        Begun = "begun",
         /// What was asked was done.
         Done = "done",
         /// It was refused.

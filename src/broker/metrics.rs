@@ -18,6 +18,11 @@ struct ByEnd {
     result: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByResult {
+    result: String,
+}
+
 /// Counters that the pipeline moves.
 pub struct Metrics {
     registry: Mutex<Registry>,
@@ -26,6 +31,9 @@ pub struct Metrics {
     refused: Family<ByCode, Counter>,
     ended: Family<ByEnd, Counter>,
     irrevocable: Counter,
+    rotated: Family<ByResult, Counter>,
+    rotations_failing: Gauge,
+    rotations_overdue: Gauge,
     end_seconds: Histogram,
     leases: Gauge,
     holders: Gauge,
@@ -45,6 +53,9 @@ impl Default for Metrics {
             refused: Family::default(),
             ended: Family::default(),
             irrevocable: Counter::default(),
+            rotated: Family::default(),
+            rotations_failing: Gauge::default(),
+            rotations_overdue: Gauge::default(),
             end_seconds: Histogram::new([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0]),
             leases: Gauge::default(),
             holders: Gauge::default(),
@@ -60,6 +71,10 @@ impl Default for Metrics {
         registry.register("requests_refused", "Requests refused, by code", metrics.refused.clone());
         registry.register("leases_ended", "Leases ended, by reason and result", metrics.ended.clone());
         registry.register("leases_irrevocable", "Leases whose end was given up", metrics.irrevocable.clone());
+        registry.register("rotations", "Values that were changed at their sources or could not be, by result", metrics.rotated.clone());
+        let failing = "Values that could not be changed, do not work or cannot be looked at";
+        registry.register("rotations_failing", failing, metrics.rotations_failing.clone());
+        registry.register("rotations_overdue", "Values that should have been changed by now", metrics.rotations_overdue.clone());
         registry.register("lease_end_seconds", "From the cause of an end to the source's answer", metrics.end_seconds.clone());
         registry.register("leases", "Leases that are not over", metrics.leases.clone());
         registry.register("holders", "Holders that are watched", metrics.holders.clone());
@@ -87,6 +102,9 @@ impl Metrics {
         self.ended.get_or_create(&ByEnd { reason: reason.to_owned(), result: result.to_owned() }).inc();
         self.end_seconds.observe(micros as f64 / 1e6);
     }
+    pub(super) fn rotated(&self, done: bool) {
+        self.rotated.get_or_create(&ByResult { result: if done { "done" } else { "failed" }.to_owned() }).inc();
+    }
     pub(super) fn irrevocable(&self) {
         self.irrevocable.inc();
     }
@@ -107,6 +125,9 @@ impl super::Broker {
         metrics.frozen.set(i64::from(self.is_frozen()));
         metrics.attestor.set(i64::from(self.attestor.source().trouble().is_none()));
         metrics.attestor_lost.set(self.attestor.source().lost() as i64);
+        let rotations = self.list_rotations();
+        metrics.rotations_failing.set(rotations.iter().filter(|row| row.trouble.is_some()).count() as i64);
+        metrics.rotations_overdue.set(rotations.iter().filter(|row| row.overdue).count() as i64);
         let mut text = String::new();
         let registry = metrics.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // Writing into a String cannot fail.

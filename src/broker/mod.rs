@@ -26,6 +26,8 @@ mod reconcile;
 mod record;
 mod renew;
 mod revive;
+mod rota;
+mod rotate;
 mod stop;
 mod unbound;
 mod view;
@@ -139,6 +141,7 @@ pub struct Broker {
     started: WallTime,
     keys: KeyPlaces,
     rotating: tokio::sync::Mutex<()>,
+    rotations: rotate::Rotations,
 }
 
 impl Broker {
@@ -174,6 +177,7 @@ impl Broker {
             metrics: Metrics::default(),
             keys: parts.keys,
             rotating: tokio::sync::Mutex::default(),
+            rotations: rotate::Rotations::default(),
         })
     }
 

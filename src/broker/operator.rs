@@ -110,11 +110,11 @@ impl Broker {
 
     /// Puts a new version of a local value.
     pub async fn put_local(&self, name: SecretName, value: SecretBytes) -> Result<u64, Refusal> {
-        let (store, kept) = (self.local.clone(), name.clone());
-        let put = tokio::task::spawn_blocking(move || store.put(&kept, &value)).await;
+        let (store, putting) = (self.local.clone(), name.clone());
+        let put = tokio::task::spawn_blocking(move || store.put(&putting, &value)).await;
         match put {
             Ok(Ok(version)) => {
-                self.rotated(&name);
+                self.stored(&name, version);
                 Ok(version)
             }
             Ok(Err(error)) => Err(Refusal::new(Code::MALFORMED).message("The value was not stored.").detail(error.to_string())),

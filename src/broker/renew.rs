@@ -9,6 +9,7 @@ use super::{
 use crate::{
     attest::Workload,
     audit::{Kind, Need, Outcome},
+    engine::EngineError,
     lease::{Lease, State},
     model::{Code, EndReason, LeaseId, Refusal, RequestId, Sensitivity},
     policy::{Decision, Permit},
@@ -145,7 +146,14 @@ impl Broker {
         if self.leases.count_read(lease.id).is_none() {
             return Err(Refusal::new(Code::READS_EXCEEDED).into());
         }
-        let issued = self.engine(&lease.engine)?.read(&order(lease, secret), &lease.reference).await?;
+        let engine = self.engine(&lease.engine)?;
+        let issued = match engine.read(&order(lease, secret), &lease.reference).await {
+            Err(EngineError::NoValue) if !engine.is_newest(secret, &lease.reference) => {
+                let gone = "The value that this lease was given has been changed since; ask for another lease.";
+                return Err(Refusal::new(Code::NO_VALUE).message(gone).into());
+            }
+            issued => issued?,
+        };
         let each = lease.sensitivity.max(secret.sensitivity) >= Sensitivity::Restricted;
         let recorded = match if each { None } else { self.audit.count_read(lease.id) } {
             Some(recorded) => recorded,

@@ -116,6 +116,7 @@ impl Broker {
         tokio::spawn(self.clone().reconcile());
         tokio::spawn(self.clone().keep_deadlines());
         tokio::spawn(self.clone().sweep());
+        tokio::spawn(self.clone().keep_rotating());
         revived
     }
 

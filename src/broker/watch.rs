@@ -7,7 +7,7 @@ use super::{Broker, Caller, Stop, record::Trail};
 use crate::{
     attest::Workload,
     lease::{HolderKey, Lease, State},
-    model::{IdentityName, LeaseId, Refusal, RequestId, SecretName, WallTime},
+    model::{BootTime, EndsBy, IdentityName, LeaseId, Refusal, RequestId, SecretName, WallTime},
     wire::LeaseEvent,
 };
 use std::{
@@ -31,6 +31,8 @@ pub(super) struct Watchers {
     waiting: Mutex<HashMap<IdentityName, Sender<()>>>,
     /// So that most daemons, where nobody waits, pay one look at a number.
     identities: AtomicUsize,
+    /// When sources were asked last about a secret.
+    asked: Mutex<HashMap<SecretName, BootTime>>,
 }
 
 impl Watchers {
@@ -56,7 +58,21 @@ impl Watchers {
         }
     }
 
-    fn tell_all(&self) {
+    /// Whether a source may be asked about this secret again; then it counts as asked.
+    fn may_ask(&self, secret: &SecretName, now: BootTime) -> bool {
+        let long = EVERY.as_micros() as u64;
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        // Secrets that nobody watches any more are forgotten.
+        asked.retain(|_, at| now.since(*at) < long);
+        let may = !asked.contains_key(secret);
+        if may {
+            asked.insert(secret.clone(), now);
+        }
+        may
+    }
+
+    /// Values of secrets are others now, whoever has leases of them.
+    pub(super) fn tell_all(&self) {
         self.lock().values().for_each(|sender| {
             sender.send_replace(());
         });
@@ -99,12 +115,6 @@ impl Broker {
         }
     }
 
-    /// The value of this secret is another one now: whoever has a lease of it is told.
-    pub(super) fn rotated(&self, secret: &SecretName) {
-        tracing::debug!(%secret, "has a new value");
-        self.watchers.tell_all();
-    }
-
     fn is_told(&self, peer: &Caller, workload: &Workload, lease: &Lease) -> bool {
         lease.state == State::Live && self.may_use(peer, workload, lease)
     }
@@ -125,14 +135,14 @@ impl Broker {
         }
     }
 
-    /// Asks the sources of these secrets what they have now, those that do not say so by themselves. One that cannot be reached has
-    /// nothing new.
+    /// Asks the sources of these secrets what they have now, however many watch them once in a while. One that cannot be reached has nothing
+    /// new.
     async fn look_for_newer(&self, secrets: HashSet<SecretName>) {
-        for name in secrets {
-            let secret = self.governance().catalogue.find(&name).cloned();
+        for name in secrets.into_iter().filter(|name| self.watchers.may_ask(name, self.clock.boot())) {
+            let secret = self.governance().catalogue.find(&name).filter(|secret| secret.ends_by == EndsBy::None).cloned();
             let engine = secret.as_ref().and_then(|secret| self.engines.find(&secret.engine));
             if let (Some(secret), Some(engine)) = (&secret, engine)
-                && let Err(error) = engine.look(secret).await
+                && let Err(error) = engine.newest(secret).await
             {
                 tracing::debug!(secret = %name, %error, "whether there is a newer value is not known");
             }

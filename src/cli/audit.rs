@@ -224,7 +224,7 @@ pub(super) fn one_line(style: &Style, record: &Record, today: bool) -> String {
         Some(Outcome::Refused) => style.red("-"),
         Some(Outcome::Needs) => style.yellow("?"),
         Some(Outcome::Failed) => style.red("!"),
-        Some(Outcome::Asked) => style.dim(">"),
+        Some(Outcome::Asked | Outcome::Begun) => style.dim(">"),
         None => style.dim("."),
     };
     let operator = get("by", "name").or_else(|| get("by", "uid").map(|uid| format!("uid {uid}")));

@@ -1,12 +1,13 @@
-//! `clav secret`: values of the local store. A value comes from a pipe or a prompt, never from the command line.
+//! `clav secret`: values that last. One of the local store comes from a pipe or a prompt, never from the command line.
 
 use super::{
     Desk, Done, Failure,
     output::{Table, line, relative},
 };
 use crate::{
-    model::{SecretBytes, SecretName},
+    model::{RequestId, SecretBytes, SecretName},
     sys,
+    wire::{RotationRow, StoredView},
 };
 use std::io::{IsTerminal, Read};
 use zeroize::Zeroizing;
@@ -18,8 +19,13 @@ pub(super) enum Verb {
         /// Which secret
         name: String,
     },
-    /// What is stored, without values
+    /// Values that are stored, or changed now and then: how old they are, and when they are due
     Ls,
+    /// Change a value at its source, now
+    Rotate {
+        /// Which secret
+        name: String,
+    },
     /// Remove all versions of a value; leases of it end
     Rm {
         /// Which secret
@@ -34,6 +40,14 @@ pub(super) async fn run(desk: &Desk, verb: Verb) -> Done {
     match verb {
         Verb::Put { name } => put(desk, &secret_name(&name)?).await,
         Verb::Ls => list(desk).await,
+        Verb::Rotate { name } => {
+            let name = secret_name(&name)?;
+            let answer = desk.operator().await?.rotate_secret(&name).await?;
+            if !desk.printed(&answer)? {
+                line(&format!("{name}: version {} is given from now on", answer.version))?;
+            }
+            Ok(0)
+        }
         Verb::Rm { name } => {
             let name = secret_name(&name)?;
             let answer = desk.operator().await?.remove(&name).await?;
@@ -83,18 +97,55 @@ fn piped() -> Result<SecretBytes, Failure> {
     Ok(SecretBytes::take_from(&mut bytes))
 }
 
+/// Both lists in one.
+#[derive(serde::Serialize)]
+struct Listing {
+    request: RequestId,
+    values: Vec<StoredView>,
+    rotations: Vec<RotationRow>,
+}
+
 async fn list(desk: &Desk) -> Done {
-    let list = desk.operator().await?.stored().await?;
-    if !desk.printed(&list)? {
-        let mut table = Table::new(&["NAME", "VERSION", "BYTES", "UPDATED", ""]);
-        for value in &list.values {
-            let note = if value.defined { "" } else { "no definition" };
-            let cells = [value.version.to_string(), value.size.to_string(), relative(&value.updated), note.to_owned()];
-            table.row(std::iter::once(value.name.to_string()).chain(cells).collect());
-        }
-        table.print(&desk.style, "Nothing is stored.")?;
+    let mut operator = desk.operator().await?;
+    let (stored, rotations) = (operator.stored().await?, operator.rotations().await?.rotations);
+    let list = Listing { request: stored.request, values: stored.values, rotations };
+    if desk.printed(&list)? {
+        return Ok(0);
+    }
+    let mut table = Table::new(&["NAME", "ENGINE", "VERSION", "BYTES", "AGE", "DUE", ""]);
+    let rotated = |name: &SecretName| list.rotations.iter().find(|row| row.name == *name);
+    for value in &list.values {
+        // A name of another engine's may have a value in the store as well, from before.
+        let row = rotated(&value.name).filter(|row| row.engine.as_str() == "local");
+        let note = if value.defined { note(desk, row) } else { desk.style.yellow("no definition") };
+        let cells = [value.version.to_string(), value.size.to_string(), relative(&value.updated), due(row), note];
+        table.row([value.name.to_string(), "local".to_owned()].into_iter().chain(cells).collect());
+    }
+    let is_listed = |row: &RotationRow| row.engine.as_str() == "local" && list.values.iter().any(|value| value.name == row.name);
+    for row in list.rotations.iter().filter(|row| !is_listed(row)) {
+        let version = row.version.map_or_else(|| "-".to_owned(), |version| version.to_string());
+        let made = row.made.as_deref().map_or_else(|| "-".to_owned(), relative);
+        table.row(vec![row.name.to_string(), row.engine.to_string(), version, "-".to_owned(), made, due(Some(row)), note(desk, Some(row))]);
+    }
+    table.print(&desk.style, "There is no value that lasts.")?;
+    for row in list.rotations.iter().filter_map(|row| Some((&row.name, row.trouble.as_ref()?))) {
+        line(&desk.style.red(&format!("  {}: {}", row.0, row.1)))?;
     }
     Ok(0)
+}
+
+fn due(row: Option<&RotationRow>) -> String {
+    row.and_then(|row| row.due.as_deref()).map_or_else(|| "-".to_owned(), relative)
+}
+
+/// What somebody has to see to.
+fn note(desk: &Desk, row: Option<&RotationRow>) -> String {
+    match row {
+        Some(row) if row.overdue => desk.style.red("overdue"),
+        Some(row) if row.trouble.is_some() => desk.style.red("trouble"),
+        Some(row) if row.version.is_none() && row.changed_here => desk.style.yellow(&format!("'clav secret rotate {}' begins", row.name)),
+        _ => String::new(),
+    }
 }
 
 fn secret_name(text: &str) -> Result<SecretName, Failure> {

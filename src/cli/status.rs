@@ -45,6 +45,11 @@ pub(super) async fn run(desk: &Desk) -> Done {
         let (name, waiting) = (&engine.name, engine.waiting);
         line(&style.red(&format!("  {waiting} credentials at {name} are in no journal: 'clav engine reconcile {name}'")))?;
     }
+    for row in &status.rotations {
+        let why = row.trouble.as_deref().unwrap_or("nobody has changed it in time");
+        let overdue = if row.overdue { ", overdue" } else { "" };
+        line(&style.red(&format!("  value of {} ({}{overdue}): {why}", row.name, row.engine)))?;
+    }
     for problem in audit_problems(&status.audit) {
         line(&style.red(&format!("  {problem}")))?;
     }

@@ -7,8 +7,8 @@ use crate::{
     sys::{Clock, SystemClock},
     wire::{
         AllLeases, BundleAnswer, EndAnswer, EndRequest, EngineList, Explanation, FreezeRequest, Health, IdentityList, IdentityTry,
-        KeyAnswer, KeyList, LeaseAnswer, LeaseList, LeaseRequest, ReconcileAnswer, ReconcileRequest, SecretList, Status, StoredList,
-        WhoAmI,
+        KeyAnswer, KeyList, LeaseAnswer, LeaseList, LeaseRequest, ReconcileAnswer, ReconcileRequest, RotationAnswer, RotationList,
+        SecretList, Status, StoredList, WhoAmI,
     },
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -132,6 +132,16 @@ impl Client {
     /// `DELETE /v1/secrets/local/{name}`.
     pub async fn remove(&mut self, name: &SecretName) -> Result<Value, ClientError> {
         self.call(Method::DELETE, &format!("/v1/secrets/local/{name}"), Bytes::new()).await?.read()
+    }
+
+    /// `GET /v1/rotations`: how values that last stand.
+    pub async fn rotations(&mut self) -> Result<RotationList, ClientError> {
+        self.get("/v1/rotations").await
+    }
+
+    /// `POST /v1/rotations/{name}`: changes a value at its source, now.
+    pub async fn rotate_secret(&mut self, name: &SecretName) -> Result<RotationAnswer, ClientError> {
+        self.call(Method::POST, &format!("/v1/rotations/{name}"), Bytes::new()).await?.read()
     }
 
     /// `POST /v1/policy/check`: what a reload would say.

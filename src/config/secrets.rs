@@ -4,7 +4,8 @@ use super::{ConfigError, File, line_of, parse};
 use crate::{
     digest::sha256,
     model::{
-        EndsBy, EngineName, Environment, Operation, Owner, Purpose, SecretDefinition, SecretName, Sensitivity, Target, Ttl, TtlLimits,
+        EndsBy, EngineName, Environment, Operation, Owner, Period, Purpose, Rotation, SecretDefinition, SecretName, Sensitivity, Target,
+        Ttl, TtlLimits, WallTime,
     },
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -37,6 +38,7 @@ struct Row {
     quarantined: bool,
     #[serde(default)]
     pinned: bool,
+    rotate: Option<RotateRow>,
     description: String,
     #[serde(default)]
     settings: serde_json::Map<String, serde_json::Value>,
@@ -64,6 +66,26 @@ fn limits<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Error> {
             "ttl must be a table with max, and default if it is another: ttl = { default = \"15m\", max = \"1h\" }; \
              times are seconds from 1 to 2592000, or texts with a unit (s, m, h, d)",
         )),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RotateRow {
+    every: Option<Period>,
+    by: Option<String>,
+}
+
+impl RotateRow {
+    fn parsed(&self) -> Result<Rotation, String> {
+        let by = match &self.by {
+            Some(text) => Some(WallTime::parse(text).ok_or_else(|| format!("rotate.by = {text:?} is not a date such as 2027-01-31"))?),
+            None => None,
+        };
+        if self.every.is_none() && by.is_none() {
+            return Err("rotate needs every, by, or both: rotate = { every = \"90d\" }".into());
+        }
+        Ok(Rotation { every: self.every, by })
     }
 }
 
@@ -120,6 +142,13 @@ pub fn secrets(files: &[File]) -> Result<Vec<RowDraft>, Vec<ConfigError>> {
                     if default > row.ttl.max {
                         problem("ttl.default is longer than ttl.max");
                     }
+                    let rotate = match row.rotate.as_ref().map(RotateRow::parsed).transpose() {
+                        Ok(rotate) => rotate,
+                        Err(why) => {
+                            problem(&why);
+                            None
+                        }
+                    };
                     if let Some(other) = names.insert(row.name.clone(), format!("{}:{line}", file.path)) {
                         problem(&format!("is already defined at {other}"));
                     }
@@ -136,6 +165,7 @@ pub fn secrets(files: &[File]) -> Result<Vec<RowDraft>, Vec<ConfigError>> {
                         reads_max: row.reads_max,
                         quarantined: row.quarantined,
                         pinned: row.pinned,
+                        rotate,
                         description: row.description,
                         ends_by: EndsBy::None,
                         settings: row.settings,
@@ -176,6 +206,13 @@ description = "Read-only access to orders"
         assert!(load(&GOOD.replace("\"1h\"", "\"1h\", default = \"2h\"")).is_err());
         assert!(load(&GOOD.repeat(2)).is_err());
         assert!(load(&GOOD.replace("description", "descripton")).is_err());
+        let rotated = |how: &str| load(&format!("{GOOD}rotate = {how}\n"));
+        assert!(rotated("{ every = \"90d\", by = \"2027-01-31\" }").unwrap()[0].row().rotate.is_some_and(|rotate| rotate.by.is_some()));
+        for wrong in
+            ["{}", "{ every = \"soon\" }", "{ every = \"30s\" }", "{ by = \"soon\" }", "{ every = \"1d\", who = \"me\" }", "\"90d\""]
+        {
+            assert!(rotated(wrong).is_err(), "{wrong}");
+        }
         for wrong in ["\"1h\"", "3600", "{ most = \"1h\" }", "{ max = \"soon\" }"] {
             let Err(problems) = load(&GOOD.replace("{ max = \"1h\" }", wrong)) else { panic!("{wrong}") };
             assert!(problems[0].message.contains("ttl = { default = \"15m\", max = \"1h\" }"), "{wrong}: {}", problems[0]);

@@ -18,6 +18,8 @@
 //!    bears another mark is never touched.
 //! 9. `end` and `settle` need neither the definition nor the settings the credential was issued under: a secret whose row was changed or
 //!    deleted can still be ended.
+//! 10. `rotate` gives a new value to its source before it is given to anybody, and gives nobody a value that was not tried where that can
+//!     be done. Cut short at any step, it loses neither the value before nor the one after; what works is found out by the next call.
 
 mod ended;
 pub mod jwt;
@@ -139,6 +141,15 @@ pub struct Issued {
     pub reference: UpstreamRef,
 }
 
+/// A version of a value that lasts: what [`Engine::rotate`] makes a new one of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// Its number; a later one is greater.
+    pub number: u64,
+    /// When it was made.
+    pub made: WallTime,
+}
+
 /// The value of a credential that was issued before.
 pub struct Again {
     /// The value.
@@ -202,10 +213,20 @@ pub trait Engine: Send + Sync {
         true
     }
 
-    /// Asks the source which version is the newest, where it does not say so by itself; [`Engine::is_newest`] knows it afterwards. Called
-    /// now and then for secrets that somebody watches, by each who does: the engine sees to it that its source is not asked as often.
-    async fn look(&self, _secret: &SecretDefinition) -> Result<(), EngineError> {
-        Ok(())
+    /// Whether [`Engine::rotate`] can change this secret's value at its source. Asked only about definitions that passed.
+    fn can_rotate(&self, _secret: &SecretDefinition) -> bool {
+        false
+    }
+
+    /// The version that an issue now would give, tried at its source where that can be done; `None` while there is no value. Asked about
+    /// values that last (`ends_by = none`) only.
+    async fn newest(&self, _secret: &SecretDefinition) -> Result<Option<Version>, EngineError> {
+        Err(EngineError::Setup("keeps no versions of this value".into()))
+    }
+
+    /// Changes the value at its source, and gives the new one from then on. May be repeated after whatever failure.
+    async fn rotate(&self, _secret: &SecretDefinition) -> Result<Version, EngineError> {
+        Err(EngineError::Setup("this value is not changed from here".into()))
     }
 
     /// Makes the credential last until `order.expires`.

@@ -1,6 +1,6 @@
 //! The catalogue of secrets: what each one is, who answers for it, and how long it may be out.
 
-use super::{EngineName, Environment, Operation, Owner, Purpose, SecretName, Sensitivity, Target, Ttl};
+use super::{EngineName, Environment, Operation, Owner, Purpose, Rotation, SecretName, Sensitivity, Target, Ttl};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -70,6 +70,8 @@ pub struct SecretDefinition {
     pub quarantined: bool,
     /// Given only to a key that the attested process made.
     pub pinned: bool,
+    /// When its value is to be changed, where it has one that lasts.
+    pub rotate: Option<Rotation>,
     /// One line for people.
     pub description: String,
     /// How it ends: follows from the engine.

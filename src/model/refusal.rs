@@ -119,6 +119,8 @@ codes! {
     NO_VALUE = "no_value", NotFound, "The secret has no value yet.";
     /// There is no such key, or it cannot be changed now.
     KEY_NOT_ROTATED = "key_not_rotated", Conflict, "The key was not changed.";
+    /// A value was not changed at its source.
+    NOT_ROTATED = "not_rotated", Conflict, "The secret was not rotated.";
     /// Only operators.
     NOT_OPERATOR = "not_operator", Denied, "The calling process may not use the operator socket for this.";
     /// Only the launcher may register what it launches.

@@ -13,7 +13,7 @@ use crate::{
     model::{Code, EngineName, Line, Refusal, RequestId, SecretBytes, SecretName},
     wire::{
         AllLeases, BundleAnswer, EndAnswer, EndRequest, EngineList, FreezeRequest, IdentityList, KeyAnswer, KeyList, ReconcileRequest,
-        SecretList, SecretView, Status, StoredList,
+        RotationList, SecretList, SecretView, Status, StoredList,
     },
 };
 use hyper::{Response, StatusCode};
@@ -59,6 +59,8 @@ pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Resu
             removed?;
             Ok(reply::json(ok, id, &json!({"request": id})))
         }
+        ("GET", "/v1/rotations") => Ok(reply::json(ok, id, &RotationList { request: id, rotations: broker.list_rotations() })),
+        ("POST", "/v1/rotations/{name}") => Ok(reply::json(ok, id, &broker.rotate_secret(operator, secret_name(&call)?, id).await?)),
         ("POST", "/v1/policy/check") => Ok(reply::json(ok, id, &check(broker, id))),
         ("POST", "/v1/reload") => reload(broker, &operator, id).await,
         ("POST", "/v1/explain") => explain(broker, &call).await,
@@ -247,5 +249,6 @@ fn status(broker: &Broker, id: RequestId) -> Status {
         leases: broker.lease_counts(),
         audit: broker.audit_status(),
         engines: broker.list_engines(),
+        rotations: broker.list_rotations().into_iter().filter(|row| row.overdue || row.trouble.is_some()).collect(),
     }
 }

@@ -58,6 +58,8 @@ routes! {
     "operator" "GET" "/v1/secrets/local";
     "operator" "PUT" "/v1/secrets/local/{name}";
     "operator" "DELETE" "/v1/secrets/local/{name}";
+    "operator" "GET" "/v1/rotations";
+    "operator" "POST" "/v1/rotations/{name}";
     "operator" "POST" "/v1/policy/check";
     "operator" "POST" "/v1/reload";
     "operator" "POST" "/v1/explain";

@@ -3,9 +3,11 @@
 //! Field names are the API: `docs/api/openapi.yaml` describes them and a test holds it against the router.
 
 mod operator;
+mod rotation;
 mod workload;
 
 pub use operator::*;
+pub use rotation::*;
 pub use workload::*;
 
 /// The header in which a request repeats the nonce on kernels that do not pin a peer at connect.

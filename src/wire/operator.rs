@@ -1,6 +1,6 @@
 //! What operators send and read.
 
-use super::LeaseView;
+use super::{LeaseView, RotationRow};
 use crate::model::{EndResult, EngineName, IdentityKind, IdentityName, LeaseId, Owner, RequestId, SecretName, Sensitivity};
 use serde::{Deserialize, Serialize};
 
@@ -203,6 +203,9 @@ pub struct Status {
     pub audit: serde_json::Value,
     /// Engines and whether they answer.
     pub engines: Vec<EngineView>,
+    /// Values that could not be changed, do not work, or are too old.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rotations: Vec<RotationRow>,
 }
 
 /// Leases by state.

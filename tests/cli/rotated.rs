@@ -59,7 +59,8 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 #[test]
 fn a_watcher_is_told_of_new_values_renewals_and_ends() {
     let daemon = sample();
-    let mut watcher = Running::start(&daemon, "clav get hello -q --ttl 1m >/dev/null; clav leases --json | tr -d '\\n'; echo; clav watch --json");
+    let mut watcher =
+        Running::start(&daemon, "clav get hello -q --ttl 1m >/dev/null; clav leases --json | tr -d '\\n'; echo; clav watch --json");
     let held: serde_json::Value = serde_json::from_str(&watcher.line()).unwrap();
     let id = held["leases"][0]["id"].as_str().unwrap().to_owned();
     let mut event = || -> serde_json::Value { serde_json::from_str(&watcher.line()).unwrap() };
@@ -79,7 +80,8 @@ fn a_watcher_is_told_of_new_values_renewals_and_ends() {
 #[test]
 fn a_command_is_started_again_with_new_values() {
     let daemon = sample();
-    let script = "exec clav exec -q --on-rotate restart --secret hello --env WORD=hello -- sh -c 'echo $WORD $(cat $HELLO_FD); exec sleep 60'";
+    let script =
+        "exec clav exec -q --on-rotate restart --secret hello --env WORD=hello -- sh -c 'echo $WORD $(cat $HELLO_FD); exec sleep 60'";
     let mut running = Running::start(&daemon, script);
     assert_eq!(running.line(), format!("{CANARY} {CANARY}"));
     put(&daemon, "second");
@@ -156,7 +158,11 @@ fn a_file_is_written_once_or_not_at_all() {
     let (page, file) = (folder.path().join("page"), folder.path().join("file"));
     let template = |text: &str, more: &str| {
         fs::write(&page, text).unwrap();
-        daemon.shell(&format!("clav template -q {} -o {} {more}; echo $?; clav leases --json | grep -c lease-", page.display(), file.display()))
+        daemon.shell(&format!(
+            "clav template -q {} -o {} {more}; echo $?; clav leases --json | grep -c lease-",
+            page.display(),
+            file.display()
+        ))
     };
     let once = template("{{ secret('hello') }}", "--once");
     assert!(text(&once).contains("0\n1\n"), "held by the session: {}", text(&once));

@@ -13,6 +13,7 @@ mod postgres;
 mod postgres_faults;
 mod recording;
 mod ssh;
+mod static_roles;
 mod suite;
 #[path = "../support/postgres.rs"]
 mod support;

@@ -573,3 +573,57 @@ async fn another_authority_or_name_is_an_operators_matter() {
         assert!(matches!(&error, EngineError::Setup(text) if text.contains(wanted) && text.starts_with("under-test: ")), "{error}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_of_the_store_is_made_anew_and_its_neighbours_stay() {
+    let Some(server) = OpenBao::start().await else { return };
+    server.prepare().await;
+    server.put("secret/data/app/db", json!({"data": {"user": "u", "password": "by hand", "port": 5432}})).await;
+    let engine = engine(&server, b"state").await;
+    let row = json!({"kv": "secret/app/db", "field": "password", "attributes": ["user"], "generate": {"length": 32}});
+    let (made, read) = (secret("kv/made", &engine, row), secret("kv/read", &engine, json!({"kv": "secret/app/db", "field": "password"})));
+    assert!(engine.can_rotate(&made) && !engine.can_rotate(&read));
+    let first = engine.newest(&made).await.unwrap().unwrap();
+    assert!(first.number == 1 && first.made.0.abs_diff(crate::suite::now().0) < 600_000_000);
+    assert_eq!(engine.newest(&read).await.unwrap(), Some(first));
+    assert!(matches!(engine.rotate(&read).await, Err(EngineError::Setup(text)) if text.contains("generate")));
+    // The policy of the page lets values be read, not written.
+    let Err(EngineError::Setup(why)) = engine.rotate(&made).await else { panic!("written without the right to") };
+    assert!(why.contains("writing secret/app/db") && why.contains("403"), "{why}");
+    let more = "path \"secret/data/app/db\" { capabilities = [\"read\", \"create\", \"update\"] }";
+    server
+        .put(
+            "sys/policies/acl/claviger",
+            json!({"policy": format!("{}\n{more}\n", crate::openbao_server::policy().replace("secret/data/app/*", "secret/data/app/+"))}),
+        )
+        .await;
+    // The store takes nothing from those who do not say which version they change.
+    server.put("secret/config", json!({"cas_required": true})).await;
+    let held = Asked::new();
+    let before = engine.issue(&held.order(&made)).await.unwrap();
+    assert!(engine.is_newest(&made, &before.reference));
+    let second = engine.rotate(&made).await.unwrap();
+    assert_eq!((second.number, engine.newest(&made).await.unwrap()), (2, Some(second)));
+    let (_, kept) = server.call(Method::Get, "secret/data/app/db", Value::Null).await;
+    let data = &kept["data"]["data"];
+    assert_eq!((&data["user"], &data["port"]), (&json!("u"), &json!(5432)), "the others stay as they were");
+    let after = engine.issue(&Asked::new().order(&made)).await.unwrap();
+    assert!(data["password"] == text(&after) && text(&after).len() == 32 && text(&before) == "by hand");
+    assert!(!engine.is_newest(&made, &before.reference) && engine.is_newest(&made, &after.reference));
+    // A live lease keeps its version, which the store has yet.
+    assert_eq!(text(&engine.read(&held.order(&made), &before.reference).await.unwrap()), "by hand");
+    // The first value of a path is made as well.
+    let row = json!({"kv": "secret/app/new", "field": "key", "generate": {"alphabet": "hex", "length": 64}});
+    let fresh = secret("kv/fresh", &engine, row);
+    assert_eq!(engine.newest(&fresh).await.unwrap(), None);
+    let more = "path \"secret/data/app/+\" { capabilities = [\"read\", \"create\", \"update\"] }";
+    server
+        .put(
+            "sys/policies/acl/claviger",
+            json!({"policy": format!("{}\n{more}\n", crate::openbao_server::policy().replace("secret/data/app/*", "secret/data/app/x"))}),
+        )
+        .await;
+    assert_eq!(engine.rotate(&fresh).await.unwrap().number, 1);
+    assert_eq!(text(&engine.issue(&Asked::new().order(&fresh)).await.unwrap()).len(), 64);
+    assert!(!server.log().contains(text(&after)) && !server.audit().contains(text(&after)));
+}

@@ -6,13 +6,13 @@ use crate::{
 };
 use async_trait::async_trait;
 use claviger::{
-    digest::SealKey,
+    digest::{SealKey, SeededRandom},
     engine::{
         Engine, EngineError, Issued, Mark,
         postgres::{PostgresConfig, PostgresEngine, Server},
     },
     model::{EndResult, EngineName, SecretBytes, SecretDefinition, WallTime},
-    sys::SystemClock,
+    sys::{Clock, SystemClock},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::OnceCell;
@@ -53,7 +53,13 @@ pub fn config(cluster: &Postgres, door: Door) -> PostgresConfig {
 
 pub fn build(config: PostgresConfig) -> PostgresEngine {
     let root = SealKey::from_bytes(&[9; 32]).unwrap();
-    PostgresEngine::new(config, Mark::new(b"machine", b"state"), &root, Arc::new(SystemClock)).unwrap()
+    build_as(config, Mark::new(b"machine", b"state"), &root, Arc::new(SystemClock)).unwrap()
+}
+
+/// An engine without static roles: the folder of its store is gone when this returns.
+pub fn build_as(config: PostgresConfig, mark: Mark, root: &SealKey, clock: Arc<dyn Clock>) -> Result<PostgresEngine, EngineError> {
+    let store = crate::static_roles::store(&tempfile::tempdir().unwrap());
+    PostgresEngine::new(config, mark, root, store, clock, Arc::new(SeededRandom::new(5)))
 }
 
 pub fn reader(engine: &dyn Engine) -> SecretDefinition {

@@ -1,14 +1,14 @@
 //! PostgreSQL when something is wrong: the settings, the server, the network, or somebody else's hand.
 
 use crate::{
-    postgres::{Door, attribute, build, cluster, config, log_in, reader},
+    postgres::{Door, attribute, build, build_as, cluster, config, log_in, reader},
     suite::{Asked, every_wait_has_a_deadline, secret},
 };
 use claviger::{
     digest::SealKey,
     engine::{
         Engine, EngineError, Mark, UpstreamRef,
-        postgres::{PostgresConfig, PostgresEngine, Server},
+        postgres::{PostgresConfig, Server},
     },
     model::{EndResult, EngineName, SecretBytes},
     sys::{ManualClock, SystemClock},
@@ -119,7 +119,7 @@ async fn a_daemon_touches_only_what_bears_its_mark() {
     let ours = build(config(cluster, Door::Socket));
     let root = SealKey::from_bytes(&[9; 32]).unwrap();
     let mark = Mark::new(b"machine", b"a clone's state");
-    let clone = PostgresEngine::new(config(cluster, Door::Socket), mark, &root, Arc::new(SystemClock)).unwrap();
+    let clone = build_as(config(cluster, Door::Socket), mark, &root, Arc::new(SystemClock)).unwrap();
     let (asked, secret) = (Asked::new(), reader(&ours));
     let issued = ours.issue(&asked.order(&secret)).await.unwrap();
     assert!(!clone.inventory().await.unwrap().contains(&asked.lease));
@@ -186,7 +186,7 @@ async fn a_server_that_is_not_there_is_said_to_be_unreachable_and_left_alone_for
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let clock = Arc::new(ManualClock::new(1, 1));
     let root = SealKey::from_bytes(&[9; 32]).unwrap();
-    let engine = PostgresEngine::new(nowhere(closed), Mark::new(b"m", b"s"), &root, clock.clone()).unwrap();
+    let engine = build_as(nowhere(closed), Mark::new(b"m", b"s"), &root, clock.clone()).unwrap();
     let text = async || match engine.end(Asked::new().lease, &UpstreamRef::default()).await {
         Err(EngineError::Unreachable(text)) => text,
         other => panic!("{other:?}"),
@@ -205,7 +205,7 @@ fn a_configuration_that_cannot_work_is_refused_at_start() {
         let mut config = nowhere(1);
         change(&mut config);
         let root = SealKey::from_bytes(&[9; 32]).unwrap();
-        PostgresEngine::new(config, Mark::new(b"m", b"s"), &root, Arc::new(SystemClock)).map(drop)
+        build_as(config, Mark::new(b"m", b"s"), &root, Arc::new(SystemClock)).map(drop)
     };
     build(&|_| {}).unwrap();
     assert!(build(&|config| config.max_connections = 0).is_err());

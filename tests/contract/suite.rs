@@ -86,6 +86,7 @@ pub fn secret(name: &str, engine: &dyn Engine, settings: serde_json::Value) -> S
         reads_max: 10,
         quarantined: false,
         pinned: false,
+        rotate: None,
         description: "for the contract suite".into(),
         ends_by: EndsBy::None,
         settings: settings.as_object().unwrap().clone(),

@@ -36,6 +36,7 @@ mod reconcile;
 mod request;
 mod residue;
 mod restored;
+mod rotation;
 mod shapes;
 mod siege;
 mod sight;

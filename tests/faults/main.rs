@@ -12,6 +12,7 @@ mod cases;
 mod clients;
 mod clocks;
 mod disk;
+mod rotation;
 mod site;
 mod tracer;
 mod units;

@@ -186,7 +186,7 @@ fn lay_out(folder: &Path, user: Option<(u32, u32)>) -> String {
     let key = rcgen::KeyPair::generate().expect("a key");
     let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a certificate for localhost");
     let certificate = params.signed_by(&key, &issuer).expect("a certificate");
-    let hba = "local all postgres trust\nlocal all all scram-sha-256\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
+    let hba = "local all postgres,trusting trust\nlocal all all scram-sha-256\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
     for (name, text) in
         [("server.crt", certificate.pem()), ("server.key", key.serialize_pem()), ("hba", hba.into()), ("log", String::new())]
     {

@@ -88,6 +88,7 @@ fn secret(name: &str, sensitivity: Sensitivity) -> SecretDefinition {
         reads_max: 100,
         quarantined: false,
         pinned: false,
+        rotate: None,
         description: String::new(),
         ends_by: EndsBy::None,
         settings: serde_json::Map::new(),

@@ -146,6 +146,10 @@ impl<'a> Case<'a> {
                 self.plan.say(format!("Process {tracer} traces the program: end it, or detach it, and let the program ask again."));
                 self.plan.run(format!("ps -o pid,user,args -p {tracer}"));
             }
+            "no_value" if self.get("/secret/engine") != "local" => {
+                self.plan.say("Its source has no value for it yet, or that version was changed meanwhile: then the program asks for a new lease. Where claviger changes the value, this makes the first:");
+                self.plan.run(format!("clav secret rotate {}", self.secret()));
+            }
             "no_value" => {
                 self.plan.say(
                     "The secret is defined and granted; its value was never stored, or was removed. It is typed or comes from a pipe.",

@@ -56,6 +56,7 @@ fn secret(settings: Value) -> SecretDefinition {
         reads_max: 10,
         quarantined: false,
         pinned: false,
+        rotate: None,
         description: String::new(),
         ends_by: EndsBy::ShortLife,
         settings,

@@ -13,7 +13,7 @@ mod tests;
 pub use record::VERSIONS_KEPT;
 pub use store::{LocalStore, StoredSecret, StoredVersion, VALUE_MAX};
 
-use super::{Again, Engine, EngineError, Issued, Order, UpstreamRef};
+use super::{Again, Engine, EngineError, Issued, Order, UpstreamRef, Version};
 use crate::{
     model::{EndResult, EndsBy, LeaseId, SecretDefinition},
     sys::FileError,
@@ -121,6 +121,15 @@ impl Engine for LocalEngine {
     fn is_newest(&self, secret: &SecretDefinition, reference: &UpstreamRef) -> bool {
         let version = reference.0.get("version").and_then(serde_json::Value::as_u64);
         version.is_some() && version == self.store.newest_version(&secret.name).map(|(version, _)| version)
+    }
+
+    async fn newest(&self, secret: &SecretDefinition) -> Result<Option<Version>, EngineError> {
+        Ok(self.store.newest_version(&secret.name).map(|(number, made)| Version { number, made }))
+    }
+
+    async fn rotate(&self, secret: &SecretDefinition) -> Result<Version, EngineError> {
+        let name = &secret.name;
+        Err(EngineError::Setup(format!("change the value where it is used, then put the new one here: 'clav secret put {name}'")))
     }
 
     async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError> {

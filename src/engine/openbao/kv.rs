@@ -6,7 +6,7 @@ use super::{
     session::{Session, Token},
     settings::KvPath,
 };
-use crate::sys::VaultBytes;
+use crate::{model::WallTime, sys::VaultBytes};
 use serde_json::{Map, Value};
 use std::{
     collections::HashMap,
@@ -26,6 +26,7 @@ const VALUE_MAX: usize = 64 << 10;
 /// One version's members, as JSON.
 pub(super) struct Version {
     pub(super) number: u64,
+    pub(super) made: WallTime,
     members: VaultBytes,
 }
 
@@ -72,10 +73,12 @@ impl From<Failure> for EngineError {
 }
 
 pub(super) struct KvStore {
-    session: Arc<Session>,
+    pub(super) session: Arc<Session>,
     kept: moka::sync::Cache<(KvPath, u64), Arc<Version>>,
     /// Calls that are under way.
     under_way: Mutex<HashMap<Place, Fetched>>,
+    /// The newest version that was seen at each path.
+    latest: Mutex<HashMap<KvPath, u64>>,
 }
 
 impl KvStore {
@@ -85,7 +88,7 @@ impl KvStore {
             .weigher(|_, version: &Arc<Version>| u32::try_from(version.members.len()).unwrap_or(u32::MAX).saturating_add(EACH_COSTS))
             .time_to_live(KEPT_FOR)
             .build();
-        Self { session, kept, under_way: Mutex::default() }
+        Self { session, kept, under_way: Mutex::default(), latest: Mutex::default() }
     }
 
     /// A version that is kept here.
@@ -115,9 +118,24 @@ impl KvStore {
         result.map_err(EngineError::from)
     }
 
-    async fn fetch(&self, path: &KvPath, version: Option<u64>) -> Result<Arc<Version>, EngineError> {
+    /// The newest version that was seen at a path.
+    pub(super) fn latest(&self, path: &KvPath) -> Option<u64> {
+        self.seen().get(path).copied()
+    }
+
+    /// Held for a line.
+    fn seen(&self) -> MutexGuard<'_, HashMap<KvPath, u64>> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn url(&self, path: &KvPath) -> String {
+        format!("{}/data/{}", encoded(&path.mount), encoded(&path.path))
+    }
+
+    /// Asks the server.
+    pub(super) async fn fetch(&self, path: &KvPath, version: Option<u64>) -> Result<Arc<Version>, EngineError> {
         let which = version.map_or_else(String::new, |version| format!("?version={version}"));
-        let url = &format!("{}/data/{}{which}", encoded(&path.mount), encoded(&path.path));
+        let url = &format!("{}{which}", self.url(path));
         let doing = format!("reading {}/{}", path.mount, path.path);
         let session = &self.session;
         let read = session.with_token(&doing, async move |us: Arc<Token>| session.api.get(us.expose(), url).await);
@@ -127,8 +145,10 @@ impl KvStore {
             reply => reply.map_err(|fault| fault.during(&doing))?,
         };
         let mut data = reply.data.unwrap_or_default();
-        let number = data.get("metadata").and_then(|metadata| metadata.get("version")).and_then(Value::as_u64);
-        let (Some(number), Some(Value::Object(members))) = (number, data.remove("data")) else {
+        let about = |name: &str| data.get("metadata").and_then(|metadata| metadata.get(name));
+        let number = about("version").and_then(Value::as_u64);
+        let made = about("created_time").and_then(Value::as_str).and_then(WallTime::parse);
+        let (Some(number), Some(made), Some(Value::Object(members))) = (number, made, data.remove("data")) else {
             return Err(EngineError::Setup(format!("{doing}: not what a KV store of version 2 answers (is it version 1?)")));
         };
         if version.is_some_and(|version| version != number) {
@@ -139,7 +159,10 @@ impl KvStore {
         if text.len() > VALUE_MAX {
             return Err(EngineError::Setup(format!("{doing}: has {} bytes; {VALUE_MAX} are the most", text.len())));
         }
-        let version = Arc::new(Version { number, members: VaultBytes::of(&text) });
+        if version.is_none() {
+            self.seen().insert(path.clone(), number);
+        }
+        let version = Arc::new(Version { number, made, members: VaultBytes::of(&text) });
         self.kept.insert((path.clone(), number), version.clone());
         Ok(version)
     }

@@ -6,6 +6,7 @@
 mod api;
 mod child;
 mod config;
+mod generate;
 mod kv;
 mod leased;
 mod pick;
@@ -14,7 +15,7 @@ mod settings;
 
 pub use config::{Login, OpenBaoConfig, Source};
 
-use super::{Again, Attribute, Engine, EngineError, Issued, Mark, Order, UpstreamRef, local::LocalStore};
+use super::{Again, Attribute, Engine, EngineError, Issued, Mark, Order, UpstreamRef, Version as Made, local::LocalStore};
 use crate::{
     digest::{Random, SealKey},
     model::{EndResult, EndsBy, EngineName, LeaseId, SecretDefinition},
@@ -27,7 +28,7 @@ use kv::{KvStore, Version};
 use pick::picked;
 use serde_json::Value;
 use session::Session;
-use settings::{KvPath, Pick, Settings};
+use settings::{Kv, KvPath, Pick, Settings};
 use std::{future::Future, sync::Arc, time::Duration};
 
 /// How a definition's credentials end, or what is wrong with its settings. Needs no server.
@@ -228,6 +229,50 @@ impl Engine for OpenBaoEngine {
 
     fn read_now(&self, order: &Order<'_>, reference: &UpstreamRef) -> Option<Result<Again, EngineError>> {
         self.again_now(order.lease, &Kind::of(reference)?)
+    }
+
+    fn is_newest(&self, secret: &SecretDefinition, reference: &UpstreamRef) -> bool {
+        match (Kind::of(reference), Settings::parse(secret)) {
+            // The newest that was seen: the server is not asked.
+            (Some(Kind::Kv { path, version, .. }), Ok(Settings::Kv(row))) if row.version.is_none() => {
+                self.kv.latest(&path).is_none_or(|latest| latest <= version)
+            }
+            _ => true,
+        }
+    }
+
+    fn can_rotate(&self, secret: &SecretDefinition) -> bool {
+        matches!(Settings::parse(secret), Ok(Settings::Kv(row)) if row.generate.is_some())
+    }
+
+    async fn newest(&self, secret: &SecretDefinition) -> Result<Option<Made>, EngineError> {
+        let Settings::Kv(row) = Settings::parse(secret).map_err(EngineError::Setup)? else {
+            return Err(EngineError::Setup(format!("{}: what the server makes has no versions", self.name)));
+        };
+        let found = self.within(self.timeout, async {
+            let version = self.kv.shared(&row.path, row.version).await?;
+            of_version(&version, &row.path, &row.pick).map(|_| Made { number: version.number, made: version.made })
+        });
+        match found.await {
+            Err(EngineError::NoValue) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    async fn rotate(&self, secret: &SecretDefinition) -> Result<Made, EngineError> {
+        match Settings::parse(secret).map_err(EngineError::Setup)? {
+            Settings::Kv(Kv { path, pick: Pick { field: Some(field), .. }, generate: Some(how), .. }) => {
+                // Three calls at most.
+                let replaced = self.within(self.timeout * 3, self.kv.replace(&path, &field, &how, &*self.random)).await?;
+                Ok(Made { number: replaced.number, made: replaced.made })
+            }
+            Settings::Kv(_) => {
+                let how =
+                    "change the value where it is used, and put the new one there; or let it be made here: generate = {} in its settings";
+                Err(EngineError::Setup(how.into()))
+            }
+            _ => Err(EngineError::Setup("each lease has a credential of its own: end the lease instead".into())),
+        }
     }
 
     async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError> {

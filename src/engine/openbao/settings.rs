@@ -1,6 +1,6 @@
 //! What an operator sets for each secret: one value of a KV store, a path that gives leases, or a token.
 
-use super::super::Order;
+use super::{super::Order, generate::Generate};
 use crate::model::{Operation, SecretDefinition};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -18,6 +18,8 @@ pub(super) struct Kv {
     pub(super) path: KvPath,
     pub(super) version: Option<u64>,
     pub(super) pick: Pick,
+    /// How another value is made when it is changed.
+    pub(super) generate: Option<Generate>,
 }
 
 /// Where a value is: the store's mount and the path in it.
@@ -71,6 +73,7 @@ struct Raw {
     kv: Option<String>,
     mount: Option<String>,
     version: Option<u64>,
+    generate: Option<Generate>,
     read: Option<Paths>,
     write: Option<Map<String, Value>>,
     token: Option<TokenRow>,
@@ -109,11 +112,17 @@ impl Settings {
                 if raw.version == Some(0) {
                     return Err("version: numbers begin at 1; leave it out for the newest".into());
                 }
-                Ok(Settings::Kv(Kv { path: kv_path(&path, raw.mount)?, version: raw.version, pick }))
+                if let Some(generate) = &raw.generate {
+                    generate.check()?;
+                    if pick.field.is_none() || raw.version.is_some() {
+                        return Err("generate: needs field, the member that is made, and no version".into());
+                    }
+                }
+                Ok(Settings::Kv(Kv { path: kv_path(&path, raw.mount)?, version: raw.version, pick, generate: raw.generate }))
             }
             (None, Some(paths), None) => {
-                if raw.mount.is_some() || raw.version.is_some() {
-                    return Err("mount and version go with kv, not with read".into());
+                if raw.mount.is_some() || raw.version.is_some() || raw.generate.is_some() {
+                    return Err("mount, version and generate go with kv, not with read".into());
                 }
                 check_paths(&paths, worst)?;
                 raw.write.iter().flat_map(|members| members.values()).try_for_each(check_template)?;
@@ -121,7 +130,8 @@ impl Settings {
                 Ok(Settings::Read(Read { paths, write: raw.write, policies: raw.policies, pick, short_life }))
             }
             (None, None, Some(token)) => {
-                let others = raw.mount.is_some() || raw.version.is_some() || raw.write.is_some() || raw.ends.is_some();
+                let others =
+                    raw.mount.is_some() || raw.version.is_some() || raw.generate.is_some() || raw.write.is_some() || raw.ends.is_some();
                 if others || !raw.policies.is_empty() || pick != Pick::default() {
                     return Err("token: nothing stands beside it; its policies are in it".into());
                 }
@@ -227,6 +237,7 @@ mod tests {
             json!({"read": {"read": "database/creds/ro", "write": "database/creds/rw"}}),
             json!({"read": "pki/issue/web", "write": {"common_name": "{{identity}}.test", "ttl": "{{ttl}}"}, "ends": "short-life"}),
             json!({"token": {"policies": ["app"]}}),
+            json!({"kv": "secret/app/db", "field": "password", "generate": {"length": 32}}),
         ] {
             assert!(parse(good.clone()).is_ok(), "{good}");
         }
@@ -234,6 +245,10 @@ mod tests {
             json!({}),
             json!({"kv": "secret/app", "read": "database/creds/ro"}),
             json!({"kv": "secret"}),
+            json!({"kv": "secret/x", "generate": {}}),
+            json!({"kv": "secret/x", "field": "y", "version": 1, "generate": {}}),
+            json!({"kv": "secret/x", "field": "y", "generate": {"length": 8}}),
+            json!({"read": "x/y", "field": "y", "generate": {}}),
             json!({"kv": "secret/../x"}),
             json!({"kv": "secret//x"}),
             json!({"kv": "secret/x", "version": 0}),

@@ -101,43 +101,99 @@ impl PostgresConfig {
 }
 
 /// The settings of one secret.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Settings {
+pub(super) enum Settings {
+    /// A role for each lease.
+    Own(OwnRole),
+    /// Roles that are there, whose password is changed now and then.
+    Static(StaticRoles),
+}
+
+/// A role for each lease.
+pub(super) struct OwnRole {
     pub(super) grants: Vec<String>,
     pub(super) database: Option<String>,
-    #[serde(default = "default_connections")]
     pub(super) connection_limit: u32,
     pub(super) reassign_to: Option<String>,
 }
 
-fn default_connections() -> u32 {
-    20
+/// One role, or two whose passwords are changed in turn.
+pub(super) struct StaticRoles {
+    pub(super) roles: Vec<String>,
+    pub(super) database: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    grants: Option<Vec<String>>,
+    static_role: Option<String>,
+    static_roles: Option<[String; 2]>,
+    database: Option<String>,
+    connection_limit: Option<u32>,
+    reassign_to: Option<String>,
+}
+
+const CONNECTIONS: u32 = 20;
 const ROLE: &str = "{{role}}";
 
 impl Settings {
     /// Reads and checks the settings; the text names the key that is wrong.
     pub(super) fn parse(secret: &SecretDefinition) -> Result<Self, String> {
-        let settings: Settings = serde_json::from_value(serde_json::Value::Object(secret.settings.clone()))
+        let raw: Raw = serde_json::from_value(serde_json::Value::Object(secret.settings.clone()))
             .map_err(|why| format!("{}: settings: {why}", secret.name))?;
-        let wrong = |what: String| Err(format!("{}: {what}", secret.name));
-        if settings.grants.is_empty() {
-            return wrong("grants: at least one statement, or the role may do nothing".into());
+        Self::of(raw).map_err(|what| format!("{}: {what}", secret.name))
+    }
+
+    fn of(raw: Raw) -> Result<Self, String> {
+        if [&raw.database, &raw.reassign_to].into_iter().flatten().any(|name| !is_name(name)) {
+            return Err("database and reassign_to must be names of 1 to 63 bytes".into());
         }
-        for grant in &settings.grants {
+        let roles: Vec<String> = match (raw.grants, raw.static_role, raw.static_roles) {
+            (Some(grants), None, None) => {
+                let connection_limit = raw.connection_limit.unwrap_or(CONNECTIONS);
+                return OwnRole { grants, database: raw.database, connection_limit, reassign_to: raw.reassign_to }
+                    .checked()
+                    .map(Settings::Own);
+            }
+            (None, Some(role), None) => vec![role],
+            (None, None, Some([one, other])) if one != other => vec![one, other],
+            (None, None, Some(_)) => return Err("static_roles must be two roles".into()),
+            _ => return Err("needs exactly one of grants, static_role and static_roles".into()),
+        };
+        if raw.connection_limit.is_some() || raw.reassign_to.is_some() {
+            return Err("connection_limit and reassign_to go with grants, not with a static role".into());
+        }
+        if roles.iter().any(|role| !is_name(role)) {
+            return Err("static_role and static_roles must be names of 1 to 63 bytes".into());
+        }
+        if roles.iter().any(|role| role.starts_with("clv_")) {
+            return Err("roles whose names begin with clv_ are made for leases and dropped with them".into());
+        }
+        Ok(Settings::Static(StaticRoles { roles, database: raw.database }))
+    }
+}
+
+impl StaticRoles {
+    /// One password: while it is being changed, no value is known to work.
+    pub(super) fn is_alone(&self) -> bool {
+        self.roles.len() == 1
+    }
+}
+
+impl OwnRole {
+    fn checked(self) -> Result<Self, String> {
+        if self.grants.is_empty() {
+            return Err("grants: at least one statement, or the role may do nothing".into());
+        }
+        for grant in &self.grants {
             if let Err(what) = check_template(grant) {
-                return wrong(format!("grants: {grant:?} {what}"));
+                return Err(format!("grants: {grant:?} {what}"));
             }
         }
-        if !(1..=10_000).contains(&settings.connection_limit) {
-            return wrong("connection_limit must be 1 to 10000".into());
+        if !(1..=10_000).contains(&self.connection_limit) {
+            return Err("connection_limit must be 1 to 10000".into());
         }
-        if [&settings.database, &settings.reassign_to].into_iter().flatten().any(|name| !is_name(name)) {
-            return wrong("database and reassign_to must be names of 1 to 63 bytes".into());
-        }
-        Ok(settings)
+        Ok(self)
     }
 
     /// The grants with the role's name, quoted, in its place.
@@ -173,6 +229,30 @@ fn is_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_role_for_each_lease_or_roles_that_are_there() {
+        use serde_json::json;
+        let parse = |settings| Settings::of(serde_json::from_value(settings).map_err(|why: serde_json::Error| why.to_string())?);
+        let grants = ["GRANT app_ro TO {{role}}"];
+        assert!(matches!(parse(json!({ "grants": grants, "reassign_to": "app_owner" })), Ok(Settings::Own(_))));
+        assert!(matches!(parse(json!({ "static_role": "app", "database": "app" })), Ok(Settings::Static(row)) if row.is_alone()));
+        assert!(matches!(parse(json!({ "static_roles": ["a", "b"] })), Ok(Settings::Static(row)) if !row.is_alone()));
+        for bad in [
+            json!({}),
+            json!({ "grants": [] }),
+            json!({ "grants": grants, "static_role": "app" }),
+            json!({ "static_role": "app", "static_roles": ["a", "b"] }),
+            json!({ "static_roles": ["a", "a"] }),
+            json!({ "static_roles": ["a", "b", "c"] }),
+            json!({ "static_role": "app", "connection_limit": 3 }),
+            json!({ "static_role": "app", "reassign_to": "x" }),
+            json!({ "static_role": "clv_0123456789abcdef_x" }),
+            json!({ "static_role": "" }),
+        ] {
+            assert!(parse(bad.clone()).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn templates_are_single_statements_about_the_role() {

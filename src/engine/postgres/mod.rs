@@ -1,29 +1,41 @@
-//! `postgres`: a role for every lease, made with the grants of its secret and dropped when the lease ends.
+//! `postgres`: a role for every lease, made with the grants of its secret and dropped when the lease ends; or roles that are there, whose
+//! password is changed now and then (`rotate`).
 //!
 //! The value is the role's password; user name, host, port and database are attributes beside it. The server gets a SCRAM verifier and
 //! never the password. A role ends with its sessions: nobody goes on working on a connection that was opened in time.
 
 mod config;
+mod kept;
 mod pool;
 mod revoke;
 mod role;
+mod rotate;
 mod tls;
 
 pub use config::{PostgresConfig, Server};
 
-use super::{Again, Engine, EngineError, Issued, Mark, Order, UpstreamRef};
+use super::{Again, Engine, EngineError, Issued, Mark, Order, UpstreamRef, Version, local::LocalStore};
 use crate::{
-    digest::SealKey,
+    digest::{Random, SealKey},
     model::{EndResult, EndsBy, LeaseId, SecretBytes, SecretDefinition},
     sys::{Clock, VaultBytes},
 };
 use async_trait::async_trait;
-use config::Settings;
+use config::{OwnRole, Settings};
+use kept::Passwords;
 use pool::Pool;
 use revoke::{Ending, Found};
 use role::Role;
 use std::{error::Error as _, future::Future, sync::Arc, time::Duration};
 use tokio_postgres::{Client, SimpleQueryMessage, error::SqlState};
+
+/// How a definition's credentials end, or what is wrong with its settings. Needs no server.
+pub fn ends_by(secret: &SecretDefinition) -> Result<EndsBy, String> {
+    Ok(match Settings::parse(secret)? {
+        Settings::Own(_) => EndsBy::Upstream,
+        Settings::Static(_) => EndsBy::None,
+    })
+}
 
 /// The engine of one server.
 pub struct PostgresEngine {
@@ -31,23 +43,34 @@ pub struct PostgresEngine {
     pool: Pool,
     mark: Mark,
     key: SealKey,
+    passwords: Passwords,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
 }
 
 impl PostgresEngine {
     /// An engine that connects when it is first asked. `root` must outlive the leases, also through a change of the master key
-    /// ([`LocalStore::own_key`](super::local::LocalStore::own_key)): the passwords of live leases follow from it.
-    pub fn new(mut config: PostgresConfig, mark: Mark, root: &SealKey, clock: Arc<dyn Clock>) -> Result<Self, EngineError> {
+    /// ([`LocalStore::own_key`]): the passwords of live leases follow from it. Those of static roles are kept in `store`.
+    pub fn new(
+        mut config: PostgresConfig,
+        mark: Mark,
+        root: &SealKey,
+        store: Arc<LocalStore>,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Result<Self, EngineError> {
         config.check()?;
         let key = root.derive(&format!("postgres:{}", config.name));
         // It is kept as long as the engine lives.
         let password = config.password.take().map(|password| VaultBytes::of(password.expose()));
         let config = Arc::new(config);
-        Ok(Self { pool: Pool::new(config.clone(), password, clock)?, config, mark, key })
+        let passwords = Passwords::new(config.name.clone(), store);
+        Ok(Self { pool: Pool::new(config.clone(), password, clock.clone())?, config, mark, key, passwords, clock, random })
     }
 
-    fn issued(&self, role: &Role, password: SecretBytes, reference: UpstreamRef, database: &str) -> Issued {
+    fn issued(&self, role: &str, password: SecretBytes, reference: UpstreamRef, database: &str) -> Issued {
         let attributes = vec![
-            ("username".into(), role.name.clone()),
+            ("username".into(), role.to_owned()),
             ("host".into(), self.config.server.host()),
             ("port".into(), self.config.server.port().to_string()),
             ("dbname".into(), database.into()),
@@ -59,16 +82,22 @@ impl PostgresEngine {
     fn again(&self, order: &Order<'_>, reference: &UpstreamRef) -> Issued {
         let role = Role::of(&self.mark, order.lease);
         let database = reference.0.get("database").and_then(|value| value.as_str()).unwrap_or(&self.config.database);
-        self.issued(&role, role.password(&self.key), reference.clone(), database)
+        self.issued(&role.name, role.password(&self.key), reference.clone(), database)
     }
 
     async fn make(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
-        let settings = Settings::parse(order.secret).map_err(EngineError::Setup)?;
+        match Settings::parse(order.secret).map_err(EngineError::Setup)? {
+            Settings::Own(settings) => self.make_role(order, &settings).await,
+            Settings::Static(row) => self.issue_static(order, &row).await,
+        }
+    }
+
+    async fn make_role(&self, order: &Order<'_>, settings: &OwnRole) -> Result<Issued, EngineError> {
         let role = Role::of(&self.mark, order.lease);
         let database = settings.database.as_deref().unwrap_or(&self.config.database);
         let password = role.password(&self.key);
         let session = self.pool.take(database).await?;
-        let sql = role.create(order, &settings, &password, !session.is_superuser());
+        let sql = role.create(order, settings, &password, !session.is_superuser());
         let answer = run_apart(session.client(), &sql).await.map_err(|why| fault("making the role", &why))?;
         self.pool.give_back(session);
         let mut reference = UpstreamRef::default();
@@ -80,7 +109,7 @@ impl PostgresEngine {
         if let Some(oid) = last_number(&answer) {
             reference.0.insert("oid", oid);
         }
-        Ok(self.issued(&role, password, reference, database))
+        Ok(self.issued(&role.name, password, reference, database))
     }
 
     async fn finish(&self, lease: LeaseId, known: Known<'_>) -> Result<Found, EngineError> {
@@ -119,20 +148,24 @@ impl Engine for PostgresEngine {
         "postgres"
     }
 
-    fn ends_by(&self, _secret: &SecretDefinition) -> EndsBy {
-        EndsBy::Upstream
+    fn ends_by(&self, secret: &SecretDefinition) -> EndsBy {
+        // What cannot be parsed is not asked about.
+        ends_by(secret).unwrap_or(EndsBy::Upstream)
     }
 
-    fn has_upstream(&self, _secret: &SecretDefinition) -> bool {
-        true
+    fn has_upstream(&self, secret: &SecretDefinition) -> bool {
+        self.ends_by(secret) == EndsBy::Upstream
     }
 
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {
-        let settings = Settings::parse(secret)?;
-        if settings.reassign_to.as_deref() == Some(self.config.user.as_str()) {
-            return Err(format!("{}: reassign_to must not be the engine's own role", secret.name));
+        let us = &self.config.user;
+        match Settings::parse(secret)? {
+            Settings::Own(row) if row.reassign_to.as_ref() == Some(us) => {
+                Err(format!("{}: reassign_to must not be the engine's own role", secret.name))
+            }
+            Settings::Static(row) if row.roles.contains(us) => Err(format!("{}: a static role must not be the engine's own", secret.name)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     async fn issue(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
@@ -140,14 +173,43 @@ impl Engine for PostgresEngine {
     }
 
     async fn read(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<Issued, EngineError> {
-        Ok(self.again(order, reference))
+        if is_static(reference) { self.again_static(&order.secret.name, reference) } else { Ok(self.again(order, reference)) }
     }
 
     fn read_now(&self, order: &Order<'_>, reference: &UpstreamRef) -> Option<Result<Again, EngineError>> {
-        Some(Ok(self.again(order, reference).into()))
+        Some(match is_static(reference) {
+            true => self.again_static(&order.secret.name, reference).map(Again::from),
+            false => Ok(self.again(order, reference).into()),
+        })
     }
 
-    async fn renew(&self, order: &Order<'_>, _reference: &UpstreamRef) -> Result<(), EngineError> {
+    fn is_newest(&self, secret: &SecretDefinition, reference: &UpstreamRef) -> bool {
+        !is_static(reference) || self.is_newest_static(&secret.name, reference)
+    }
+
+    fn can_rotate(&self, secret: &SecretDefinition) -> bool {
+        matches!(Settings::parse(secret), Ok(Settings::Static(_)))
+    }
+
+    async fn newest(&self, secret: &SecretDefinition) -> Result<Option<Version>, EngineError> {
+        match Settings::parse(secret).map_err(EngineError::Setup)? {
+            Settings::Static(row) => self.within(self.newest_static(secret, &row)).await,
+            Settings::Own(_) => Err(self.name(EngineError::Setup("each lease has a role of its own: nothing is kept".into()))),
+        }
+    }
+
+    async fn rotate(&self, secret: &SecretDefinition) -> Result<Version, EngineError> {
+        match Settings::parse(secret).map_err(EngineError::Setup)? {
+            Settings::Static(row) => self.rotate_static(secret, &row).await,
+            Settings::Own(_) => Err(self.name(EngineError::Setup("each lease has a role of its own: end the lease instead".into()))),
+        }
+    }
+
+    async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError> {
+        if is_static(reference) {
+            // Nothing upstream knows of the lease; a value that holds no more is worth saying now and not at the next read.
+            return self.again_static(&order.secret.name, reference).map(drop);
+        }
         let role = Role::of(&self.mark, order.lease);
         self.within(async {
             let session = self.pool.take(&self.config.database).await?;
@@ -162,6 +224,9 @@ impl Engine for PostgresEngine {
     }
 
     async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<EndResult, EngineError> {
+        if is_static(reference) {
+            return Ok(EndResult::Lapsed);
+        }
         let text = |key: &str| reference.0.get(key).and_then(|value| value.as_str());
         if text("role").is_some_and(|name| name != Role::of(&self.mark, lease).name) {
             return Err(self.name(EngineError::Setup(format!("{lease} was made under another mark: not ours to end"))));
@@ -174,7 +239,11 @@ impl Engine for PostgresEngine {
 
     async fn settle(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<EndResult, EngineError> {
         // Settings that are gone or no longer parse must not keep a role alive.
-        let settings = secret.and_then(|secret| Settings::parse(secret).ok());
+        let settings = secret.and_then(|secret| match Settings::parse(secret) {
+            Ok(Settings::Own(row)) => Some(row),
+            // A role of the lease's own may have been made before the row was changed.
+            _ => None,
+        });
         let known = settings.as_ref().map_or_else(Known::default, |settings| Known {
             oid: None,
             database: settings.database.as_deref(),
@@ -197,6 +266,11 @@ impl Engine for PostgresEngine {
         })
         .await
     }
+}
+
+/// Whether a lease was given a static role's password: nothing of the lease exists at the server.
+fn is_static(reference: &UpstreamRef) -> bool {
+    reference.0.get("static") == Some(&serde_json::Value::Bool(true))
 }
 
 /// What is known of a role that is to be ended: everything of a committed lease, little of a lost one.

@@ -7,6 +7,7 @@ use super::{
     tls::Tls,
 };
 use crate::{
+    model::SecretBytes,
     outbound::Setback,
     sys::{Clock, VaultBytes},
 };
@@ -15,7 +16,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio_postgres::{Client, Config, NoTls, config::SslMode};
+use tokio_postgres::{Client, Config, NoTls, config::SslMode, error::SqlState};
 
 /// At most `max_connections` at a time over all databases. A connection goes back only after its last statement was answered; one that
 /// was dropped on the way is closed.
@@ -99,39 +100,58 @@ impl Pool {
     }
 
     async fn connect(&self, database: &str) -> Result<Connection, EngineError> {
-        let settings = self.settings(database);
+        let mut settings = self.settings(&self.config.user, database);
+        if let Some(password) = &self.password {
+            settings.password(password.expose());
+        }
         let fail = |why| fault(&format!("connecting to {database}"), &why);
-        // The task that moves the bytes ends when the client is dropped or the server goes away.
-        let client = match &self.tls {
-            None => {
-                let (client, connection) = settings.connect(NoTls).await.map_err(fail)?;
-                tokio::spawn(connection);
-                client
-            }
-            Some(tls) => {
-                let (client, connection) = settings.connect(tls.clone()).await.map_err(fail)?;
-                tokio::spawn(connection);
-                client
-            }
-        };
+        let client = self.open(&settings).await.map_err(fail)?;
         let row = client.query_one("SELECT rolsuper FROM pg_roles WHERE rolname = current_user", &[]).await.map_err(fail)?;
         Ok(Connection { superuser: row.get(0), client, database: database.into() })
     }
 
-    fn settings(&self, database: &str) -> Config {
+    /// Whether the server lets that role in with that password, which is found out by logging in.
+    pub(super) async fn lets_in(&self, role: &str, password: &SecretBytes, database: &str) -> Result<bool, EngineError> {
+        let mut settings = self.settings(role, database);
+        settings.password(password.expose());
+        let Err(why) = self.open(&settings).await else { return Ok(true) };
+        match why.as_db_error() {
+            Some(answer) if *answer.code() == SqlState::INVALID_PASSWORD => Ok(false),
+            // The role has all its connections: that is looked at after the password (InitializeSessionUserId, miscinit.c).
+            Some(answer) if *answer.code() == SqlState::TOO_MANY_CONNECTIONS && answer.routine() == Some("InitializeSessionUserId") => {
+                Ok(true)
+            }
+            _ => Err(fault(&format!("logging in to {database} as {role}"), &why)),
+        }
+    }
+
+    /// The task that moves the bytes ends when the client is dropped or the server goes away.
+    async fn open(&self, settings: &Config) -> Result<Client, tokio_postgres::Error> {
+        match &self.tls {
+            None => {
+                let (client, connection) = settings.connect(NoTls).await?;
+                tokio::spawn(connection);
+                Ok(client)
+            }
+            Some(tls) => {
+                let (client, connection) = settings.connect(tls.clone()).await?;
+                tokio::spawn(connection);
+                Ok(client)
+            }
+        }
+    }
+
+    fn settings(&self, user: &str, database: &str) -> Config {
         let mut settings = Config::new();
         match &self.config.server {
             Server::Unix { folder, port } => settings.host_path(folder).port(*port).ssl_mode(SslMode::Disable),
             Server::Tls { host, port, .. } => settings.host(host).port(*port).ssl_mode(SslMode::Require),
         };
-        if let Some(password) = &self.password {
-            settings.password(password.expose());
-        }
         // Nothing that a user can make in a database is found by an unqualified name: this role may be a powerful one.
         let millis = self.config.call_timeout.as_millis();
         let options = format!("-c search_path=pg_catalog -c statement_timeout={millis} -c lock_timeout={}", (millis / 4).max(1));
         settings
-            .user(&self.config.user)
+            .user(user)
             .dbname(database)
             .application_name("clavigerd")
             .options(options)

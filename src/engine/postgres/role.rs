@@ -2,7 +2,7 @@
 
 use super::{
     super::{Mark, Order},
-    config::Settings,
+    config::OwnRole,
 };
 use crate::{
     digest::SealKey,
@@ -73,7 +73,7 @@ impl Role {
 
     /// Everything that makes the role, to be sent as one message, which the server runs as one transaction. Of the password it holds a
     /// SCRAM verifier only: 256 random bits stand behind it, so what a server's log may show of it cannot be guessed back.
-    pub(super) fn create(&self, order: &Order<'_>, settings: &Settings, password: &SecretBytes, join: bool) -> Zeroizing<String> {
+    pub(super) fn create(&self, order: &Order<'_>, settings: &OwnRole, password: &SecretBytes, join: bool) -> Zeroizing<String> {
         let role = self.quoted();
         let verifier = Zeroizing::new(scram_sha_256(password.expose()));
         let mut sql = Zeroizing::new(String::with_capacity(4096));

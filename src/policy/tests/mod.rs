@@ -57,6 +57,7 @@ fn secret(name: &str, sensitivity: Sensitivity, operation: Operation, ends_by: E
         reads_max: 100,
         quarantined: false,
         pinned: false,
+        rotate: None,
         description: String::new(),
         ends_by,
         settings: serde_json::Map::new(),
