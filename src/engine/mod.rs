@@ -19,6 +19,7 @@
 //! 9. `end` and `settle` need neither the definition nor the settings the credential was issued under: a secret whose row was changed or
 //!    deleted can still be ended.
 
+pub mod command;
 mod ended;
 pub mod jwt;
 pub mod local;

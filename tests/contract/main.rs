@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests wait and measure")]
 
+mod command;
 mod figures;
 mod jwt;
 mod local;
