@@ -1,7 +1,10 @@
 //! What programs make, under the contract: logins of a real nginx that the shipped example makes, and a program of every bad habit. Each
 //! call starts the program as `systemd-socket-activate` does, which stands in for the socket units; those are in `tests/command`.
 
-use crate::suite::{Asked, Harness, Probe, every_wait_has_a_deadline, secret};
+use crate::{
+    activated::Activated,
+    suite::{Asked, Harness, Probe, every_wait_has_a_deadline, secret},
+};
 use async_trait::async_trait;
 use claviger::{
     digest::{SealKey, SystemRandom},
@@ -34,40 +37,16 @@ const CANARY: &str = "canary-of-a-plugin-8c21";
 struct Behind {
     folder: TempDir,
     socket: PathBuf,
-    activator: Child,
+    #[allow(dead_code, reason = "keeps the program")]
+    activated: Activated,
 }
 
 impl Behind {
-    /// `None`, loudly, where systemd is not installed.
     fn start(program: &Path, folder: TempDir) -> Option<Self> {
-        let activate = Path::new("/usr/bin/systemd-socket-activate");
-        if !activate.exists() {
-            let text = "no systemd-socket-activate found (Debian: apt-get install systemd)";
-            assert!(std::env::var_os("CLAVIGER_REQUIRE_PACKAGES").is_none_or(|value| value != "1"), "{text}");
-            eprintln!("\n*** SKIPPED: {text}; what needs it was NOT tested ***\n");
-            return None;
-        }
         let socket = folder.path().canonicalize().unwrap().join("p.sock");
-        // A group of its own, so that what it starts ends with it.
-        let log = fs::File::create(folder.path().join("activator.log")).unwrap();
-        let mut activator = Command::new("setpriv");
-        activator.args(["--pdeathsig", "KILL"]).arg(activate).args(["--accept", "--inetd", "-l"]).arg(&socket);
-        activator.arg("/usr/bin/python3").arg(program).arg(folder.path());
-        std::os::unix::process::CommandExt::process_group(&mut activator, 0);
-        let activator = activator.stdin(Stdio::null()).stderr(log).spawn().unwrap();
-        let behind = Self { folder, socket, activator };
-        for _ in 0..500 {
-            // Whoever connects starts a program, so it is not tried.
-            if fs::metadata(&behind.socket).is_ok() && behind.is_listening() {
-                return Some(behind);
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("{}", behind.text("activator.log"));
-    }
-
-    fn is_listening(&self) -> bool {
-        self.text("activator.log").contains("Listening on")
+        let program = [Path::new("/usr/bin/python3"), program, folder.path()];
+        let activated = Activated::start(&socket, &program, &folder.path().join("activator.log"))?;
+        Some(Self { folder, socket, activated })
     }
 
     fn text(&self, name: &str) -> String {
@@ -92,12 +71,9 @@ impl Behind {
 
 impl Drop for Behind {
     fn drop(&mut self) {
-        let group = format!("-{}", self.activator.id());
-        let _ = Command::new("kill").args(["-9", "--", &group]).status();
-        let _ = self.activator.wait();
-        // Those that left the group have said who they are.
-        for line in self.text("log").lines().filter_map(|line| line.strip_prefix("child ")) {
-            let _ = Command::new("kill").args(["-9", line]).stderr(Stdio::null()).status();
+        // Children that left the group have said who they are.
+        for child in self.text("log").lines().filter_map(|line| line.strip_prefix("child ")) {
+            let _ = Command::new("kill").args(["-9", child]).stderr(Stdio::null()).status();
         }
     }
 }

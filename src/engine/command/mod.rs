@@ -45,6 +45,14 @@ pub fn ends_by(secret: &SecretDefinition) -> Result<EndsBy, String> {
     Settings::parse(secret).map(|settings| settings.ends_by())
 }
 
+/// Reads bytes as the answer to every call there is, for fuzzing: what is said about each.
+#[cfg(feature = "testing")]
+pub fn answers(bytes: &[u8]) -> Vec<Result<(), EngineError>> {
+    let lease = LeaseId::from_parts(1_700_000_000_000, 7);
+    let calls = [Call::Create, Call::Renew, Call::Revoke, Call::Probe, Call::List];
+    calls.into_iter().map(|call| answered(call, (call != Call::List).then_some(lease), bytes).map(drop)).collect()
+}
+
 /// What an engine is made from.
 pub struct CommandConfig {
     /// What secrets call it.
@@ -116,7 +124,6 @@ impl CommandEngine {
         self.open.want(lease, Instant::now());
         let begun = || self.open.begin(lease, Instant::now());
         let answer = self.program.call(&request, begun, || self.open.end(lease, Instant::now())).await;
-        crate::failpoint!("command-created");
         let Done::Created(created) = answered(Call::Create, Some(lease), &answer?)? else { return Err(other_call()) };
         self.taken(order, ends, created)
     }
