@@ -106,7 +106,7 @@ pub fn check_closed_socket(path: &Path) -> Result<(), BindError> {
     if !id.is_socket() {
         return Err(BindError::Unsafe(path.to_owned(), "is not a socket"));
     }
-    if id.uid != 0 && id.uid != nix::unistd::geteuid().as_raw() && !crate::mutation!("command-peer") {
+    if id.uid != 0 && id.uid != nix::unistd::geteuid().as_raw() && !crate::mutation!("command-owner") {
         return Err(BindError::Unsafe(path.to_owned(), "belongs to another user"));
     }
     if id.mode & 0o022 != 0 && !crate::mutation!("command-closed") {
