@@ -114,6 +114,24 @@ fn programs_run_in_units_that_can_do_nothing_else() {
     let modes = "stat -c '%a %U' /run/claviger/command /run/claviger/command/web-users.sock /run/claviger/command/bad.sock";
     assert_eq!(machine.ok(modes), "755 root\n600 claviger\n600 claviger\n");
 
+    // What is wrong with them is told.
+    let doctor = |program: &str| {
+        let said = String::from_utf8(machine.run("clav doctor").stdout).unwrap();
+        let (from, _) = said.match_indices(&format!("program {program} ")).next().unwrap_or_else(|| panic!("{said}"));
+        said[said[..from].rfind('\n').unwrap() + 1..].lines().take(2).collect::<Vec<_>>().join(" ")
+    };
+    assert!(doctor("web-users").starts_with("ok ") && doctor("bad").starts_with("ok "), "{}", doctor("bad"));
+    for (command, wanted) in [
+        ("chmod 666 /run/claviger/command/bad.sock", "others may have credentials made"),
+        ("chmod 600 /run/claviger/command/bad.sock; chown daemon /run/claviger/command/bad.sock", "not to the daemon's user"),
+        ("systemctl stop claviger-command-bad.socket", "systemctl enable --now claviger-command-bad.socket"),
+    ] {
+        machine.ok(command);
+        let said = doctor("bad");
+        assert!(said.starts_with("FAIL") && said.contains(wanted), "{command}: {said}");
+    }
+    machine.ok("systemctl start claviger-command-bad.socket");
+
     // The example: a service has a login while it runs.
     machine.ok("systemctl start watcher");
     let issued = json(&machine, "cat /run/watcher/lease");

@@ -109,9 +109,19 @@ fn a_login_works_until_its_holder_dies_and_is_kept_nowhere() {
         }
     }
     assert!(needles.within(stage.host.log().as_bytes()).is_empty());
-    // A new daemon gives the same value, also while the program cannot be reached.
+    // A new daemon ends what bears its mark and is in no journal, and touches no other daemon's.
     stage.host.stop(true);
+    let file = stage.made.join("status.read");
+    let text = fs::read_to_string(&file).unwrap();
+    let bare = lease.strip_prefix("lease-").unwrap();
+    let stray = text.replace(bare, "0000000000000000000000000a");
+    let foreign = format!("clv_{}_{bare}:x\n", "0".repeat(16));
+    fs::write(&file, format!("{text}{stray}{foreign}")).unwrap();
     stage.host.launch();
+    let lines = |file: &PathBuf| fs::read_to_string(file).unwrap();
+    stage.host.wait_until(Duration::from_secs(20), "the stray ends", |_| lines(&file) == format!("{text}{foreign}"));
+    fs::write(&file, &text).unwrap();
+    // It gives the same value, also while the program cannot be reached.
     stage.program = None;
     holder.say(&format!("call-anew GET /v1/leases/{lease}/secret"));
     assert_eq!(holder.line()["body"]["secret"]["value"], holder.first["body"]["secret"]["value"]);
