@@ -172,8 +172,7 @@ fn programs_run_in_units_that_can_do_nothing_else() {
     all_gone(&machine, "a call");
 
     // Bad habits. What a program leaves running goes with its unit, so its answer counts; what does not end is ended.
-    for (how, issued) in [("daemon", true), ("hang", false), ("made-and-hang", false), ("flood", false), ("killed", false), ("deaf", false)]
-    {
+    for (how, issued) in [("daemon", true), ("made-and-hang", false), ("flood", false), ("killed", false), ("deaf", false)] {
         let call = if how == "deaf" { "any" } else { "create" };
         machine.ok("echo >/var/lib/bad/log");
         mood(&machine, &format!("{call} {how}"));

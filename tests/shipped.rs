@@ -474,7 +474,8 @@ fn units_and_configuration_name_the_same_things() {
     };
     let Ok(row) = parse("[[engine]]\nkind = \"command\"\nname = \"web-users\"\n") else { panic!() };
     let EngineConfig::Command(row) = &row.engines[0] else { panic!() };
-    assert!(seconds("RuntimeMaxSec=") <= u64::from(row.timeout_seconds) && seconds("TimeoutStopSec=") < command::LINGERS.as_secs());
+    assert!(seconds("RuntimeMaxSec=") <= u64::from(row.timeout_seconds));
+    assert!(seconds("TimeoutStartSec=") + seconds("TimeoutStopSec=") < command::LINGERS.as_secs());
     assert!(socket.contains(&format!("\nSocketUser={}\n", config.attest.daemon_user)) && socket.contains("\nSocketMode=0600\n"));
     let example = read(&root().join("config/examples/web-users/systemd/claviger-command-web-users.socket"));
     assert!(example.contains(&format!("\nListenStream={}\n", row.socket().display())));

@@ -25,8 +25,9 @@ use settings::Settings;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// How long after its call's deadline a program may live: the shipped units end it earlier (`RuntimeMaxSec=` and `TimeoutStopSec=`).
-pub const LINGERS: Duration = Duration::from_secs(5);
+/// How long after its call's deadline a program may live: the shipped units end it earlier (`TimeoutStartSec=`, `RuntimeMaxSec=` and
+/// `TimeoutStopSec=`, one after the other).
+pub const LINGERS: Duration = Duration::from_secs(10);
 
 /// The longest value that is sealed into a lease's row, in bytes.
 const VALUE_MAX: usize = 16 << 10;
