@@ -299,7 +299,8 @@ async fn an_end_is_done_when_the_program_said_so_and_not_before() {
         ("revoke no-value", "NoValue"),
         ("revoke stays", "probe: it lives after it was revoked"),
         ("probe nothing", "ended without an answer"),
-        ("revoke secret-in-error", "the program's message holds the value"),
+        ("revoke secret-in-error", "Refused(\"under-test: revoke: the program says something that holds the value"),
+        ("revoke piece-in-error", "Refused(\"under-test: revoke: the program says something that holds the value"),
     ] {
         let (patient, hasty) = (behind.engine(LIMIT), behind.engine(SHORT));
         let engine = if wanted == "had not ended" { &hasty } else { &patient };
@@ -491,6 +492,28 @@ fn impostor(listener: UnixListener) {
             let _ = std::io::Write::write_all(&mut stream, answer.to_string().as_bytes());
         }
     });
+}
+
+/// Programs that hang while they make something keep nobody from ending what there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endings_do_not_wait_for_what_is_being_made() {
+    let Some(behind) = plugin() else { return };
+    let engine = Arc::new(behind.engine(LIMIT));
+    let (secret, asked) = (row(&engine, json!({})), Asked::new());
+    let issued = engine.issue(&asked.order(&secret)).await.unwrap();
+    behind.mood("create hang");
+    let hanging: Vec<_> = (0..20)
+        .map(|_| {
+            let (engine, secret) = (engine.clone(), secret.clone());
+            tokio::spawn(async move { engine.issue(&Asked::new().order(&secret)).await.is_ok() })
+        })
+        .collect();
+    while behind.text("log").matches("create ").count() < 3 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
+    assert!(hanging.iter().all(|task| !task.is_finished()), "they were not what was waited for");
+    hanging.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

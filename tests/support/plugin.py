@@ -115,6 +115,8 @@ def main():
             say({**usual(asked), "lease": "lease-00000000000000000000000000"})
         case "secret-in-error":
             say({"error": {"kind": "refused", "message": f"cannot end {CANARY}\n\x1b[31mlevel=error"}})
+        case "piece-in-error":
+            say({"error": {"kind": "refused", "message": "x" * 190 + CANARY}})
         case "shout":
             say({"error": {"kind": "setup", "message": "a\nb\x1b[31m\u202e" + "x" * 60000}})
         case "look":

@@ -1,27 +1,33 @@
 //! One call of a program: a connection to its socket, on which it is asked and answers, and which ends when the program has.
 
-use super::{super::EngineError, protocol::Request};
+use super::{
+    super::EngineError,
+    protocol::{Call, Request},
+};
 use crate::sys::{BindError, check_closed_socket, peer_cred};
 use std::{io, path::PathBuf, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
     sync::Semaphore,
+    time::{Instant, timeout_at},
 };
 
-/// Calls at a time; the shipped sockets take twice as many, since one that was given up may still be running.
-const AT_ONCE: usize = 16;
+/// Calls at a time that make or prolong something, and as many that end or look: those do not wait for programs that hang while they make
+/// something. The shipped sockets take twice as many, since a call that was given up may still be running.
+const AT_ONCE: usize = 8;
 
 /// A program's socket.
 pub(super) struct Program {
     socket: PathBuf,
     pub(super) timeout: Duration,
-    slots: Semaphore,
+    making: Semaphore,
+    ending: Semaphore,
 }
 
 impl Program {
     pub(super) fn new(socket: PathBuf, timeout: Duration) -> Self {
-        Self { socket, timeout, slots: Semaphore::new(AT_ONCE) }
+        Self { socket, timeout, making: Semaphore::new(AT_ONCE), ending: Semaphore::new(AT_ONCE) }
     }
 
     /// Asks and takes the whole answer: the end of the connection is the end of the program and of all that it started, where its unit
@@ -33,10 +39,13 @@ impl Program {
         ended: impl FnOnce() + Send,
     ) -> Result<Vec<u8>, EngineError> {
         let (doing, limit) = (request.call.as_str(), self.timeout);
-        match tokio::time::timeout(limit, self.converse(request, begun, ended)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(EngineError::Unreachable(format!("{doing}: the program had not ended after {} ms", limit.as_millis()))),
-        }
+        let until = Instant::now() + limit;
+        let late = |what: &str| EngineError::Unreachable(format!("{doing}: {what} after {} ms", limit.as_millis()));
+        let makes = matches!(request.call, Call::Create | Call::Renew) || crate::mutation!("command-turn");
+        // Closed with this engine only.
+        let turn = timeout_at(until, if makes { self.making.acquire() } else { self.ending.acquire() }).await;
+        let _turn = turn.map_err(|_| late("other calls of the program had not ended"))?;
+        timeout_at(until, self.converse(request, begun, ended)).await.unwrap_or_else(|_| Err(late("the program had not ended")))
     }
 
     async fn converse(
@@ -49,8 +58,6 @@ impl Program {
         // A text of JSON has no line feed in it, so a program may read a line or everything.
         let mut text = serde_json::to_vec(request).map_err(|error| EngineError::Setup(format!("{doing}: {error}")))?;
         text.push(b'\n');
-        // Closed with this engine only.
-        let _slot = self.slots.acquire().await;
         let mut stream = self.connected(doing).await?;
         begun();
         let mut answer = Vec::new();

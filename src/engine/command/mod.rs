@@ -51,7 +51,7 @@ pub fn ends_by(secret: &SecretDefinition) -> Result<EndsBy, String> {
 pub fn answers(bytes: &[u8]) -> Vec<Result<(), EngineError>> {
     let lease = LeaseId::from_parts(1_700_000_000_000, 7);
     let calls = [Call::Create, Call::Renew, Call::Revoke, Call::Probe, Call::List];
-    calls.into_iter().map(|call| answered(call, (call != Call::List).then_some(lease), bytes).map(drop)).collect()
+    calls.into_iter().map(|call| answered(call, (call != Call::List).then_some(lease), bytes, &|_| false).map(drop)).collect()
 }
 
 /// What an engine is made from.
@@ -125,7 +125,7 @@ impl CommandEngine {
         self.open.want(lease, Instant::now());
         let begun = || self.open.begin(lease, Instant::now());
         let answer = self.program.call(&request, begun, || self.open.end(lease, Instant::now())).await;
-        let Done::Created(created) = answered(Call::Create, Some(lease), &answer?)? else { return Err(other_call()) };
+        let Done::Created(created) = answered(Call::Create, Some(lease), &answer?, &|_| false)? else { return Err(other_call()) };
         self.taken(order, ends, created)
     }
 
@@ -145,8 +145,8 @@ impl CommandEngine {
             return Err(wrong(format!("a reference of more than {REFERENCE_MAX} bytes")));
         }
         // Both stand on the record.
-        let beside = || attributes.iter().map(|(_, text)| text.clone()).chain([own.to_string()]);
-        if beside().any(|text| holds(&text, &value)) && !crate::mutation!("command-beside") {
+        let told = attributes.iter().any(|(_, text)| holds(text, &value)) || any_text(&own, &|text| holds(text, &value));
+        if told && !crate::mutation!("command-beside") {
             return Err(wrong("the value stands in an attribute or in the reference, which are on the record".into()));
         }
         lasts(order, ends, created.expires).map_err(wrong)?;
@@ -185,11 +185,9 @@ impl CommandEngine {
         let (call, Some(lease)) = (request.call, request.lease) else { return Err(other_call()) };
         let request = Request { reference: reference.0.get("reference"), ..request };
         let answer = self.program.call(&request, || (), || ()).await?;
-        answered(call, Some(lease), &answer).map_err(|error| {
-            let told = reference.sealed().is_some()
-                && self.again(lease, reference).is_ok_and(|again| holds(&error.to_string(), &again.value))
-                && !crate::mutation!("command-message");
-            if told { EngineError::Unreachable(format!("{}: the program's message holds the value", call.as_str())) } else { error }
+        answered(call, Some(lease), &answer, &|message| {
+            let value = reference.sealed().and_then(|_| self.again(lease, reference).ok()).map(|again| again.value);
+            value.is_some_and(|value| holds_some(message, &value)) && !crate::mutation!("command-message")
         })
     }
 
@@ -242,7 +240,7 @@ impl CommandEngine {
 
     async fn listed(&self) -> Result<Vec<LeaseId>, EngineError> {
         let answer = self.program.call(&self.request(Call::List, None), || (), || ()).await?;
-        let Done::Listed(names) = answered(Call::List, None, &answer)? else { return Err(other_call()) };
+        let Done::Listed(names) = answered(Call::List, None, &answer, &|_| false)? else { return Err(other_call()) };
         let prefix = self.prefix();
         // Whatever else it lists is not ours to end.
         Ok(names.iter().filter_map(|name| LeaseId::parse(&format!("lease-{}", name.strip_prefix(&prefix)?)).ok()).collect())
@@ -272,10 +270,28 @@ fn is_short_life(reference: &UpstreamRef) -> bool {
     reference.0.get("ends").and_then(Value::as_str) == Some(EndsBy::ShortLife.as_str())
 }
 
-/// Whether a text gives a value away. What is shorter than eight bytes stands in texts by chance.
+/// What is shorter stands in texts by chance.
+const TELLING: usize = 8;
+
+/// Whether a text gives a value away.
 fn holds(text: &str, value: &SecretBytes) -> bool {
     let value = value.expose();
-    value.len() >= 8 && memchr::memmem::find(text.as_bytes(), value).is_some()
+    value.len() >= TELLING && memchr::memmem::find(text.as_bytes(), value).is_some()
+}
+
+/// Whether a text gives a piece of a value away.
+fn holds_some(text: &[u8], value: &SecretBytes) -> bool {
+    text.windows(TELLING).any(|piece| memchr::memmem::find(value.expose(), piece).is_some())
+}
+
+/// Whether that is so of any text or name in it.
+fn any_text(value: &Value, is_so: &dyn Fn(&str) -> bool) -> bool {
+    match value {
+        Value::String(text) => is_so(text),
+        Value::Array(all) => all.iter().any(|value| any_text(value, is_so)),
+        Value::Object(members) => members.iter().any(|(name, value)| is_so(name) || any_text(value, is_so)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 fn attributes(members: &Members) -> Result<Vec<Attribute>, &'static str> {

@@ -143,8 +143,8 @@ pub(super) enum Given {
 }
 
 /// Reads the answer to a call. What it says is not repeated: it may hold a value. The program's own words for an error are, one line of
-/// them, for the operator.
-pub(super) fn answered(call: Call, lease: Option<LeaseId>, bytes: &[u8]) -> Result<Done, EngineError> {
+/// them, for the operator, unless `is_secret` says that they give the value away.
+pub(super) fn answered(call: Call, lease: Option<LeaseId>, bytes: &[u8], is_secret: &dyn Fn(&[u8]) -> bool) -> Result<Done, EngineError> {
     let doing = call.as_str();
     let wrong = |what: &str| EngineError::Setup(format!("{doing}: the program's answer {what}"));
     let answer: Answer = serde_json::from_slice(bytes).map_err(|error| match error.classify() {
@@ -159,7 +159,7 @@ pub(super) fn answered(call: Call, lease: Option<LeaseId>, bytes: &[u8]) -> Resu
     let made = value.is_some() || value_base64.is_some() || attributes.is_some() || reference.is_some();
     if let Some(Told { kind, message }) = error {
         let more = made || expires.is_some() || found.is_some() || alive.is_some() || names.is_some();
-        return Err(if more { wrong("is an error and more") } else { told(call, kind, &message) });
+        return Err(if more { wrong("is an error and more") } else { told(call, kind, &message, is_secret) });
     }
     if said != lease && !crate::mutation!("command-echo") {
         return Err(wrong("is about another lease"));
@@ -200,9 +200,12 @@ pub(super) fn answered(call: Call, lease: Option<LeaseId>, bytes: &[u8]) -> Resu
 /// The longest message of a program that is passed on, in bytes.
 const MESSAGE_MAX: usize = 200;
 
-fn told(call: Call, kind: Kind, message: &str) -> EngineError {
+fn told(call: Call, kind: Kind, message: &str, is_secret: &dyn Fn(&[u8]) -> bool) -> EngineError {
     let cut = &message.as_bytes()[..message.len().min(MESSAGE_MAX)];
-    let text = format!("{}: the program says: {}", call.as_str(), printable(cut));
+    let text = match is_secret(cut) {
+        true => format!("{}: the program says something that holds the value", call.as_str()),
+        false => format!("{}: the program says: {}", call.as_str(), printable(cut)),
+    };
     match kind {
         Kind::Setup => EngineError::Setup(text),
         Kind::Refused => EngineError::Refused(text),
@@ -221,7 +224,7 @@ mod tests {
 
     fn said(call: Call, text: &str) -> String {
         let text = text.replace("LEASE", &lease().to_string());
-        match answered(call, (call != Call::List).then(lease), text.as_bytes()) {
+        match answered(call, (call != Call::List).then(lease), text.as_bytes(), &|_| false) {
             Ok(_) => "done".into(),
             Err(error) => format!("{error:?}"),
         }
@@ -286,6 +289,7 @@ mod tests {
             Call::Revoke,
             Some(lease()),
             br#"{"version":1,"error":{"kind":"refused","message":"a\nlevel=error \u001b[31m\u202e"}}"#,
+            &|_| false,
         ) else {
             panic!()
         };
