@@ -7,6 +7,7 @@ use claviger::{
     digest::{SealKey, SeededRandom},
     engine::{
         Engine, Mark,
+        command::{self, CommandEngine},
         jwt::{self, JwtEngine},
         local::{LocalEngine, LocalStore},
         openbao::{self, OpenBaoEngine},
@@ -30,7 +31,10 @@ use std::{
 /// The day on which the examples were written: their grants expire 90 days later at the latest.
 const TODAY: &str = "2026-11-20";
 /// `systemd-analyze security` must not say more than this.
-const EXPOSURE: &[(&str, f32)] = &[("clavigerd.service", 1.2), ("claviger-attest.service", 1.5)];
+const EXPOSURE: &[(&str, f32)] =
+    &[("clavigerd.service", 1.2), ("claviger-attest.service", 1.5), ("claviger-command-web-users@.service", 1.0)];
+/// The example of a program and its units: started by `tests/command` and `tests/contract`.
+const OF_PROGRAMS: &[&str] = &["web-users", "claviger-command-web-users.socket", "claviger-command-web-users@.service"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -72,6 +76,14 @@ fn catalogue(config: &Config, files: &[File]) -> Result<Catalogue, String> {
                     max_ttl: from.max_ttl,
                 };
                 Box::new(JwtEngine::open(config, store.clone(), clock.clone()).map_err(|error| error.to_string())?)
+            }
+            EngineConfig::Command(from) => {
+                let (timeout, lingers) = (std::time::Duration::from_secs(1), command::LINGERS);
+                let config =
+                    command::CommandConfig { name: from.name.clone(), socket: from.socket(), timeout, lingers, probes: from.probes };
+                let root = SealKey::from_bytes(&[8; 32]).unwrap();
+                let random = Arc::new(SeededRandom::new(3));
+                Box::new(CommandEngine::new(config, Mark::new(b"m", b"s"), &root, clock.clone(), random))
             }
             EngineConfig::Ssh(from) => {
                 let config = SshConfig { name: from.name.clone(), max_ttl: from.max_ttl, public_key: None, list: None };
@@ -158,7 +170,7 @@ fn the_shipped_configuration_is_the_default_and_says_so_key_by_key() {
     let text = read(&root().join("config/clavigerd.toml"));
     assert_eq!(parse(&text).unwrap(), Config::default());
     let all = parse(&uncommented(&text, false)).unwrap();
-    assert_eq!(all.engines.len(), 5);
+    assert_eq!(all.engines.len(), 6);
     assert!(all.metrics.textfile.is_some());
     // What is shown as a default is the default.
     let default = Config::default();
@@ -215,6 +227,7 @@ fn every_key_is_documented_and_no_other() {
     known.insert("engine openbao".into(), keys_of("[[engine]]", openbao));
     let x509 = "kind = \"x509\"\nname = \"a\"\nmax_ttl = \"1m\"";
     known.insert("engine x509".into(), keys_of("[[engine]]", x509));
+    known.insert("engine command".into(), keys_of("[[engine]]", "kind = \"command\"\nname = \"a\""));
     known.insert("engine ssh".into(), keys_of("[[engine]]", &x509.replace("x509", "ssh")));
     assert_eq!(documented, known);
 }
@@ -256,7 +269,7 @@ fn every_file_of_the_configuration_is_known_to_a_test() {
             match path.is_dir() {
                 true => folders.push(path),
                 false => assert!(
-                    name == "README" || name.ends_with(".toml") || name.ends_with(".cedar"),
+                    name == "README" || [".toml", ".cedar"].iter().any(|ending| name.ends_with(ending)) || OF_PROGRAMS.contains(&&*name),
                     "{}: nothing loads this",
                     path.display()
                 ),
@@ -381,6 +394,17 @@ fn units() -> tempfile::TempDir {
         let text = read(&root().join("systemd").join(unit)).replace("/usr/bin/clavigerd", env!("CARGO_BIN_EXE_clavigerd"));
         fs::write(folder.path().join(unit), text).unwrap();
     }
+    // What every unit of a program has from us, and the example of such units, with a program that is there.
+    for shared in ["claviger-command-.socket.d", "claviger-command-@.service.d"] {
+        fs::create_dir(folder.path().join(shared)).unwrap();
+        for file in files(&root().join("systemd").join(shared), ".conf") {
+            fs::write(folder.path().join(shared).join(Path::new(&file.path).file_name().unwrap()), file.text).unwrap();
+        }
+    }
+    for unit in &OF_PROGRAMS[1..] {
+        let text = read(&root().join("config/examples/web-users/systemd").join(unit));
+        fs::write(folder.path().join(unit), text.replace("/usr/local/libexec/claviger/web-users", "/usr/bin/true")).unwrap();
+    }
     folder
 }
 
@@ -397,7 +421,7 @@ fn analyze(arguments: &[&str], folder: &Path, units: &[&str]) -> Option<(bool, S
 #[test]
 fn every_unit_is_sound() {
     let folder = units();
-    let Some((sound, said)) = analyze(&["verify", "--man=no"], folder.path(), UNITS) else { return };
+    let Some((sound, said)) = analyze(&["verify", "--man=no"], folder.path(), &[UNITS, &OF_PROGRAMS[1..]].concat()) else { return };
     // Other units of the host are none of ours.
     let ours: Vec<&str> = said.lines().filter(|line| line.contains("claviger")).collect();
     assert!(ours.is_empty() && (sound || said.trim().is_empty()), "{said}");
@@ -444,6 +468,19 @@ fn units_and_configuration_name_the_same_things() {
     assert!(socket.contains(&format!("\nSocketUser={}\n", config.attest.daemon_user)));
     let listens = socket.lines().find_map(|line| line.strip_prefix("ListenSequentialPacket=")).unwrap();
     assert!(service.contains(&format!("ExecStart=/usr/bin/clavigerd --attestor {listens}\n")));
+    // A program may not live longer than its call counts as under way.
+    let (shared, socket) = (unit("claviger-command-@.service.d/10-claviger.conf"), unit("claviger-command-.socket.d/10-claviger.conf"));
+    let seconds = |key: &str| -> u64 {
+        let found = shared.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_else(|| panic!("{key}"));
+        found.trim_end_matches('s').parse().unwrap()
+    };
+    let Ok(row) = parse("[[engine]]\nkind = \"command\"\nname = \"web-users\"\n") else { panic!() };
+    let EngineConfig::Command(row) = &row.engines[0] else { panic!() };
+    assert!(seconds("RuntimeMaxSec=") <= u64::from(row.timeout_seconds));
+    assert!(seconds("TimeoutStartSec=") + seconds("TimeoutStopSec=") < command::LINGERS.as_secs());
+    assert!(socket.contains(&format!("\nSocketUser={}\n", config.attest.daemon_user)) && socket.contains("\nSocketMode=0600\n"));
+    let example = read(&root().join("config/examples/web-users/systemd/claviger-command-web-users.socket"));
+    assert!(example.contains(&format!("\nListenStream={}\n", row.socket().display())));
     let users = unit("sysusers.d/claviger.conf");
     for user in [&config.attest.daemon_user, &config.attest.attestor_user] {
         assert!(users.contains(&format!("u {user} -")), "{user}");

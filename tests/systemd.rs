@@ -410,6 +410,12 @@ fn the_package_installs_upgrades_and_goes() {
     for file in ["operations.md", "api/openapi.yaml", "examples/web-postgres/policy.d/50-orders.cedar"] {
         machine.ok(&format!("test -s /usr/share/doc/claviger/{file}"));
     }
+    // What units of programs have from the package reaches those of an administrator.
+    machine.ok("cp /usr/share/doc/claviger/examples/web-users/systemd/* /etc/systemd/system/ && systemctl daemon-reload && \
+         test -s /usr/share/doc/claviger/examples/web-users/program/web-users && test -s /usr/share/doc/claviger/engines/command.md");
+    assert_eq!(shown(&machine, "claviger-command-web-users.socket", "Accept"), "yes");
+    assert_eq!(shown(&machine, "claviger-command-web-users@1.service", "RuntimeMaxUSec"), "10s");
+    machine.ok("rm /etc/systemd/system/claviger-command-*");
     say(started, "serves");
 
     // An upgrade starts the new daemon behind the same sockets, and keeps what an administrator changed.

@@ -53,7 +53,8 @@ fn reach(config: &Config, file: &Path) -> Reach {
     let mut ports = Vec::new();
     for engine in &config.engines {
         match engine {
-            EngineConfig::Jwt(_) => {}
+            // Connecting to a socket of this host takes no rule.
+            EngineConfig::Jwt(_) | EngineConfig::Command(_) => {}
             EngineConfig::X509(x509) => {
                 read.extend([&x509.ca_cert_file, &x509.ca_key_file].into_iter().flatten().filter_map(|path| folder(path)));
                 write.extend(x509.crl_file.as_deref().and_then(folder));

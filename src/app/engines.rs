@@ -6,6 +6,7 @@ use crate::{
     digest::{SealKey, SystemRandom},
     engine::{
         Engine, Engines, ListPlaces,
+        command::{self, CommandEngine},
         jwt::{self, JwtEngine},
         local::{LocalEngine, LocalStore},
         openbao::OpenBaoEngine,
@@ -75,6 +76,21 @@ pub(super) fn engines(
                 let config = super::openbao::config(from, &tokens, clock)?;
                 let engine = OpenBaoEngine::new(config, state.mark.clone(), &root, store.clone(), clock.clone(), random.clone())?;
                 rows.push((from.name.clone(), Arc::new(engine)));
+            }
+            EngineConfig::Command(from) => {
+                // For values that are sealed into leases.
+                let root: SealKey = store.own_key("command")?;
+                let config = command::CommandConfig {
+                    name: from.name.clone(),
+                    socket: from.socket(),
+                    timeout: Duration::from_secs(u64::from(from.timeout_seconds.max(1))),
+                    lingers: command::LINGERS,
+                    probes: from.probes,
+                };
+                rows.push((
+                    from.name.clone(),
+                    Arc::new(CommandEngine::new(config, state.mark.clone(), &root, clock.clone(), random.clone())),
+                ));
             }
             EngineConfig::Ssh(from) => {
                 let root: SealKey = store.own_key("ssh")?;

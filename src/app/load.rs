@@ -5,7 +5,7 @@ use crate::{
     attest::{Names, Roll},
     broker::{Governance, LoadProblems},
     config::{self, Config, EngineConfig, File},
-    engine::{Engines, openbao, postgres},
+    engine::{Engines, command, openbao, postgres},
     model::{Catalogue, EndsBy, Registry, SecretDefinition, WallTime},
     policy::{Bundle, Source},
     sys,
@@ -60,6 +60,7 @@ pub fn by_configuration(config: &Config) -> impl Fn(&SecretDefinition) -> Result
             Some(EngineConfig::Jwt(_) | EngineConfig::X509(_) | EngineConfig::Ssh(_)) => Ok(EndsBy::ShortLife),
             Some(EngineConfig::Postgres(_)) => postgres::ends_by(row),
             Some(EngineConfig::OpenBao(_)) => openbao::ends_by(row),
+            Some(EngineConfig::Command(_)) => command::ends_by(row),
             None => Err(format!("engine {} is not configured", row.engine)),
         };
         lasting(row, ends_by?)

@@ -1,6 +1,6 @@
 //! `[[engine]]` in `clavigerd.toml`: which engines there are, and those whose rows are short. Longer rows have files of their own.
 
-use super::{OpenBaoConfig, SshConfig, X509Config};
+use super::{CommandConfig, OpenBaoConfig, SshConfig, X509Config};
 use crate::model::{EngineName, Ttl};
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -19,6 +19,8 @@ pub enum EngineConfig {
     X509(X509Config),
     /// Certificates of OpenSSH signed here.
     Ssh(SshConfig),
+    /// What a program makes.
+    Command(CommandConfig),
 }
 
 impl EngineConfig {
@@ -30,6 +32,7 @@ impl EngineConfig {
             EngineConfig::OpenBao(openbao) => &openbao.name,
             EngineConfig::X509(x509) => &x509.name,
             EngineConfig::Ssh(ssh) => &ssh.name,
+            EngineConfig::Command(command) => &command.name,
         }
     }
 }

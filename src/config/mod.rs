@@ -2,6 +2,7 @@
 //!
 //! Only `app` and `cli` see this module. It reads no file itself: whoever calls has opened them and checked who may write there.
 
+mod command;
 mod daemon;
 mod engines;
 mod identities;
@@ -11,6 +12,7 @@ mod secrets;
 mod ssh;
 mod x509;
 
+pub use command::CommandConfig;
 pub use daemon::{
     AnchorKind, AttestConfig, AuditConfig, Config, LeaseConfig, LimitConfig, LocalConfig, MetricsConfig, PathConfig, ShutdownRule,
     SocketConfig,

@@ -69,8 +69,8 @@ pub use resident::{release_free_memory, release_start_pages};
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::{Fault, SimulatedVolume};
 pub use socket::{
-    BindError, adopt, adopt_packets, arm, is_roots_socket, listen_at, listen_packets_at, open_trusted_dir, remove as remove_socket,
-    socket_folder_owner,
+    BindError, adopt, adopt_packets, arm, check_closed_socket, is_roots_socket, listen_at, listen_packets_at, open_trusted_dir,
+    remove as remove_socket, socket_folder_owner,
 };
 pub use storage::{DiskVolume, Keep, Space, Storage, Volume};
 pub use stream::{CheckedStream, Cut, Leave, Reading};

@@ -92,6 +92,29 @@ pub fn is_roots_socket(path: &Path) -> bool {
     file_id(&dir).is_ok_and(|id| id.root_only()) && file_id(&held).is_ok_and(|id| id.is_socket() && id.uid == 0)
 }
 
+/// Whether whoever listens at `path` was chosen by root or by us, and nobody else may ask there: the folders above are not others' to
+/// change, the socket is root's or ours, and connecting, which takes the right to write (unix(7)), is its owner's alone. That it *is* whoever
+/// was chosen is a matter of [`peer_cred`](super::peer_cred) once connected.
+pub fn check_closed_socket(path: &Path) -> Result<(), BindError> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(BindError::Unsafe(path.to_owned(), "is not a path to a socket"));
+    };
+    let dir = open_trusted_dir(parent)?;
+    let held = openat(&dir, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty());
+    let held = held.map_err(|errno| BindError::Io(path.to_owned(), errno.into()))?;
+    let id = file_id(&held).map_err(|error| BindError::Io(path.to_owned(), error))?;
+    if !id.is_socket() {
+        return Err(BindError::Unsafe(path.to_owned(), "is not a socket"));
+    }
+    if id.uid != 0 && id.uid != nix::unistd::geteuid().as_raw() && !crate::mutation!("command-owner") {
+        return Err(BindError::Unsafe(path.to_owned(), "belongs to another user"));
+    }
+    if id.mode & 0o022 != 0 && !crate::mutation!("command-closed") {
+        return Err(BindError::Unsafe(path.to_owned(), "may be asked by others"));
+    }
+    Ok(())
+}
+
 /// Binds, arms and listens at `path` with exactly `mode` and, if given, `group`. The umask does not matter, and at no moment is the
 /// socket reachable with another mode. An old socket of ours that nobody serves is replaced; anything else in the way is refused.
 pub fn listen_at(path: &Path, mode: u32, group: Option<u32>) -> Result<UnixListener, BindError> {
@@ -226,6 +249,31 @@ mod tests {
             std::os::unix::fs::chown(&path, Some(1), None).unwrap();
             assert!(!is_roots_socket(&path), "another user's");
         }
+    }
+
+    #[test]
+    fn a_socket_is_closed_where_nobody_else_may_ask_or_could_have_put_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("p.sock");
+        let said = || check_closed_socket(&path).map_err(|error| error.to_string()).err().unwrap_or_default();
+        let listener = listen_at(&path, 0o600, None).unwrap();
+        assert_eq!(said(), "");
+        for (mode, wanted) in [(0o644, ""), (0o660, "may be asked by others"), (0o602, "may be asked by others")] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert!(said().ends_with(wanted) && said().is_empty() == wanted.is_empty(), "{mode:o}: {}", said());
+        }
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(said().ends_with("is writable by others"));
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o1777)).unwrap();
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(1), None).unwrap();
+            assert!(said().ends_with("belongs to another user"));
+        }
+        drop(listener);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "").unwrap();
+        assert!(said().ends_with("is not a socket"));
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests wait and measure")]
 
+#[path = "../support/activated.rs"]
+mod activated;
+mod command;
 mod figures;
 mod jwt;
 mod local;

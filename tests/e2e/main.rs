@@ -2,6 +2,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests wait and measure")]
 
+#[path = "../support/activated.rs"]
+mod activated;
 #[path = "../support/clients.rs"]
 mod clients;
 #[path = "../support/host.rs"]
@@ -18,6 +20,7 @@ mod attacks;
 mod attestor;
 mod canary;
 mod certificates;
+mod command;
 mod confined;
 mod cores;
 mod crash;

@@ -54,6 +54,9 @@ pub fn package(files: &Path) {
         put(files, "etc/systemd/system/clavigerd.service.d/mutation.conf", &text, 0o644);
         put(files, "etc/systemd/system/claviger-attest.service.d/mutation.conf", &text, 0o644);
     }
+    for shared in ["claviger-command-.socket.d", "claviger-command-@.service.d"] {
+        copy_folder(files, &root().join("systemd").join(shared), &format!("usr/lib/systemd/system/{shared}"));
+    }
     copy_folder(files, &root().join("systemd/sysusers.d"), "usr/lib/sysusers.d");
     copy_folder(files, &root().join("systemd/tmpfiles.d"), "usr/lib/tmpfiles.d");
     put(files, "etc/claviger/clavigerd.toml", fs::read(root().join("config/clavigerd.toml")).unwrap(), 0o644);

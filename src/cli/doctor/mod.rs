@@ -3,6 +3,7 @@
 mod daemon;
 mod files;
 mod host;
+mod programs;
 
 use super::{Desk, Done, Failure, failure::code, output::line};
 use crate::config::{Config, File};
@@ -53,6 +54,7 @@ pub(super) async fn run(desk: &Desk) -> Done {
     let config = config(desk, &mut findings);
     host::look(&config, &mut findings);
     files::look(desk, &config, &mut findings);
+    programs::look(&config, &mut findings);
     daemon::look(desk, &config, &mut findings).await;
     let worst = findings.0.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok);
     let exit = if worst == Verdict::Fail { code::FAULT } else { 0 };

@@ -116,6 +116,7 @@ impl Host {
         match self.config.engines.iter().find(|known| known.name().as_str() == engine)? {
             EngineConfig::Postgres(server) => Some(format!("pg_isready -h {} -p {}", quoted(&server.host), server.port)),
             EngineConfig::OpenBao(server) => Some(format!("curl -s {}/v1/sys/health", quoted(&server.address))),
+            EngineConfig::Command(program) => Some(format!("journalctl -n 20 -u 'claviger-command-{}@*'", program.name)),
             EngineConfig::Jwt(_) | EngineConfig::X509(_) | EngineConfig::Ssh(_) => None,
         }
     }

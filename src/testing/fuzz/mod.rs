@@ -3,6 +3,7 @@
 
 mod kernel;
 mod logs;
+mod program;
 mod stream;
 mod text;
 
@@ -40,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     stream::HTTP,
     stream::ANSWER,
     stream::VAULT_VALUE,
+    program::ANSWER,
     text::UNIT_ADDRESS,
     logs::STORE,
     logs::ATTESTOR_REQUEST,

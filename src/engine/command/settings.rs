@@ -1,0 +1,47 @@
+//! What an operator sets for each secret: how it ends, and what its program is told beside the order.
+
+use crate::model::{EndsBy, SecretDefinition};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// The settings of one secret.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Settings {
+    #[serde(default)]
+    ends: Ends,
+    /// Passed to the program as they are.
+    #[serde(default)]
+    pub(super) parameters: Map<String, Value>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Ends {
+    #[default]
+    Upstream,
+    ShortLife,
+}
+
+/// The longest `parameters`, in bytes of JSON: a request always fits into the socket, whether or not it is read.
+const PARAMETERS_MAX: usize = 16 << 10;
+
+impl Settings {
+    /// Reads and checks the settings; the text names the key that is wrong.
+    pub(super) fn parse(secret: &SecretDefinition) -> Result<Self, String> {
+        let settings: Self =
+            serde_json::from_value(Value::Object(secret.settings.clone())).map_err(|why| format!("{}: settings: {why}", secret.name))?;
+        if Value::Object(settings.parameters.clone()).to_string().len() > PARAMETERS_MAX {
+            return Err(format!("{}: parameters: {PARAMETERS_MAX} bytes are the most", secret.name));
+        }
+        Ok(settings)
+    }
+
+    /// How the credentials end.
+    pub(super) fn ends_by(&self) -> EndsBy {
+        match self.ends {
+            Ends::Upstream => EndsBy::Upstream,
+            Ends::ShortLife => EndsBy::ShortLife,
+        }
+    }
+}

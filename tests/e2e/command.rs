@@ -1,0 +1,173 @@
+//! A service whose login a program makes: it works until its holder dies, and neither `kill -9` of the daemon nor a program that cannot be
+//! reached leaves anything behind. Programs are started without units here; those are in `tests/command`.
+
+use super::{activated::Activated, host::*, leaks::Needles, residue::look};
+use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
+
+const ASK: &str = r#"{"secret":"status/login"}"#;
+
+/// A daemon, and the shipped example's program behind its socket.
+struct Stage {
+    host: Host,
+    program: Option<Activated>,
+    made: PathBuf,
+}
+
+impl Stage {
+    fn new() -> Option<Self> {
+        let settings = "settings = { parameters = { site = \"status\" } }";
+        let host = Host::prepare(Setup {
+            config:
+                "[[engine]]\nkind = \"command\"\nname = \"web-users\"\nsocket = \"$DIR/users.sock\"\ntimeout_seconds = 10\nprobes = true\n"
+                    .into(),
+            identities: identity("orders", VICTIM, &declared("status/login")),
+            secrets: secret("status/login", "internal", settings).replace("engine = \"local\"", "engine = \"web-users\""),
+            policy: grant("orders", "status/login"),
+            ..Setup::default()
+        });
+        let made = host.dir.join("users");
+        fs::create_dir(&made).unwrap();
+        let mut stage = Self { host, program: None, made };
+        stage.program = stage.activated();
+        stage.program.as_ref()?;
+        stage.host.launch();
+        Some(stage)
+    }
+
+    fn activated(&self) -> Option<Activated> {
+        let socket = self.host.dir.join("users.sock");
+        let _ = fs::remove_file(&socket);
+        let program = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config/examples/web-users/program/web-users");
+        Activated::start(&socket, &["/usr/bin/python3".as_ref(), &program, &self.made], &self.host.dir.join("users.log"))
+    }
+
+    /// The leases whose logins there are.
+    fn users(&self) -> BTreeSet<String> {
+        let text = fs::read_to_string(self.made.join("status.read")).unwrap_or_default();
+        let lease = |line: &str| format!("lease-{}", line.split(':').next().unwrap().rsplit('_').next().unwrap());
+        text.lines().map(lease).collect()
+    }
+
+    fn live(&self) -> BTreeSet<String> {
+        self.host.live().iter().map(|lease| lease["id"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// What the program has made is what lives, exactly.
+    fn agree(&mut self, what: &str) {
+        let mut last = (BTreeSet::new(), BTreeSet::new());
+        for _ in 0..400 {
+            last = (self.users(), self.live());
+            if last.0 == last.1 {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("{what}: logins and leases {last:?}\n{}", self.host.log());
+    }
+}
+
+#[test]
+fn a_login_works_until_its_holder_dies_and_is_kept_nowhere() {
+    if !is_root() {
+        return;
+    }
+    let Some(mut stage) = Stage::new() else { return };
+    let mut holder = stage.host.hold(VICTIM, "orders", &["hold", ASK]);
+    assert_eq!(holder.first["status"], 201, "{}\n{}", holder.first, stage.host.log());
+    assert_eq!(holder.first["body"]["lease"]["ends_by"], "upstream");
+    let lease = holder.lease();
+    assert_eq!(stage.users(), BTreeSet::from([lease.clone()]));
+    let issue = stage.host.records_of("issue").pop().unwrap();
+    let digest = issue["credential"]["intent"].as_str().unwrap();
+    assert!(issue["credential"]["sealed"].is_null() && issue["credential"]["name"].as_str().unwrap().starts_with("clv_"));
+    assert!(fs::read_to_string(stage.made.join("status.read")).unwrap().contains(digest));
+    // Many values pass through, are read again, prolonged and given back.
+    let mut needles = Needles::default();
+    needles.add("the first", holder.first["body"]["secret"]["value"].as_str().unwrap().as_bytes());
+    let mut call = |line: String| {
+        holder.say(&format!("call {line}"));
+        let answer = holder.line();
+        assert!(answer["status"].as_u64().is_some_and(|status| status < 300), "{line}: {answer}");
+        answer["body"].clone()
+    };
+    for n in 0..5 {
+        let issued = call(r#"POST /v1/leases {"secret":"status/login","purpose":"testing"}"#.into());
+        needles.add(&format!("value {n}"), issued["secret"]["value"].as_str().unwrap().as_bytes());
+        let id = issued["lease"]["id"].as_str().unwrap();
+        assert_eq!(call(format!("GET /v1/leases/{id}/secret"))["secret"], issued["secret"]);
+        call(format!("POST /v1/leases/{id}/renew"));
+        call(format!("DELETE /v1/leases/{id}"));
+    }
+    let memory = look(stage.host.pid(), &needles);
+    let mut control = Needles::default();
+    control.add("the control", b"grant.orders.status.login");
+    assert!(!look(stage.host.pid(), &control).found.is_empty() && memory.read > 10 << 20, "whoever looks sees what is there");
+    assert!(memory.found.is_empty(), "{:#?}", memory.found);
+    for folder in ["state", "audit"] {
+        for entry in walk(&stage.host.dir.join(folder)) {
+            assert!(needles.within(&fs::read(&entry).unwrap()).is_empty(), "{}", entry.display());
+        }
+    }
+    assert!(needles.within(stage.host.log().as_bytes()).is_empty());
+    // A new daemon ends what bears its mark and is in no journal, and touches no other daemon's.
+    stage.host.stop(true);
+    let file = stage.made.join("status.read");
+    let text = fs::read_to_string(&file).unwrap();
+    let bare = lease.strip_prefix("lease-").unwrap();
+    let stray = text.replace(bare, "0000000000000000000000000a");
+    let foreign = format!("clv_{}_{bare}:x\n", "0".repeat(16));
+    fs::write(&file, format!("{text}{stray}{foreign}")).unwrap();
+    stage.host.launch();
+    let lines = |file: &PathBuf| fs::read_to_string(file).unwrap();
+    stage.host.wait_until(Duration::from_secs(20), "the stray ends", |_| lines(&file) == format!("{text}{foreign}"));
+    fs::write(&file, &text).unwrap();
+    // It gives the same value, also while the program cannot be reached.
+    stage.program = None;
+    holder.say(&format!("call-anew GET /v1/leases/{lease}/secret"));
+    assert_eq!(holder.line()["body"]["secret"]["value"], holder.first["body"]["secret"]["value"]);
+    let refused = stage.host.hold(VICTIM, "orders", &["hold", ASK]);
+    let error = &refused.first["body"]["error"];
+    assert_eq!((error["code"].as_str(), refused.first["status"].as_u64()), (Some("engine_unavailable"), Some(503)), "{}", refused.first);
+    assert!(!refused.first.to_string().contains("web-users"), "why is for operators: {}", refused.first);
+    let told = stage.host.records().into_iter().rev().find(|record| record["code"] == "engine_unavailable").unwrap().to_string();
+    assert!(told.contains("web-users: create: connecting"), "{told}");
+    holder.kill();
+    stage.host.wait_until(Duration::from_secs(20), "the end is tried", |host| !host.records_of("retry").is_empty());
+    stage.program = stage.activated();
+    let end = stage.host.end_of(&lease);
+    assert_eq!((end["ended"]["reason"].as_str(), end["ended"]["result"].as_str()), (Some("holder_gone"), Some("revoked")));
+    stage.agree("at the end");
+    assert!(stage.users().is_empty());
+}
+
+fn walk(folder: &std::path::Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).filter(|path| path.is_file()).collect()
+}
+
+#[test]
+fn killed_while_programs_make_something_it_leaves_nothing() {
+    if !is_root() {
+        return;
+    }
+    let Some(mut stage) = Stage::new() else { return };
+    for round in 0..4u64 {
+        let commands: Vec<_> = (0..3).map(|_| stage.host.actor(VICTIM, "orders", &["hold", ASK])).collect();
+        let killer = std::thread::spawn({
+            let pid = stage.host.pid().to_string();
+            move || {
+                std::thread::sleep(Duration::from_millis(100 + round * 57 % 200));
+                std::process::Command::new("kill").args(["-KILL", &pid]).status().unwrap();
+            }
+        });
+        let holders: Vec<Actor> = commands.into_iter().map(Actor::of).collect();
+        killer.join().unwrap();
+        stage.host.stop(true);
+        stage.host.launch();
+        stage.agree(&format!("round {round}"));
+        drop(holders);
+        stage.host.wait_until(Duration::from_secs(60), "all leases end", |host| host.live().is_empty());
+    }
+    stage.agree("at the end");
+    assert!(stage.users().is_empty());
+}

@@ -1,0 +1,144 @@
+"""A program for an engine of kind "command" that works, or fails in one of the ways in which programs do.
+
+plugin.py FOLDER: what it makes are files in FOLDER/made, and how it behaves is what FOLDER/mood says: "CALL HOW", or nothing.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+
+folder = sys.argv[1]
+made = os.path.join(folder, "made")
+CANARY = "canary-of-a-plugin-8c21"
+
+
+def mood():
+    try:
+        call, how = open(os.path.join(folder, "mood")).read().split()
+        return call, how
+    except (FileNotFoundError, ValueError):
+        return None, None
+
+
+def say(members):
+    sys.stdout.write(json.dumps({"version": 1, **members}) + "\n")
+    sys.stdout.flush()
+
+
+def note(text):
+    with open(os.path.join(folder, "log"), "a") as log:
+        log.write(text + "\n")
+
+
+def usual(asked):
+    path = os.path.join(made, asked.get("name", "-"))
+    lease = {"lease": asked.get("lease")}
+    match asked["call"]:
+        case "create":
+            with open(path, "x") as file:
+                file.write(json.dumps(asked))
+            extra = asked["parameters"].get("answer", {})
+            expires = {"expires": asked["expires"] + asked["parameters"]["later"]} if "later" in asked["parameters"] else {}
+            return {**lease, "value": CANARY, "attributes": {"user": asked["name"]}, "reference": {"file": asked["name"]}, **extra, **expires}
+        case "renew":
+            if not os.path.exists(path):
+                return {"error": {"kind": "refused", "message": "it is gone"}}
+            return {**lease, **({"expires": asked["expires"] + asked["parameters"]["later"]} if "later" in asked["parameters"] else {})}
+        case "revoke":
+            found = os.path.exists(path)
+            if found:
+                os.unlink(path)
+            return {**lease, "found": found}
+        case "probe":
+            return {**lease, "alive": os.path.exists(path)}
+        case "list":
+            return {"names": os.listdir(made)}
+
+
+def main():
+    call, how = mood()
+    if how == "deaf":
+        # Neither reads nor ends.
+        time.sleep(60)
+    if how == "early":
+        # Answers before it was asked, and goes.
+        say({"value": CANARY})
+        os._exit(0)
+    asked = json.loads(sys.stdin.readline())
+    note(f"{asked['call']} {sorted(os.environ)}")
+    if asked["call"] != call:
+        return say(usual(asked))
+    match how:
+        case "hang":
+            time.sleep(60)
+        case "made-and-hang":
+            usual(asked)
+            time.sleep(60)
+        case "late":
+            # Begins after everybody has stopped waiting.
+            time.sleep(float(asked["parameters"]["after"]))
+            say(usual(asked))
+        case "flood":
+            piece = b"x" * 65536
+            while True:
+                os.write(1, piece)
+        case "garbage":
+            usual(asked)
+            os.write(1, b"\xff\xfe" + CANARY.encode() + b"\x00{]")
+        case "truncated":
+            usual(asked)
+            os.write(1, json.dumps({"version": 1, "lease": asked["lease"], "value": CANARY}).encode()[:-3])
+        case "two":
+            say(usual(asked))
+            say({"lease": asked["lease"], "value": "another"})
+        case "nothing":
+            usual(asked)
+        case "killed":
+            usual(asked)
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            usual(asked)
+            print("Traceback of a program", file=sys.stderr)
+            os._exit(3)
+        case "daemon":
+            # Answers, and leaves a child behind that keeps the connection.
+            if os.fork() == 0:
+                os.setsid()
+                if os.fork() == 0:
+                    note(f"child {os.getpid()}")
+                    time.sleep(60)
+                os._exit(0)
+            say(usual(asked))
+        case "other-lease":
+            say({**usual(asked), "lease": "lease-00000000000000000000000000"})
+        case "secret-in-error":
+            say({"error": {"kind": "refused", "message": f"cannot end {CANARY}\n\x1b[31mlevel=error"}})
+        case "piece-in-error":
+            say({"error": {"kind": "refused", "message": "x" * 190 + CANARY}})
+        case "shout":
+            say({"error": {"kind": "setup", "message": "a\nb\x1b[31m\u202e" + "x" * 60000}})
+        case "look":
+            # Says where it is and what it can reach.
+            status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
+            seen = {name: status[name].split()[0] for name in ("Uid", "CapPrm", "CapBnd", "NoNewPrivs", "Seccomp")}
+            for place in ("/var/lib/claviger", "/etc/claviger/clavigerd.toml", "/run/claviger/workload.sock", "/root", "/proc/1/environ"):
+                try:
+                    os.stat(place) if place.endswith("sock") else open(place) if "." in place or "proc" in place else os.listdir(place)
+                    seen["reached"] = seen.get("reached", "") + place + " "
+                except OSError:
+                    pass
+            seen["net"] = " ".join(sorted(line.split(":")[0].strip() for line in open("/proc/self/net/dev") if ":" in line))
+            seen["env"] = " ".join(sorted(os.environ))
+            say({**usual(asked), "attributes": seen})
+        case "unreachable" | "refused" | "setup" | "no-value":
+            say({"error": {"kind": how, "message": "it rains"}})
+        case "stays":
+            # Says that it is gone, and it is not.
+            say({"lease": asked["lease"], "found": True})
+        case "others":
+            say({"names": ["clv_0000000000000000_" + "0" * 26, "../../etc/passwd", "", *os.listdir(made)]})
+
+
+main()
