@@ -9,6 +9,7 @@ use claviger::{
         Engine, Mark,
         jwt::{self, JwtEngine},
         local::{LocalEngine, LocalStore},
+        oauth2::{self, OAuth2Engine},
         openbao::{self, OpenBaoEngine},
         postgres::{self, PostgresEngine, Server},
         ssh::{SshConfig, SshEngine},
@@ -94,6 +95,38 @@ fn catalogue(config: &Config, files: &[File]) -> Result<Catalogue, String> {
                 };
                 let root = SealKey::from_bytes(&[8; 32]).unwrap();
                 Box::new(PostgresEngine::new(config, Mark::new(b"m", b"s"), &root, clock.clone()).map_err(|error| error.to_string())?)
+            }
+            EngineConfig::OAuth2(from) => {
+                let nowhere = Address::parse("unix:/nowhere", false).unwrap();
+                let client = Client::new(nowhere, None, || unreachable!("no TLS"), None, Limits::default(), clock.clone()).unwrap();
+                let signer = || {
+                    let config = jwt::JwtConfig {
+                        name: from.name.clone(),
+                        issuer: "https://host.example.com".into(),
+                        jwks_uri: None,
+                        algorithms: vec![jwt::Algorithm::Es256],
+                        max_ttl: from.max_ttl,
+                    };
+                    Arc::new(JwtEngine::open(config, store.clone(), clock.clone()).unwrap())
+                };
+                let subject = from.exchange.as_ref().map(|row| oauth2::Subject { signer: signer(), audience: row.audience.clone() });
+                let config = oauth2::OAuth2Config {
+                    name: from.name.clone(),
+                    client,
+                    endpoints: oauth2::Endpoints {
+                        token: "/".into(),
+                        revocation: from.revocation_endpoint.clone(),
+                        introspection: from.introspection_endpoint.clone(),
+                    },
+                    client_id: from.client_id.clone(),
+                    authentication: oauth2::Authentication::PrivateKeyJwt { signer: signer(), audience: "x".into() },
+                    subject,
+                    max_ttl: from.max_ttl,
+                    notes: folder.path().canonicalize().unwrap().join(&name),
+                    timeout: std::time::Duration::from_secs(1),
+                };
+                let (root, random) = (SealKey::from_bytes(&[8; 32]).unwrap(), Arc::new(SeededRandom::new(2)));
+                Box::new(OAuth2Engine::new(config, &root, clock.clone(), random).map_err(|error| error.to_string())?)
             }
             EngineConfig::OpenBao(from) => {
                 Address::parse(&from.address, from.plain_loopback).map_err(|error| format!("{name}: {error}"))?;

@@ -8,6 +8,7 @@ use crate::{
         Engine, Engines, ListPlaces,
         jwt::{self, JwtEngine},
         local::{LocalEngine, LocalStore},
+        oauth2::OAuth2Engine,
         openbao::OpenBaoEngine,
         postgres::{self, PostgresEngine, Server},
         ssh::{SshConfig, SshEngine},
@@ -68,6 +69,12 @@ pub(super) fn engines(
                 let config = super::openbao::config(from, &tokens, clock)?;
                 let engine = OpenBaoEngine::new(config, state.mark.clone(), &root, store.clone(), clock.clone(), random.clone())?;
                 rows.push((from.name.clone(), Arc::new(engine)));
+            }
+            EngineConfig::OAuth2(from) => {
+                let root: SealKey = store.own_key("oauth2")?;
+                let config = super::oauth2::config(from, &tokens, &config.paths.state, clock)?;
+                let made = OAuth2Engine::new(config, &root, clock.clone(), random.clone());
+                rows.push((from.name.clone(), Arc::new(made.map_err(|why| BuildError::Config(format!("engine {}: {why}", from.name)))?)));
             }
             EngineConfig::Ssh(from) => {
                 let root: SealKey = store.own_key("ssh")?;

@@ -59,6 +59,8 @@ pub fn by_configuration(config: &Config) -> impl Fn(&SecretDefinition) -> Result
             Some(EngineConfig::Jwt(_) | EngineConfig::X509(_) | EngineConfig::Ssh(_)) => Ok(EndsBy::ShortLife),
             Some(EngineConfig::Postgres(_)) => Ok(EndsBy::Upstream),
             Some(EngineConfig::OpenBao(_)) => openbao::ends_by(row),
+            Some(EngineConfig::OAuth2(oauth2)) if oauth2.revocation_endpoint.is_none() => Ok(EndsBy::ShortLife),
+            Some(EngineConfig::OAuth2(_)) => Ok(EndsBy::Upstream),
             None => Err(format!("engine {} is not configured", row.engine)),
         }
     }

@@ -7,6 +7,7 @@ mod doubts;
 mod engines;
 mod exit;
 mod load;
+mod oauth2;
 mod openbao;
 mod restored;
 mod run;
@@ -14,6 +15,7 @@ mod sight;
 mod signing;
 mod state;
 mod telemetry;
+mod trust;
 
 pub use exit::{Exit, main};
 pub use run::{RunError, run};

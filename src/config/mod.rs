@@ -5,6 +5,7 @@
 mod daemon;
 mod engines;
 mod identities;
+mod oauth2;
 mod openbao;
 mod places;
 mod secrets;
@@ -17,6 +18,7 @@ pub use daemon::{
 };
 pub use engines::{EngineConfig, JwtConfig, PostgresConfig};
 pub use identities::{identities, is_interpreter};
+pub use oauth2::{OAuth2Authentication, OAuth2Config, OAuth2Exchange};
 pub use openbao::{OpenBaoConfig, OpenBaoLogin};
 pub use places::{KeyPlace, RowPlace, rows};
 pub use secrets::{RowDraft, secrets};

@@ -19,10 +19,12 @@
 //! 9. `end` and `settle` need neither the definition nor the settings the credential was issued under: a secret whose row was changed or
 //!    deleted can still be ended.
 
+pub mod bearer;
 mod ended;
 pub mod jwt;
 pub mod local;
 mod members;
+pub mod oauth2;
 pub mod openbao;
 pub mod postgres;
 mod registry;

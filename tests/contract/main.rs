@@ -5,6 +5,10 @@
 mod figures;
 mod jwt;
 mod local;
+mod oauth2;
+mod oauth2_weather;
+#[path = "../support/oauth.rs"]
+mod oauth_server;
 mod openbao;
 #[path = "../support/openbao.rs"]
 mod openbao_server;
@@ -13,6 +17,7 @@ mod postgres;
 mod postgres_faults;
 mod recording;
 mod ssh;
+mod stand_in;
 mod suite;
 #[path = "../support/postgres.rs"]
 mod support;
