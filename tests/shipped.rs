@@ -4,9 +4,10 @@
 
 use claviger::{
     config::{self, Config, EngineConfig, File},
-    digest::{SealKey, SeededRandom},
+    digest::{RsaKey, SealKey, SeededRandom},
     engine::{
         Engine, Mark,
+        github::{self, GitHubEngine},
         jwt::{self, JwtEngine},
         local::{LocalEngine, LocalStore},
         oauth2::{self, OAuth2Engine},
@@ -96,6 +97,22 @@ fn catalogue(config: &Config, files: &[File]) -> Result<Catalogue, String> {
                 let root = SealKey::from_bytes(&[8; 32]).unwrap();
                 Box::new(PostgresEngine::new(config, Mark::new(b"m", b"s"), &root, clock.clone()).map_err(|error| error.to_string())?)
             }
+            EngineConfig::GitHub(from) => {
+                let nowhere = Address::parse("unix:/nowhere", false).unwrap();
+                let client = Client::new(nowhere, None, || unreachable!("no TLS"), None, Limits::default(), clock.clone()).unwrap();
+                let config = github::GitHubConfig {
+                    name: from.name.clone(),
+                    client,
+                    base: String::new(),
+                    app: from.app.clone(),
+                    installation: from.installation,
+                    key: rsa_key(),
+                    notes: folder.path().canonicalize().unwrap().join(&name),
+                    timeout: std::time::Duration::from_secs(1),
+                };
+                let (root, random) = (SealKey::from_bytes(&[8; 32]).unwrap(), Arc::new(SeededRandom::new(2)));
+                Box::new(GitHubEngine::new(config, &root, clock.clone(), random).map_err(|error| error.to_string())?)
+            }
             EngineConfig::OAuth2(from) => {
                 let nowhere = Address::parse("unix:/nowhere", false).unwrap();
                 let client = Client::new(nowhere, None, || unreachable!("no TLS"), None, Limits::default(), clock.clone()).unwrap();
@@ -159,6 +176,13 @@ fn catalogue(config: &Config, files: &[File]) -> Result<Catalogue, String> {
     Ok(Catalogue::new(rows))
 }
 
+/// Whose key it is is no matter here.
+fn rsa_key() -> RsaKey {
+    let made =
+        Command::new("openssl").args(["genpkey", "-quiet", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]).output().unwrap();
+    RsaKey::from_pem(&made.stdout).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&made.stderr)))
+}
+
 fn registry(files: &[File]) -> Result<Registry, String> {
     config::identities(files).map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
@@ -189,7 +213,7 @@ fn the_shipped_configuration_is_the_default_and_says_so_key_by_key() {
     let text = read(&root().join("config/clavigerd.toml"));
     assert_eq!(parse(&text).unwrap(), Config::default());
     let all = parse(&uncommented(&text, false)).unwrap();
-    assert_eq!(all.engines.len(), 5);
+    assert_eq!(all.engines.len(), 7);
     assert!(all.metrics.textfile.is_some());
     // What is shown as a default is the default.
     let default = Config::default();
@@ -247,6 +271,11 @@ fn every_key_is_documented_and_no_other() {
     let x509 = "kind = \"x509\"\nname = \"a\"\nmax_ttl = \"1m\"";
     known.insert("engine x509".into(), keys_of("[[engine]]", x509));
     known.insert("engine ssh".into(), keys_of("[[engine]]", &x509.replace("x509", "ssh")));
+    let github = "kind = \"github-app\"\nname = \"a\"\napp = \"a\"\ninstallation = 1";
+    known.insert("engine github-app".into(), keys_of("[[engine]]", github));
+    let oauth2 = "kind = \"oauth2\"\nname = \"a\"\ntoken_endpoint = \"a\"\nclient_id = \"a\"\nmax_ttl = \"1m\"\n\
+                  authenticate = { method = \"client_secret_post\" }";
+    known.insert("engine oauth2".into(), keys_of("[[engine]]", oauth2));
     assert_eq!(documented, known);
 }
 

@@ -6,6 +6,7 @@ use crate::{
     digest::{SealKey, SystemRandom},
     engine::{
         Engine, Engines, ListPlaces,
+        github::GitHubEngine,
         jwt::{self, JwtEngine},
         local::{LocalEngine, LocalStore},
         oauth2::OAuth2Engine,
@@ -69,6 +70,12 @@ pub(super) fn engines(
                 let config = super::openbao::config(from, &tokens, clock)?;
                 let engine = OpenBaoEngine::new(config, state.mark.clone(), &root, store.clone(), clock.clone(), random.clone())?;
                 rows.push((from.name.clone(), Arc::new(engine)));
+            }
+            EngineConfig::GitHub(from) => {
+                let root: SealKey = store.own_key("github")?;
+                let config = super::github::config(from, &config.paths.state, clock)?;
+                let made = GitHubEngine::new(config, &root, clock.clone(), random.clone());
+                rows.push((from.name.clone(), Arc::new(made.map_err(|why| BuildError::Config(format!("engine {}: {why}", from.name)))?)));
             }
             EngineConfig::OAuth2(from) => {
                 let root: SealKey = store.own_key("oauth2")?;

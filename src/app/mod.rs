@@ -6,6 +6,7 @@ mod confinement;
 mod doubts;
 mod engines;
 mod exit;
+mod github;
 mod load;
 mod oauth2;
 mod openbao;

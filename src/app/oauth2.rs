@@ -3,7 +3,7 @@
 use super::{
     build::BuildError,
     engines::{Tokens, secret_file},
-    trust::{authorities, secret_source},
+    trust::{authorities, secret_source, split_url},
 };
 use crate::{
     config::{OAuth2Authentication, OAuth2Config},
@@ -75,13 +75,9 @@ fn endpoints(from: &OAuth2Config) -> Result<Endpoints, BuildError> {
 
 /// Where a URL goes, and to which path there.
 fn split<'a>(from: &OAuth2Config, what: &str, url: &'a str) -> Result<(&'a str, String), BuildError> {
-    let host = url.find("://").map_or(0, |at| at + 3);
-    let path = url[host..].find('/').map(|at| host + at).ok_or_else(|| wrong(from, &format!("{what}: https://HOST/PATH")))?;
-    let sound = url[path..].bytes().all(|byte| (0x21..=0x7e).contains(&byte) && byte != b'#');
-    if sound {
-        Ok((&url[..path], url[path..].to_owned()))
-    } else {
-        Err(wrong(from, &format!("{what}: a path without spaces and fragment")))
+    match split_url(url) {
+        Ok((_, path)) if path.is_empty() => Err(wrong(from, &format!("{what}: https://HOST/PATH"))),
+        split => split.map_err(|why| wrong(from, &format!("{what}: {why}"))),
     }
 }
 

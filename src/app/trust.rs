@@ -10,7 +10,15 @@ use std::path::{Path, PathBuf};
 
 /// The longest file of certificates or of a secret to log in with.
 const MAX_FILE: usize = 1 << 20;
-const MAX_SECRET: usize = 16 << 10;
+pub(super) const MAX_SECRET: usize = 16 << 10;
+
+/// Where a URL goes, and to which path there: empty where it has none. The text says what is wrong.
+pub(super) fn split_url(url: &str) -> Result<(&str, String), &'static str> {
+    let host = url.find("://").map(|at| at + 3).ok_or("https://HOST/PATH")?;
+    let path = url[host..].find('/').map_or(url.len(), |at| host + at);
+    let sound = url[path..].bytes().all(|byte| (0x21..=0x7e).contains(&byte) && byte != b'#');
+    if sound { Ok((&url[..path], url[path..].to_owned())) } else { Err("a path without spaces and fragment") }
+}
 
 /// The authorities of a file, or the system's; the text says what is wrong.
 pub(super) fn authorities(named: Option<&Path>) -> Result<Trust, String> {

@@ -4,6 +4,7 @@
 
 mod daemon;
 mod engines;
+mod github;
 mod identities;
 mod oauth2;
 mod openbao;
@@ -17,6 +18,7 @@ pub use daemon::{
     SocketConfig,
 };
 pub use engines::{EngineConfig, JwtConfig, PostgresConfig};
+pub use github::GitHubConfig;
 pub use identities::{identities, is_interpreter};
 pub use oauth2::{OAuth2Authentication, OAuth2Config, OAuth2Exchange};
 pub use openbao::{OpenBaoConfig, OpenBaoLogin};

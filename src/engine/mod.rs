@@ -21,6 +21,7 @@
 
 pub mod bearer;
 mod ended;
+pub mod github;
 pub mod jwt;
 pub mod local;
 mod members;

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests wait and measure")]
 
 mod figures;
+mod github;
 mod jwt;
 mod local;
 mod oauth2;

@@ -3,10 +3,12 @@
 //! What is known of a call is on disk before and after it (`notes`); the token lies sealed in its lease's row (ADR 10); ending shows it
 //! to its source. A token whose source cannot take it back is not noted: it lasts as long as its lease and dies by itself.
 
+mod answer;
 mod life;
 mod narrow;
 mod notes;
 
+pub(super) use answer::{is_object, line, unheard};
 pub(super) use narrow::{ByTarget, least};
 pub use notes::NoteError;
 

@@ -1,21 +1,22 @@
 //! One call to the authorization server: authenticated as our client, and whose fault a failure is.
 
 use super::{
-    super::{EngineError, bearer::NotGiven},
+    super::{
+        EngineError,
+        bearer::{NotGiven, is_object, line, unheard},
+    },
     Authentication,
 };
 use crate::{
     digest::Random,
     model::{LeaseId, SecretBytes},
-    outbound::{Answer, Call, CallError, Client, Method, TlsReason, Unanswered},
+    outbound::{Answer, Call, Client, Method},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
-/// The server's words are cut to this: they are for one line of a log.
-const MAX_WORDS: usize = 300;
 /// How long an assertion of ours lives, in seconds.
 const ASSERTION_SECONDS: u64 = 60;
 
@@ -88,15 +89,6 @@ impl Api {
     }
 }
 
-/// A call without an answer.
-pub(super) fn unheard(doing: &str, Unanswered { error, sent }: Unanswered) -> NotGiven {
-    // Who redirects or does not accept our certificate has done nothing.
-    let certain = matches!(error, CallError::Redirect(_) | CallError::Tls(TlsReason::OurCertificate));
-    let text = format!("{doing}: {error}");
-    let failed = if error.is_setup() { EngineError::Setup(text) } else { EngineError::Unreachable(text) };
-    NotGiven { error: failed, may_exist: sent && !certain }
-}
-
 /// An answer that is not a success. Nothing of `secrets` is repeated, should the server do so.
 fn refused(doing: &str, answer: &Answer, secrets: &[&[u8]]) -> NotGiven {
     let Refusal { error, error_description } =
@@ -123,21 +115,6 @@ fn refused(doing: &str, answer: &Answer, secrets: &[&[u8]]) -> NotGiven {
     };
     // Who gives a reason has made nothing; a gateway's word about a server behind it is no such reason.
     NotGiven { error: failed, may_exist: answer.status < 300 || (answer.status >= 500 && error.is_empty()) }
-}
-
-/// Another's words on one line, or none of them if they hold a secret.
-pub(super) fn line(words: &str, secrets: &[&[u8]]) -> String {
-    let holds = |secret: &&[u8]| !secret.is_empty() && words.as_bytes().windows(secret.len()).any(|window| window == *secret);
-    if secrets.iter().any(holds) {
-        return "a reason that repeats a secret and is left out".into();
-    }
-    let line = words.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect()
-}
-
-/// The parser would take a list for an object whose members are all missing.
-pub(super) fn is_object(answer: &Answer) -> bool {
-    answer.body.trim_ascii_start().starts_with(b"{")
 }
 
 /// A secret from a file; editors end files with a line feed.
@@ -197,11 +174,5 @@ mod tests {
         // RFC 6749, 2.3.1; a secret with a colon stays one.
         assert_eq!(basic("s6BhdRkqt3", b"gX1fBat3bV").as_slice(), b"Basic czZCaGRSa3F0MzpnWDFmQmF0M2JW");
         assert_eq!(STANDARD.decode(&basic("a", b"b:c")[6..]).unwrap(), b"a:b%3Ac");
-    }
-
-    #[test]
-    fn words_hold_no_secret() {
-        assert_eq!(line(" no\n such  thing\u{7}", &[b"other", b""]), "no such thing");
-        assert!(!line("it was hunter2, was it", &[b"hunter2"]).contains("hunter2"));
     }
 }

@@ -10,7 +10,7 @@ mod token;
 
 use super::{
     EngineError, Order,
-    bearer::{BearerConfig, BearerEngine, Given, NotGiven, NoteError, TokenSource},
+    bearer::{BearerConfig, BearerEngine, Given, NotGiven, NoteError, TokenSource, is_object},
     jwt::JwtEngine,
     openbao::Source,
 };
@@ -20,7 +20,7 @@ use crate::{
     outbound::Client,
     sys::Clock,
 };
-use api::{Api, is_object};
+use api::Api;
 use async_trait::async_trait;
 use serde::Deserialize;
 use settings::{ACCESS_TOKEN, Grant, Settings};

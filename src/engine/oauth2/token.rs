@@ -3,9 +3,8 @@
 use super::{
     super::{
         EngineError,
-        bearer::{Given, NotGiven},
+        bearer::{Given, NotGiven, is_object},
     },
-    api::is_object,
     settings::{ACCESS_TOKEN, Wanted, is_scope},
 };
 use crate::{model::SecretBytes, outbound::Answer};
