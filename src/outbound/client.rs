@@ -141,21 +141,24 @@ impl Client {
 
     /// Sends the request and reads the whole answer.
     pub async fn call(&self, call: Call<'_>) -> Result<Answer, CallError> {
-        self.try_call(call).await.map_err(|unanswered| unanswered.error)
+        let (limit, sent) = (self.limits.call, AtomicBool::new(false));
+        timeout(limit, self.exchange(call, true, &sent)).await.unwrap_or_else(|_| Err(CallError::Late(limit.as_millis())))
     }
 
-    /// The same, for what must not be lost: without an answer it says whether the source may have been asked at all.
+    /// The same, for what must not be lost: without an answer it says whether the source may have been asked at all. It takes no kept
+    /// connection, as one that the source closes at that moment would leave it in doubt.
     pub async fn try_call(&self, call: Call<'_>) -> Result<Answer, Unanswered> {
         let (limit, sent) = (self.limits.call, AtomicBool::new(false));
-        let answered = timeout(limit, self.exchange(call, &sent)).await.unwrap_or_else(|_| Err(CallError::Late(limit.as_millis())));
+        let answered = timeout(limit, self.exchange(call, false, &sent)).await;
+        let answered = answered.unwrap_or_else(|_| Err(CallError::Late(limit.as_millis())));
         answered.map_err(|error| Unanswered { error, sent: sent.into_inner() })
     }
 
-    async fn exchange(&self, mut call: Call<'_>, sent: &AtomicBool) -> Result<Answer, CallError> {
+    async fn exchange(&self, mut call: Call<'_>, kept: bool, sent: &AtomicBool) -> Result<Answer, CallError> {
         // Never closed.
         let _slot = self.slots.acquire().await.map_err(|_| CallError::Request("the client is closed".into()))?;
         let body = Bytes::from_owner(call.body.take().unwrap_or_default());
-        if let Some(connection) = self.pool.take() {
+        if let Some(connection) = self.pool.take().filter(|_| kept) {
             match self.over(connection, self.request(&call, body.clone())?, sent).await {
                 // The server had closed it meanwhile.
                 Err(failed) if failed.unsent || (failed.closed && call.repeatable) => {}

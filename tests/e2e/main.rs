@@ -8,6 +8,8 @@ mod clients;
 mod host;
 #[path = "../support/leaks.rs"]
 mod leaks;
+#[path = "../support/oauth.rs"]
+mod oauth_server;
 #[path = "../support/openbao.rs"]
 mod openbao_server;
 #[path = "../support/postgres.rs"]
@@ -29,6 +31,7 @@ mod fuse;
 mod hostile;
 mod launched;
 mod leases;
+mod oauth2;
 mod openbao;
 mod operators;
 mod pinned;

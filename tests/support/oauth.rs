@@ -78,6 +78,12 @@ impl AuthorizationServer {
         serde_json::from_slice(&answer.body).expect("JSON")
     }
 
+    /// The tokens that live, of all clients.
+    pub async fn alive(&self) -> Vec<String> {
+        let call = Call { method: Method::Get, path: "/alive", headers: &[], body: None, repeatable: true };
+        serde_json::from_slice(&self.client.call(call).await.expect("the server answers").body).expect("JSON")
+    }
+
     /// Lets it hang, or go on.
     pub fn hang(&mut self, hang: bool) {
         let word = if hang { "STOP" } else { "CONT" };

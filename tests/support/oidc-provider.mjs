@@ -61,4 +61,10 @@ const exchange = async (ctx, next) => {
 };
 provider.registerGrantType(EXCHANGE, exchange, ['audience', 'resource', 'scope', 'requested_token_type', 'subject_token', 'subject_token_type']);
 
-createServer({ cert, key }, provider.callback()).listen(port, '127.0.0.1');
+// Tokens that live, for whoever counts.
+const alive = new Set();
+provider.on('client_credentials.saved', (token) => alive.add(token.jti));
+provider.on('client_credentials.destroyed', (token) => alive.delete(token.jti));
+const serve = provider.callback();
+const answer = (request, response) => (request.url === '/alive' ? response.end(JSON.stringify([...alive])) : serve(request, response));
+createServer({ cert, key }, answer).listen(port, '127.0.0.1');

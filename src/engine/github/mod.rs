@@ -13,7 +13,7 @@ use super::{
 use crate::{
     digest::{Random, RsaKey, SealKey},
     model::{EngineName, SecretBytes, SecretDefinition, Ttl},
-    outbound::{Answer, Call, Client, Method},
+    outbound::{Answer, Call, Client, Method, Unanswered},
     sys::Clock,
 };
 use async_trait::async_trait;
@@ -102,8 +102,14 @@ impl Installation {
         let headers: &[(&'static str, &[u8])] =
             &[("accept", b"application/vnd.github+json"), ("x-github-api-version", b"2022-11-28"), ("authorization", bearer)];
         let path = format!("{}{path}", self.base);
-        let call = Call { method, path: &path, headers, body, repeatable: false };
-        self.client.try_call(call).await.map_err(|unanswered| unheard(doing, unanswered))
+        // Ending twice is as good as once; making is not.
+        let making = method == Method::Post;
+        let call = Call { method, path: &path, headers, body, repeatable: !making };
+        let answer = match making {
+            true => self.client.try_call(call).await,
+            false => self.client.call(call).await.map_err(|error| Unanswered { error, sent: false }),
+        };
+        answer.map_err(|unanswered| unheard(doing, unanswered))
     }
 
     /// Ends the token that it shows; whether that was alive.

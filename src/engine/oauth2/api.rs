@@ -10,7 +10,7 @@ use super::{
 use crate::{
     digest::Random,
     model::{LeaseId, SecretBytes},
-    outbound::{Answer, Call, Client, Method},
+    outbound::{Answer, Call, Client, Method, Unanswered},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
@@ -47,7 +47,8 @@ struct Proof {
 const SECRET_FIELDS: [&str; 4] = ["token", "subject_token", "client_secret", "client_assertion"];
 
 impl Api {
-    /// Sends a form; everything but a success is an error, which repeats nothing of what was sent in confidence.
+    /// Sends a form, on behalf of a lease where it makes something; what makes nothing may be sent twice. Everything but a success is an
+    /// error, which repeats nothing of what was sent in confidence.
     pub(super) async fn post(&self, doing: &str, path: &str, fields: &[(&str, &[u8])], lease: Option<LeaseId>) -> Result<Answer, NotGiven> {
         let proof = self.proof().map_err(|what| NotGiven::certain(EngineError::Setup(format!("{doing}: {what}"))))?;
         let own = proof.fields.iter().map(|(name, value)| (*name, value.expose()));
@@ -58,8 +59,13 @@ impl Api {
         headers.extend(proof.header.as_ref().map(|value| ("authorization", value.as_slice())));
         // Proxies and servers log it, so their logs join with our record.
         headers.extend(lease.as_ref().map(|lease| ("x-request-id", lease.as_bytes())));
-        let call = Call { method: Method::Post, path, headers: &headers, body: Some(form(&fields)), repeatable: false };
-        let answer = self.client.try_call(call).await.map_err(|unanswered| unheard(doing, unanswered))?;
+        let making = lease.is_some();
+        let call = Call { method: Method::Post, path, headers: &headers, body: Some(form(&fields)), repeatable: !making };
+        let answer = match making {
+            true => self.client.try_call(call).await,
+            false => self.client.call(call).await.map_err(|error| Unanswered { error, sent: false }),
+        };
+        let answer = answer.map_err(|unanswered| unheard(doing, unanswered))?;
         if matches!(answer.status, 200 | 204) {
             return Ok(answer);
         }
