@@ -18,6 +18,7 @@ mod postgres;
 mod postgres_faults;
 mod recording;
 mod ssh;
+#[path = "../support/stand_in.rs"]
 mod stand_in;
 mod suite;
 #[path = "../support/postgres.rs"]

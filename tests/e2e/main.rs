@@ -14,6 +14,8 @@ mod oauth_server;
 mod openbao_server;
 #[path = "../support/postgres.rs"]
 mod postgres;
+#[path = "../support/stand_in.rs"]
+mod stand_in;
 
 mod agents;
 mod attacks;
@@ -28,6 +30,7 @@ mod database;
 mod failpoints;
 mod floods;
 mod fuse;
+mod github;
 mod hostile;
 mod launched;
 mod leases;

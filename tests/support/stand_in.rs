@@ -1,6 +1,8 @@
 //! A stand-in for an HTTP source: it answers as it is told, until it is told to do what servers must not. It is no such source: what a real
 //! one does is tested elsewhere.
 
+#![allow(dead_code, reason = "each suite uses a part")]
+
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
