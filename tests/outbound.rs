@@ -280,6 +280,46 @@ async fn a_kept_connection_that_was_closed_is_opened_again_for_what_may_be_repea
     assert_eq!(seen.load(Ordering::SeqCst), 4);
 }
 
+/// What may have been done although nobody answered, and what certainly was not.
+#[tokio::test]
+async fn what_was_never_sent_is_told_apart() {
+    let limits = Limits { connect: Duration::from_millis(300), call: Duration::from_millis(600), ..LIMITS };
+    let sent = async |client: &Client| {
+        let call = Call { method: Method::Post, path: "/", headers: &[], body: Some(b"{}".to_vec().into()), repeatable: false };
+        client.try_call(call).await.map(|answer| answer.status).map_err(|unanswered| unanswered.sent)
+    };
+    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let client = plain(unused, limits);
+    assert_eq!((sent(&client).await, sent(&client).await), (Err(false), Err(false)), "nobody listens, and nobody tries so soon again");
+    let (ours, other) = (Authority::new(), Authority::new());
+    let port = serve(Some(other.server("localhost", (2020, 2099), None)), |_, _| Act::Answer(ok("{}"))).await;
+    assert_eq!(sent(&secure(port, "localhost", None, &ours.pem, None)).await, Err(false), "not who it should be");
+    let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = Address::parse(&format!("https://{}", deaf.local_addr().unwrap()), false).unwrap();
+    let client = Client::new(address, None, || Trust::named(ours.pem.as_bytes()), None, limits, Arc::new(SystemClock)).unwrap();
+    assert_eq!(sent(&client).await, Err(false), "the handshake is answered by nobody");
+    let scripts: [fn() -> Act; 4] = [
+        || Act::Close,
+        || Act::Stall,
+        || Act::AnswerAndClose(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf".to_vec()),
+        || Act::Answer(b"HTTP/1.1 302 Found\r\ncontent-length: 0\r\n\r\n".to_vec()),
+    ];
+    for script in scripts {
+        let port = serve(None, move |_, _| script()).await;
+        assert_eq!(sent(&plain(port, limits)).await, Err(true));
+    }
+    // A kept connection that the server closes when it is used again leaves no doubt, as it is not used.
+    let answered = Arc::new(std::sync::Mutex::new(std::collections::HashSet::new()));
+    let port = serve(None, move |connection, _| match answered.lock().unwrap().insert(connection) {
+        true => Act::Answer(ok("{}")),
+        false => Act::Close,
+    })
+    .await;
+    let client = plain(port, limits);
+    get(&client).await.unwrap();
+    assert_eq!(sent(&client).await, Ok(200));
+}
+
 #[tokio::test]
 async fn requests_say_what_they_should_and_use_one_connection() {
     let log = Arc::new(std::sync::Mutex::new(Vec::new()));

@@ -4,12 +4,14 @@
 
 use claviger::{
     config::{self, Config, EngineConfig, File},
-    digest::{SealKey, SeededRandom},
+    digest::{RsaKey, SealKey, SeededRandom},
     engine::{
         Engine, Mark,
         command::{self, CommandEngine},
+        github::{self, GitHubEngine},
         jwt::{self, JwtEngine},
         local::{LocalEngine, LocalStore},
+        oauth2::{self, OAuth2Engine},
         openbao::{self, OpenBaoEngine},
         postgres::{self, PostgresEngine, Server},
         ssh::{SshConfig, SshEngine},
@@ -109,6 +111,54 @@ fn catalogue(config: &Config, files: &[File]) -> Result<Catalogue, String> {
                 let made = PostgresEngine::new(config, mark, &root, store.clone(), clock.clone(), random);
                 Box::new(made.map_err(|error| error.to_string())?)
             }
+            EngineConfig::GitHub(from) => {
+                let nowhere = Address::parse("unix:/nowhere", false).unwrap();
+                let client = Client::new(nowhere, None, || unreachable!("no TLS"), None, Limits::default(), clock.clone()).unwrap();
+                let config = github::GitHubConfig {
+                    name: from.name.clone(),
+                    client,
+                    base: String::new(),
+                    app: from.app.clone(),
+                    installation: from.installation,
+                    key: rsa_key(),
+                    notes: folder.path().canonicalize().unwrap().join(&name),
+                    timeout: std::time::Duration::from_secs(1),
+                };
+                let (root, random) = (SealKey::from_bytes(&[8; 32]).unwrap(), Arc::new(SeededRandom::new(2)));
+                Box::new(GitHubEngine::new(config, &root, clock.clone(), random).map_err(|error| error.to_string())?)
+            }
+            EngineConfig::OAuth2(from) => {
+                let nowhere = Address::parse("unix:/nowhere", false).unwrap();
+                let client = Client::new(nowhere, None, || unreachable!("no TLS"), None, Limits::default(), clock.clone()).unwrap();
+                let signer = || {
+                    let config = jwt::JwtConfig {
+                        name: from.name.clone(),
+                        issuer: "https://host.example.com".into(),
+                        jwks_uri: None,
+                        algorithms: vec![jwt::Algorithm::Es256],
+                        max_ttl: from.max_ttl,
+                    };
+                    Arc::new(JwtEngine::open(config, store.clone(), clock.clone()).unwrap())
+                };
+                let subject = from.exchange.as_ref().map(|row| oauth2::Subject { signer: signer(), audience: row.audience.clone() });
+                let config = oauth2::OAuth2Config {
+                    name: from.name.clone(),
+                    client,
+                    endpoints: oauth2::Endpoints {
+                        token: "/".into(),
+                        revocation: from.revocation_endpoint.clone(),
+                        introspection: from.introspection_endpoint.clone(),
+                    },
+                    client_id: from.client_id.clone(),
+                    authentication: oauth2::Authentication::PrivateKeyJwt { signer: signer(), audience: "x".into() },
+                    subject,
+                    max_ttl: from.max_ttl,
+                    notes: folder.path().canonicalize().unwrap().join(&name),
+                    timeout: std::time::Duration::from_secs(1),
+                };
+                let (root, random) = (SealKey::from_bytes(&[8; 32]).unwrap(), Arc::new(SeededRandom::new(2)));
+                Box::new(OAuth2Engine::new(config, &root, clock.clone(), random).map_err(|error| error.to_string())?)
+            }
             EngineConfig::OpenBao(from) => {
                 Address::parse(&from.address, from.plain_loopback).map_err(|error| format!("{name}: {error}"))?;
                 let nowhere = Address::parse("unix:/nowhere", false).unwrap();
@@ -138,6 +188,13 @@ fn catalogue(config: &Config, files: &[File]) -> Result<Catalogue, String> {
         rows.push(draft.with(ends_by));
     }
     Ok(Catalogue::new(rows))
+}
+
+/// Whose key it is is no matter here.
+fn rsa_key() -> RsaKey {
+    let made =
+        Command::new("openssl").args(["genpkey", "-quiet", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]).output().unwrap();
+    RsaKey::from_pem(&made.stdout).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&made.stderr)))
 }
 
 fn registry(files: &[File]) -> Result<Registry, String> {
@@ -170,7 +227,7 @@ fn the_shipped_configuration_is_the_default_and_says_so_key_by_key() {
     let text = read(&root().join("config/clavigerd.toml"));
     assert_eq!(parse(&text).unwrap(), Config::default());
     let all = parse(&uncommented(&text, false)).unwrap();
-    assert_eq!(all.engines.len(), 6);
+    assert_eq!(all.engines.len(), 8);
     assert!(all.metrics.textfile.is_some());
     // What is shown as a default is the default.
     let default = Config::default();
@@ -229,6 +286,11 @@ fn every_key_is_documented_and_no_other() {
     known.insert("engine x509".into(), keys_of("[[engine]]", x509));
     known.insert("engine command".into(), keys_of("[[engine]]", "kind = \"command\"\nname = \"a\""));
     known.insert("engine ssh".into(), keys_of("[[engine]]", &x509.replace("x509", "ssh")));
+    let github = "kind = \"github-app\"\nname = \"a\"\napp = \"a\"\ninstallation = 1";
+    known.insert("engine github-app".into(), keys_of("[[engine]]", github));
+    let oauth2 = "kind = \"oauth2\"\nname = \"a\"\ntoken_endpoint = \"a\"\nclient_id = \"a\"\nmax_ttl = \"1m\"\n\
+                  authenticate = { method = \"client_secret_post\" }";
+    known.insert("engine oauth2".into(), keys_of("[[engine]]", oauth2));
     assert_eq!(documented, known);
 }
 

@@ -68,6 +68,18 @@ fn reach(config: &Config, file: &Path) -> Reach {
                     ports.extend([postgres.port, DOMAIN]);
                 }
             }
+            EngineConfig::GitHub(github) => {
+                read.extend(github.files().into_iter().filter_map(|path| folder(path)));
+                if let Some(port) = super::github::address(github).ok().and_then(|address| address.port()) {
+                    ports.extend([port, DOMAIN]);
+                }
+            }
+            EngineConfig::OAuth2(oauth2) => {
+                read.extend(oauth2.files().into_iter().filter_map(|path| folder(path)));
+                if let Some(port) = super::oauth2::address(oauth2).ok().and_then(|address| address.port()) {
+                    ports.extend([port, DOMAIN]);
+                }
+            }
             EngineConfig::OpenBao(openbao) => {
                 read.extend(openbao.files().into_iter().filter_map(|path| folder(path)));
                 // An address that cannot be read stops the start a moment later.
@@ -103,6 +115,15 @@ mod tests {
         let bao = reach(&config(&format!("{text}{bao}")), Path::new("/c/clavigerd.toml"));
         assert_eq!(bao.ports, [8200, DOMAIN]);
         assert!(["/ca", "/id"].iter().all(|path| bao.read.contains(&path.into())));
+        let oauth2 = "[[engine]]\nkind = \"oauth2\"\nname = \"as\"\ntoken_endpoint = \"https://as.example.com:8443/token\"\nclient_id = \"c\"\nmax_ttl = \"1h\"\n\
+                      ca_file = \"/ca/z\"\nauthenticate = { method = \"client_secret_basic\", secret_file = \"/id/c\" }\n";
+        let oauth2 = reach(&config(&format!("{text}{oauth2}")), Path::new("/c/clavigerd.toml"));
+        assert_eq!(oauth2.ports, [8443, DOMAIN]);
+        assert!(["/ca", "/id"].iter().all(|path| oauth2.read.contains(&path.into())));
+        let github = "[[engine]]\nkind = \"github-app\"\nname = \"gh\"\napp = \"1\"\ninstallation = 1\nkey_file = \"/id/gh\"\n";
+        let github = reach(&config(&format!("{text}{github}")), Path::new("/c/clavigerd.toml"));
+        assert_eq!(github.ports, [443, DOMAIN]);
+        assert!(github.read.contains(&"/id".into()));
         let x509 = "[[engine]]\nkind = \"x509\"\nname = \"mesh\"\nmax_ttl = \"1h\"\nca_cert_file = \"/ca/c\"\nca_key_file = \"/key/k\"\n\
                     crl_file = \"/crl/list.pem\"\n";
         let x509 = reach(&config(&format!("{text}{x509}")), Path::new("/c/clavigerd.toml"));

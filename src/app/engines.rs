@@ -7,8 +7,10 @@ use crate::{
     engine::{
         Engine, Engines, ListPlaces,
         command::{self, CommandEngine},
+        github::GitHubEngine,
         jwt::{self, JwtEngine},
         local::{LocalEngine, LocalStore},
+        oauth2::OAuth2Engine,
         openbao::OpenBaoEngine,
         postgres::{self, PostgresEngine, Server},
         ssh::{SshConfig, SshEngine},
@@ -91,6 +93,18 @@ pub(super) fn engines(
                     from.name.clone(),
                     Arc::new(CommandEngine::new(config, state.mark.clone(), &root, clock.clone(), random.clone())),
                 ));
+            }
+            EngineConfig::GitHub(from) => {
+                let root: SealKey = store.own_key("github")?;
+                let config = super::github::config(from, &config.paths.state, clock)?;
+                let made = GitHubEngine::new(config, &root, clock.clone(), random.clone());
+                rows.push((from.name.clone(), Arc::new(made.map_err(|why| BuildError::Config(format!("engine {}: {why}", from.name)))?)));
+            }
+            EngineConfig::OAuth2(from) => {
+                let root: SealKey = store.own_key("oauth2")?;
+                let config = super::oauth2::config(from, &tokens, &config.paths.state, clock)?;
+                let made = OAuth2Engine::new(config, &root, clock.clone(), random.clone());
+                rows.push((from.name.clone(), Arc::new(made.map_err(|why| BuildError::Config(format!("engine {}: {why}", from.name)))?)));
             }
             EngineConfig::Ssh(from) => {
                 let root: SealKey = store.own_key("ssh")?;

@@ -59,7 +59,10 @@ pub fn by_configuration(config: &Config) -> impl Fn(&SecretDefinition) -> Result
         let ends_by = match config.engines.iter().find(|engine| *engine.name() == row.engine) {
             Some(EngineConfig::Jwt(_) | EngineConfig::X509(_) | EngineConfig::Ssh(_)) => Ok(EndsBy::ShortLife),
             Some(EngineConfig::Postgres(_)) => postgres::ends_by(row),
+            Some(EngineConfig::GitHub(_)) => Ok(EndsBy::Upstream),
             Some(EngineConfig::OpenBao(_)) => openbao::ends_by(row),
+            Some(EngineConfig::OAuth2(oauth2)) if oauth2.revocation_endpoint.is_none() => Ok(EndsBy::ShortLife),
+            Some(EngineConfig::OAuth2(_)) => Ok(EndsBy::Upstream),
             Some(EngineConfig::Command(_)) => command::ends_by(row),
             None => Err(format!("engine {} is not configured", row.engine)),
         };

@@ -6,7 +6,9 @@ mod confinement;
 mod doubts;
 mod engines;
 mod exit;
+mod github;
 mod load;
+mod oauth2;
 mod openbao;
 mod restored;
 mod run;
@@ -14,6 +16,7 @@ mod sight;
 mod signing;
 mod state;
 mod telemetry;
+mod trust;
 
 pub use exit::{Exit, main};
 pub use run::{RunError, run};

@@ -1,6 +1,10 @@
 //! An `openbao` engine from its row.
 
-use super::{build::BuildError, engines::secret_file};
+use super::{
+    build::BuildError,
+    engines::secret_file,
+    trust::{authorities, secret_source},
+};
 use crate::{
     config::{OpenBaoConfig, OpenBaoLogin},
     engine::{
@@ -8,10 +12,10 @@ use crate::{
         openbao::{self, Login, Source},
     },
     model::EngineName,
-    outbound::{Address, Client, ClientCertificate, Limits, SYSTEM_AUTHORITIES, Trust, TrustError},
+    outbound::{Address, Client, ClientCertificate, Limits, TrustError},
     sys::{self, Clock},
 };
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 /// How long a token lives that we log in with, in seconds.
 const LOGIN_SECONDS: u64 = 120;
@@ -33,7 +37,7 @@ pub(super) fn config(
     let timeout = Duration::from_secs(u64::from(from.timeout_seconds.max(1)));
     let limits = Limits { connect: timeout.min(Duration::from_secs(2)), call: timeout, ..Limits::default() };
     let address = address(from)?;
-    let trust = if address.is_tls() { Some(authorities(from)?) } else { None };
+    let trust = if address.is_tls() { Some(authorities(from.ca_file.as_deref()).map_err(|what| wrong(from, &what))?) } else { None };
     let own = certificate(from)?;
     if matches!(from.login, OpenBaoLogin::Cert { .. }) && (own.is_none() || trust.is_none()) {
         return Err(wrong(from, "login by certificate needs https, certificate_file, and key_file or key_credential"));
@@ -47,18 +51,6 @@ pub(super) fn config(
         token_role: from.token_role.clone(),
         timeout,
     })
-}
-
-fn authorities(from: &OpenBaoConfig) -> Result<Trust, BuildError> {
-    let read = |path: &Path| sys::read_trusted(path, MAX_FILE).map_err(|error| wrong(from, &error.to_string()));
-    match &from.ca_file {
-        Some(path) => Trust::named(read(path)?.as_bytes()),
-        None => {
-            let path = SYSTEM_AUTHORITIES.iter().map(Path::new).find(|path| path.exists());
-            Trust::system(read(path.ok_or_else(|| wrong(from, "this system has no list of authorities: name a ca_file"))?)?.as_bytes())
-        }
-    }
-    .map_err(|error| wrong(from, &error.to_string()))
 }
 
 fn certificate(from: &OpenBaoConfig) -> Result<Option<ClientCertificate>, BuildError> {
@@ -76,11 +68,8 @@ fn certificate(from: &OpenBaoConfig) -> Result<Option<ClientCertificate>, BuildE
 
 fn login(from: &OpenBaoConfig, tokens: &[(EngineName, Arc<JwtEngine>)]) -> Result<Login, BuildError> {
     let source = |what: &str, credential: &Option<String>, file: &Option<std::path::PathBuf>| {
-        let path = secret_file(credential.as_deref(), file.as_deref()).map_err(|why| wrong(from, &format!("{what}: {why}")))?;
-        let path = path.ok_or_else(|| wrong(from, &format!("login: name {what}_file or {what}_credential")))?;
-        // Read now too: what is missing stops the start and not the first request.
-        sys::read_private(&path, MAX_SECRET)?;
-        Ok::<_, BuildError>(Source::new(move || sys::read_private(&path, MAX_SECRET).map_err(|error| error.to_string())))
+        let named = secret_file(credential.as_deref(), file.as_deref()).map_err(|why| wrong(from, &format!("{what}: {why}")))?;
+        secret_source(named.ok_or_else(|| wrong(from, &format!("login: name {what}_file or {what}_credential")))?)
     };
     Ok(match &from.login {
         OpenBaoLogin::AppRole { mount, role_id, secret_id_file, secret_id_credential, wrapped } => Login::AppRole {

@@ -1,6 +1,6 @@
 //! `[[engine]]` in `clavigerd.toml`: which engines there are, and those whose rows are short. Longer rows have files of their own.
 
-use super::{CommandConfig, OpenBaoConfig, SshConfig, X509Config};
+use super::{CommandConfig, GitHubConfig, OAuth2Config, OpenBaoConfig, SshConfig, X509Config};
 use crate::model::{EngineName, Ttl};
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -15,6 +15,11 @@ pub enum EngineConfig {
     Postgres(PostgresConfig),
     /// Secrets of an OpenBao or Vault server.
     OpenBao(OpenBaoConfig),
+    /// Tokens of a GitHub App's installation.
+    #[serde(rename = "github-app")]
+    GitHub(GitHubConfig),
+    /// Tokens of an OAuth 2.0 authorization server.
+    OAuth2(OAuth2Config),
     /// Certificates signed here.
     X509(X509Config),
     /// Certificates of OpenSSH signed here.
@@ -30,6 +35,8 @@ impl EngineConfig {
             EngineConfig::Jwt(jwt) => &jwt.name,
             EngineConfig::Postgres(postgres) => &postgres.name,
             EngineConfig::OpenBao(openbao) => &openbao.name,
+            EngineConfig::GitHub(github) => &github.name,
+            EngineConfig::OAuth2(oauth2) => &oauth2.name,
             EngineConfig::X509(x509) => &x509.name,
             EngineConfig::Ssh(ssh) => &ssh.name,
             EngineConfig::Command(command) => &command.name,

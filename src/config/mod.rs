@@ -5,7 +5,9 @@
 mod command;
 mod daemon;
 mod engines;
+mod github;
 mod identities;
+mod oauth2;
 mod openbao;
 mod places;
 mod secrets;
@@ -18,7 +20,9 @@ pub use daemon::{
     SocketConfig,
 };
 pub use engines::{EngineConfig, JwtConfig, PostgresConfig};
+pub use github::GitHubConfig;
 pub use identities::{identities, is_interpreter};
+pub use oauth2::{OAuth2Authentication, OAuth2Config, OAuth2Exchange};
 pub use openbao::{OpenBaoConfig, OpenBaoLogin};
 pub use places::{KeyPlace, RowPlace, rows};
 pub use secrets::{RowDraft, secrets};

@@ -5,11 +5,13 @@
 mod hash;
 mod hpke;
 mod random;
+mod rsa;
 mod seal;
 mod sign;
 
 pub use hash::{Digest, Hasher, hmac_sha256, sha256};
 pub use hpke::{Opener, SealTo};
 pub use random::{Random, SeededRandom, SystemRandom};
+pub use rsa::RsaKey;
 pub use seal::{SealError, SealKey};
 pub use sign::{EcdsaKey, Ed25519Key, KeyError, verify_ed25519, verify_es256};

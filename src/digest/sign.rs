@@ -15,7 +15,7 @@ use ring::{
 pub struct KeyError;
 
 /// Calls `compute`, which has a key on its stack, and wipes what that left.
-fn scrubbed<T>(compute: impl FnOnce() -> T) -> T {
+pub(super) fn scrubbed<T>(compute: impl FnOnce() -> T) -> T {
     #[inline(never)]
     fn below<T>(compute: impl FnOnce() -> T) -> T {
         compute()

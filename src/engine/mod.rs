@@ -21,11 +21,14 @@
 //! 10. `rotate` gives a new value to its source before it is given to anybody, and gives nobody a value that was not tried where that can
 //!     be done. Cut short at any step, it loses neither the value before nor the one after; what works is found out by the next call.
 
+pub mod bearer;
 pub mod command;
 mod ended;
+pub mod github;
 pub mod jwt;
 pub mod local;
 mod members;
+pub mod oauth2;
 pub mod openbao;
 pub mod postgres;
 mod registry;

@@ -15,7 +15,13 @@ use hyper::{
     header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT},
 };
 use rustls::{ClientConfig, pki_types::ServerName};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{sync::Semaphore, time::timeout};
 use zeroize::Zeroizing;
 
@@ -46,6 +52,7 @@ pub enum Method {
     Get,
     Post,
     Put,
+    Delete,
 }
 
 impl Method {
@@ -54,6 +61,7 @@ impl Method {
             Method::Get => hyper::Method::GET,
             Method::Post => hyper::Method::POST,
             Method::Put => hyper::Method::PUT,
+            Method::Delete => hyper::Method::DELETE,
         }
     }
 }
@@ -66,7 +74,7 @@ pub struct Call<'a> {
     pub path: &'a str,
     /// Names in lower case, with their values.
     pub headers: &'a [(&'static str, &'a [u8])],
-    /// JSON, if there is a body.
+    /// JSON if there is a body, unless a header `content-type` says otherwise.
     pub body: Option<Zeroizing<Vec<u8>>>,
     /// Doing it twice is as good as doing it once, so that it may be sent again when a kept connection turns out to be closed.
     pub repeatable: bool,
@@ -80,6 +88,15 @@ pub struct Answer {
     pub retry_after: Option<Duration>,
     /// The body.
     pub body: Zeroizing<Vec<u8>>,
+}
+
+/// Why there is no answer, and whether there may be an effect all the same.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// Why.
+    pub error: CallError,
+    /// Something of the request may have gone out: the source may have done what it was asked.
+    pub sent: bool,
 }
 
 /// A client of one address.
@@ -124,23 +141,32 @@ impl Client {
 
     /// Sends the request and reads the whole answer.
     pub async fn call(&self, call: Call<'_>) -> Result<Answer, CallError> {
-        let limit = self.limits.call;
-        timeout(limit, self.exchange(call)).await.unwrap_or_else(|_| Err(CallError::Late(limit.as_millis())))
+        let (limit, sent) = (self.limits.call, AtomicBool::new(false));
+        timeout(limit, self.exchange(call, true, &sent)).await.unwrap_or_else(|_| Err(CallError::Late(limit.as_millis())))
     }
 
-    async fn exchange(&self, mut call: Call<'_>) -> Result<Answer, CallError> {
+    /// The same, for what must not be lost: without an answer it says whether the source may have been asked at all. It takes no kept
+    /// connection, as one that the source closes at that moment would leave it in doubt.
+    pub async fn try_call(&self, call: Call<'_>) -> Result<Answer, Unanswered> {
+        let (limit, sent) = (self.limits.call, AtomicBool::new(false));
+        let answered = timeout(limit, self.exchange(call, false, &sent)).await;
+        let answered = answered.unwrap_or_else(|_| Err(CallError::Late(limit.as_millis())));
+        answered.map_err(|error| Unanswered { error, sent: sent.into_inner() })
+    }
+
+    async fn exchange(&self, mut call: Call<'_>, kept: bool, sent: &AtomicBool) -> Result<Answer, CallError> {
         // Never closed.
         let _slot = self.slots.acquire().await.map_err(|_| CallError::Request("the client is closed".into()))?;
         let body = Bytes::from_owner(call.body.take().unwrap_or_default());
-        if let Some(connection) = self.pool.take() {
-            match self.over(connection, self.request(&call, body.clone())?).await {
+        if let Some(connection) = self.pool.take().filter(|_| kept) {
+            match self.over(connection, self.request(&call, body.clone())?, sent).await {
                 // The server had closed it meanwhile.
                 Err(failed) if failed.unsent || (failed.closed && call.repeatable) => {}
                 done => return done.map_err(|failed| failed.error),
             }
         }
         let connection = self.connect().await?;
-        self.over(connection, self.request(&call, body)?).await.map_err(|failed| failed.error)
+        self.over(connection, self.request(&call, body)?, sent).await.map_err(|failed| failed.error)
     }
 
     async fn connect(&self) -> Result<Connection, CallError> {
@@ -154,8 +180,9 @@ impl Client {
         opened
     }
 
-    async fn over(&self, mut connection: Connection, request: Request<Full<Bytes>>) -> Result<Answer, Failed> {
-        let response = connection.send(request).await?;
+    async fn over(&self, mut connection: Connection, request: Request<Full<Bytes>>, sent: &AtomicBool) -> Result<Answer, Failed> {
+        let before = sent.swap(true, Ordering::Relaxed);
+        let response = connection.send(request).await.inspect_err(|failed| sent.store(before || !failed.unsent, Ordering::Relaxed))?;
         let answered = |error: CallError| Failed { error, unsent: false, closed: false };
         let (status, retry_after) = (response.status(), retry_after(&response));
         if status.is_redirection() && !crate::mutation!("redirect-refused") {
@@ -181,7 +208,7 @@ impl Client {
             value.set_sensitive(true);
             request = request.header(HeaderName::from_static(name), value);
         }
-        if !body.is_empty() {
+        if !body.is_empty() && !call.headers.iter().any(|(name, _)| *name == CONTENT_TYPE.as_str()) {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         request.body(Full::new(body)).map_err(wrong)

@@ -6,8 +6,13 @@
 mod activated;
 mod command;
 mod figures;
+mod github;
 mod jwt;
 mod local;
+mod oauth2;
+mod oauth2_weather;
+#[path = "../support/oauth.rs"]
+mod oauth_server;
 mod openbao;
 #[path = "../support/openbao.rs"]
 mod openbao_server;
@@ -16,6 +21,8 @@ mod postgres;
 mod postgres_faults;
 mod recording;
 mod ssh;
+#[path = "../support/stand_in.rs"]
+mod stand_in;
 mod static_roles;
 mod suite;
 #[path = "../support/postgres.rs"]

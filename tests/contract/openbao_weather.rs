@@ -3,6 +3,7 @@
 
 use crate::{
     openbao::{approle, engine_with},
+    stand_in::{CANARY, Request, StandIn, Weather, counted_port, until_settled},
     suite::{Asked, secret},
 };
 use claviger::{
@@ -14,37 +15,14 @@ use claviger::{
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, Instant},
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-};
 
-const CANARY: &str = "canary-of-the-weather";
 const LIMIT: Duration = Duration::from_millis(1500);
-
-/// What happens to calls whose path begins so.
-#[derive(Clone, Debug)]
-enum Weather {
-    Status(u16, &'static str),
-    Body(&'static str),
-    Giant,
-    Truncated,
-    Redirect(u16),
-    Stall,
-    Close,
-    /// It is done, and the answer does not come.
-    DoneAndClosed,
-}
 
 #[derive(Default)]
 struct Sky {
-    weather: Option<(&'static str, Weather)>,
     tokens: BTreeMap<String, Value>,
     logins: usize,
     own: String,
@@ -52,69 +30,17 @@ struct Sky {
 
 type Shared = Arc<Mutex<Sky>>;
 
-async fn stand_in() -> (u16, Shared) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
+async fn stand_in() -> (StandIn, Shared) {
     let sky = Shared::default();
     let shared = sky.clone();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(converse(stream, shared.clone()));
-        }
-    });
-    (port, sky)
-}
-
-async fn converse(mut stream: TcpStream, sky: Shared) {
-    loop {
-        let (mut head, mut byte) = (Vec::new(), [0u8; 1]);
-        while !head.ends_with(b"\r\n\r\n") {
-            match stream.read(&mut byte).await {
-                Ok(1) => head.push(byte[0]),
-                _ => return,
-            }
-        }
-        let head = String::from_utf8(head).unwrap();
-        let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
-        let mut body = vec![0; field("content-length: ").map_or(0, |length| length.trim().parse().unwrap())];
-        stream.read_exact(&mut body).await.unwrap();
-        let path = head.split(' ').nth(1).unwrap().trim_start_matches("/v1/").split('?').next().unwrap().to_owned();
-        let weather = sky.lock().unwrap().weather.clone().filter(|(begins, _)| path.starts_with(begins)).map(|(_, weather)| weather);
-        let token = field("x-vault-token: ").unwrap_or_default();
-        let usual = || answer(&sky, &path, &token, &serde_json::from_slice(&body).unwrap_or_default());
-        let whole = |status: u16, more: &str, body: &str| {
-            format!("HTTP/1.1 {status} x\r\n{more}content-length: {}\r\n\r\n{body}", body.len()).into_bytes()
-        };
-        let (bytes, close) = match weather {
-            None => {
-                let (status, body) = usual();
-                (whole(status, "", &body), false)
-            }
-            Some(Weather::Status(status, more)) => (whole(status, more, r#"{"errors":["it rains"]}"#), false),
-            Some(Weather::Body(body)) => (whole(200, "", body), false),
-            Some(Weather::Giant) => {
-                (format!("HTTP/1.1 200 x\r\ncontent-length: 9000000\r\n\r\n{}", "x".repeat(9_000_000)).into_bytes(), true)
-            }
-            Some(Weather::Truncated) => {
-                (format!("HTTP/1.1 200 x\r\ncontent-length: 500\r\n\r\n{{\"data\":{{\"password\":\"{CANARY}").into_bytes(), true)
-            }
-            Some(Weather::Redirect(port)) => (whole(307, &format!("location: http://127.0.0.1:{port}/v1/{path}\r\n"), ""), false),
-            Some(Weather::Stall) => std::future::pending().await,
-            Some(Weather::Close) => return,
-            Some(Weather::DoneAndClosed) => {
-                usual();
-                return;
-            }
-        };
-        if stream.write_all(&bytes).await.is_err() || close {
-            return;
-        }
-    }
+    (StandIn::start(move |request| answer(&shared, request)).await, sky)
 }
 
 /// What a server of good will answers.
-fn answer(sky: &Shared, path: &str, token: &str, body: &Value) -> (u16, String) {
+fn answer(sky: &Shared, request: &Request) -> (u16, String) {
     let mut sky = sky.lock().unwrap();
+    let (path, token) = (request.path.trim_start_matches("/v1/"), request.header("x-vault-token").unwrap_or_default());
+    let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
     let denied = |text: &str| (403, json!({"errors": [text]}).to_string());
     if path == "auth/approle/login" {
         sky.logins += 1;
@@ -167,21 +93,10 @@ fn lives(sky: &Shared) -> usize {
     sky.lock().unwrap().tokens.values().filter(|meta| meta["claviger_settled"].is_null()).count()
 }
 
-fn set(sky: &Shared, weather: Option<(&'static str, Weather)>) {
-    sky.lock().unwrap().weather = weather;
-}
-
 /// Whatever goes wrong at whichever call: a clear error of the right kind, no byte of a value in it, and nothing left once the sky is clear.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_weather_at_any_call_leaves_nothing() {
-    let reached = Arc::new(AtomicUsize::new(0));
-    let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (aside, counted) = (elsewhere.local_addr().unwrap().port(), reached.clone());
-    tokio::spawn(async move {
-        while elsewhere.accept().await.is_ok() {
-            counted.fetch_add(1, Ordering::SeqCst);
-        }
-    });
+    let (aside, reached) = counted_port().await;
     let cases = [
         (Weather::Status(400, ""), "it rains (400)"),
         (Weather::Status(403, ""), "it rains"),
@@ -201,12 +116,12 @@ async fn bad_weather_at_any_call_leaves_nothing() {
         (Weather::Close, "the connection"),
         (Weather::DoneAndClosed, "the connection"),
     ];
-    for call in ["auth/approle/login", "auth/token/create", "database/creds/ro"] {
+    for call in ["/v1/auth/approle/login", "/v1/auth/token/create", "/v1/database/creds/ro"] {
         for (weather, wanted) in &cases {
             let what = format!("{call}, {weather:?}");
-            let (port, sky) = stand_in().await;
-            let (engine, row) = engine_at(port, LIMIT);
-            set(&sky, Some((call, weather.clone())));
+            let (server, sky) = stand_in().await;
+            let (engine, row) = engine_at(server.port, LIMIT);
+            server.set(Some((call, weather.clone())));
             let asked = Asked::new();
             let error = engine.issue(&asked.order(&row)).await.err().unwrap_or_else(|| panic!("{what}: was issued"));
             let text = format!("{error} {error:?}");
@@ -221,7 +136,7 @@ async fn bad_weather_at_any_call_leaves_nothing() {
             };
             let again = matches!(error, EngineError::Unreachable(_));
             assert!(passing.is_none_or(|passing| passing == again), "{what}: {error:?}");
-            set(&sky, None);
+            server.set(None);
             let settled = settle(&engine, &asked, &row).await;
             assert_eq!(lives(&sky), 0, "{what}: settled as {settled:?}");
             let good = engine.issue(&Asked::new().order(&row)).await.unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -233,20 +148,13 @@ async fn bad_weather_at_any_call_leaves_nothing() {
 
 /// As often as the broker would.
 async fn settle(engine: &OpenBaoEngine, asked: &Asked, row: &SecretDefinition) -> EndResult {
-    for _ in 0..100 {
-        match engine.settle(asked.lease, Some(row)).await {
-            Ok(result) => return result,
-            Err(EngineError::Unreachable(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
-            Err(error) => panic!("{error}"),
-        }
-    }
-    panic!("cannot be settled")
+    until_settled(async || engine.settle(asked.lease, Some(row)).await, |error| matches!(error, EngineError::Unreachable(_))).await
 }
 
 /// An end is done when the server said so, and not before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
-    for call in ["sys/leases/revoke", "auth/token/revoke", "auth/token/lookup"] {
+    for call in ["/v1/sys/leases/revoke", "/v1/auth/token/revoke", "/v1/auth/token/lookup"] {
         for weather in [
             Weather::Status(400, ""),
             Weather::Status(403, ""),
@@ -257,23 +165,16 @@ async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
             Weather::Close,
             Weather::DoneAndClosed,
         ] {
-            let (port, sky) = stand_in().await;
-            let (engine, row) = engine_at(port, LIMIT);
+            let (server, sky) = stand_in().await;
+            let (engine, row) = engine_at(server.port, LIMIT);
             let asked = Asked::new();
             let issued = engine.issue(&asked.order(&row)).await.unwrap();
-            set(&sky, Some((call, weather.clone())));
+            server.set(Some((call, weather.clone())));
             let ended = engine.end(asked.lease, &issued.reference).await;
             assert!(ended.is_err(), "{call}, {weather:?}: {ended:?}");
-            set(&sky, None);
-            for _ in 0..100 {
-                match engine.end(asked.lease, &issued.reference).await {
-                    Ok(result) => {
-                        assert_eq!(result, EndResult::Revoked);
-                        break;
-                    }
-                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-                }
-            }
+            server.set(None);
+            let ended = until_settled(async || engine.end(asked.lease, &issued.reference).await, |_| true).await;
+            assert_eq!(ended, EndResult::Revoked);
             assert_eq!(lives(&sky), 0, "{call}, {weather:?}");
         }
     }
@@ -281,9 +182,9 @@ async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_never_answers_does_not_hold_anybody() {
-    let (port, sky) = stand_in().await;
-    let (engine, row) = engine_at(port, Duration::from_millis(300));
-    set(&sky, Some(("", Weather::Stall)));
+    let (server, _) = stand_in().await;
+    let (engine, row) = engine_at(server.port, Duration::from_millis(300));
+    server.set(Some(("", Weather::Stall)));
     let (asked, none, began) = (Asked::new(), UpstreamRef::default(), Instant::now());
     let mut errors = vec![engine.issue(&asked.order(&row)).await.err(), engine.end(asked.lease, &none).await.err()];
     // Listing has ten times as long.

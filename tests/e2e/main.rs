@@ -10,10 +10,14 @@ mod clients;
 mod host;
 #[path = "../support/leaks.rs"]
 mod leaks;
+#[path = "../support/oauth.rs"]
+mod oauth_server;
 #[path = "../support/openbao.rs"]
 mod openbao_server;
 #[path = "../support/postgres.rs"]
 mod postgres;
+#[path = "../support/stand_in.rs"]
+mod stand_in;
 
 mod agents;
 mod attacks;
@@ -29,9 +33,11 @@ mod database;
 mod failpoints;
 mod floods;
 mod fuse;
+mod github;
 mod hostile;
 mod launched;
 mod leases;
+mod oauth2;
 mod openbao;
 mod operators;
 mod pinned;

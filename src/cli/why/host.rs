@@ -115,6 +115,8 @@ impl Host {
     pub(super) fn probe(&self, engine: &str) -> Option<String> {
         match self.config.engines.iter().find(|known| known.name().as_str() == engine)? {
             EngineConfig::Postgres(server) => Some(format!("pg_isready -h {} -p {}", quoted(&server.host), server.port)),
+            EngineConfig::GitHub(server) => Some(format!("curl -s {}/meta", quoted(&server.api))),
+            EngineConfig::OAuth2(server) => Some(format!("curl -sv -o /dev/null {}", quoted(&server.token_endpoint))),
             EngineConfig::OpenBao(server) => Some(format!("curl -s {}/v1/sys/health", quoted(&server.address))),
             EngineConfig::Command(program) => Some(format!("journalctl -n 20 -u 'claviger-command-{}@*'", program.name)),
             EngineConfig::Jwt(_) | EngineConfig::X509(_) | EngineConfig::Ssh(_) => None,

@@ -171,14 +171,37 @@ impl JwtEngine {
 
     /// A token for logging in as this host somewhere else: for one audience, of few seconds, with no lease behind it.
     pub fn sign_for_ourselves(&self, audience: &str, subject: &str, seconds: u64) -> Result<SecretBytes, JwtError> {
-        let now = self.clock.wall();
-        let ring = self.ring.load();
+        let at = self.clock.wall().unix_secs();
+        self.sign_now(
+            &json!({"iss": self.config.issuer, "sub": subject, "aud": audience, "iat": at, "nbf": at, "exp": at.saturating_add(seconds)}),
+        )
+    }
+
+    /// A token by which a client of an authorization server authenticates (`private_key_jwt`: RFC 7523, 3; OpenID Connect Core 1.0, 9):
+    /// issuer and subject are the client, `unique` is its `jti`.
+    pub fn sign_for_client(&self, client: &str, audience: &str, unique: &str, seconds: u64) -> Result<SecretBytes, JwtError> {
+        let at = self.clock.wall().unix_secs();
+        self.sign_now(
+            &json!({"iss": client, "sub": client, "aud": audience, "jti": unique, "iat": at, "nbf": at, "exp": at.saturating_add(seconds)}),
+        )
+    }
+
+    /// A token about the identity of another engine's lease, to be exchanged for that engine's token at once: it says what a lease of this
+    /// engine would say, for one audience and few seconds.
+    pub fn sign_about(&self, order: &Order<'_>, audience: &str, seconds: u64) -> Result<SecretBytes, JwtError> {
+        let at = self.clock.wall().unix_secs();
+        let mut claims = token::claims(&self.config.issuer, order, &Settings::about(audience));
+        for (name, value) in [("iat", at), ("nbf", at), ("exp", at.saturating_add(seconds))] {
+            claims[name] = value.into();
+        }
+        claims["claviger"]["intent"] = order.intent_digest().into();
+        self.sign_now(&claims)
+    }
+
+    /// Signs with the first algorithm's key of now.
+    fn sign_now(&self, claims: &Value) -> Result<SecretBytes, JwtError> {
         // There is one for each algorithm from the first start on.
-        let key = ring.signing(self.config.algorithms[0], now).ok_or(JwtError::Unreadable)?;
-        let at = now.unix_secs();
-        let claims =
-            json!({"iss": self.config.issuer, "sub": subject, "aud": audience, "iat": at, "nbf": at, "exp": at.saturating_add(seconds)});
-        token::sign(key, &claims)
+        token::sign(self.ring.load().signing(self.config.algorithms[0], self.clock.wall()).ok_or(JwtError::Unreadable)?, claims)
     }
 
     /// Signs the lease's claims with the key of now.

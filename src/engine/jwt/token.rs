@@ -62,6 +62,11 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Those of a token about an identity, for one audience.
+    pub(super) fn about(audience: &str) -> Self {
+        Self { audience: Audience::One(audience.to_owned()), subject: identity(), claims: Map::new(), algorithm: None }
+    }
+
     pub(super) fn subject(&self, identity: &IdentityName) -> String {
         self.subject.replace(IDENTITY, identity.as_str())
     }

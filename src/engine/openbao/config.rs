@@ -69,7 +69,7 @@ impl Source {
         Self(Box::new(read))
     }
 
-    pub(super) fn read(&self) -> Result<SecretBytes, String> {
+    pub(in super::super) fn read(&self) -> Result<SecretBytes, String> {
         (self.0)()
     }
 }

@@ -1,0 +1,304 @@
+//! Bad weather for the `oauth2` engine, and answers that no server should give: a stand-in that is no authorization server; what a real one
+//! does is tested in `oauth2`.
+
+use crate::{
+    oauth2::{Bench, host, limits},
+    stand_in::{CANARY, Request, StandIn, Weather, counted_port, until_settled},
+    suite::{Asked, now, secret},
+};
+use claviger::{
+    engine::{Engine, EngineError, oauth2::OAuth2Engine},
+    model::{EndResult, SecretDefinition},
+    outbound::{Address, Client},
+    sys::{Clock, ManualClock, SystemClock},
+};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
+
+const LIMIT: Duration = Duration::from_millis(1500);
+
+/// Tokens that live at the stand-in, and what it answers beside them.
+#[derive(Default)]
+struct Tokens {
+    alive: BTreeSet<String>,
+    made: usize,
+    /// Members of the answer to a request for a token, in place of the usual ones; null leaves one out.
+    odd: Value,
+    /// It says 200 to whoever revokes, and does nothing.
+    deaf: bool,
+}
+
+type Shared = Arc<Mutex<Tokens>>;
+
+fn answer(tokens: &Shared, request: &Request) -> (u16, String) {
+    let mut tokens = tokens.lock().unwrap();
+    let body = String::from_utf8(request.body.clone()).unwrap();
+    let field = |name: &str| body.split('&').find_map(|field| field.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned);
+    assert_eq!(request.method, "POST");
+    match request.path.as_str() {
+        "/token" => {
+            tokens.made += 1;
+            let token = format!("{CANARY}-{}", tokens.made);
+            tokens.alive.insert(token.clone());
+            let mut reply = json!({"access_token": token, "token_type": "bearer", "expires_in": 3600});
+            for (name, value) in tokens.odd.clone().as_object().into_iter().flatten() {
+                if name == "refresh_token" {
+                    tokens.alive.insert(value.as_str().unwrap().to_owned());
+                }
+                match value {
+                    Value::Null => drop(reply.as_object_mut().unwrap().remove(name)),
+                    value => reply[name] = value.clone(),
+                }
+            }
+            (200, reply.to_string())
+        }
+        "/token/revocation" => {
+            if !tokens.deaf {
+                tokens.alive.remove(&field("token").unwrap());
+            }
+            (200, String::new())
+        }
+        "/token/introspection" => (200, json!({"active": tokens.alive.contains(&field("token").unwrap())}).to_string()),
+        _ => (404, String::new()),
+    }
+}
+
+struct Site {
+    server: StandIn,
+    tokens: Shared,
+    bench: Bench,
+    clock: Arc<ManualClock>,
+}
+
+impl Site {
+    async fn new(limit: Duration) -> Self {
+        let tokens = Shared::default();
+        let shared = tokens.clone();
+        let server = StandIn::start(move |request| answer(&shared, request)).await;
+        let clock = Arc::new(ManualClock::new(0, now().0));
+        let bench = Bench { clock: clock.clone(), limit, ..Bench::new("https://as.test".into(), host()) };
+        Self { server, tokens, bench, clock }
+    }
+
+    fn engine(&self) -> (OAuth2Engine, SecretDefinition) {
+        self.engine_at(self.server.port)
+    }
+
+    fn engine_at(&self, port: u16) -> (OAuth2Engine, SecretDefinition) {
+        let engine = self.bench.open(client(&format!("http://127.0.0.1:{port}"), self.bench.limit));
+        let row = secret("api/orders", &engine, json!({"scope": ["orders.read", "orders.write"]}));
+        (engine, row)
+    }
+
+    fn alive(&self) -> usize {
+        self.tokens.lock().unwrap().alive.len()
+    }
+
+    fn notes(&self) -> usize {
+        std::fs::read_dir(self.bench.notes()).unwrap().count()
+    }
+
+    fn answers(&self, odd: Value) {
+        self.tokens.lock().unwrap().odd = odd;
+    }
+}
+
+fn client(address: &str, limit: Duration) -> Client {
+    let address = Address::parse(address, true).unwrap();
+    // Its pauses after failures are real.
+    Client::new(address, None, || unreachable!("no TLS"), None, limits(limit), Arc::new(SystemClock)).unwrap()
+}
+
+/// Whatever goes wrong with the call: an error of the right kind without a byte of a token, nothing that is forgotten, and once the sky is
+/// clear another lease is served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_weather_is_told_and_what_may_have_come_of_it_is_owed() {
+    let (aside, reached) = counted_port().await;
+    let no = r#"{"error":"invalid_client","error_description":"no such client"}"#;
+    let later = r#"{"error":"temporarily_unavailable"}"#;
+    // What comes, what is said, whether another try may help, and whether there may be a token.
+    let cases = [
+        (Weather::Status(400, ""), "no reason was given (400)", false, false),
+        (Weather::Reply(400, "", r#"{"error":"invalid_scope"}"#), "may not have one of these scopes", false, false),
+        (Weather::Reply(401, "", no), "invalid_client: no such client (401)", false, false),
+        (Weather::Reply(400, "", r#"{"error":"unauthorized_client"}"#), "not allowed to the client", false, false),
+        (Weather::Status(403, ""), "(403)", false, false),
+        (Weather::Status(404, ""), "right endpoint", false, false),
+        (Weather::Status(429, "retry-after: 7\r\n"), "(429, asks to wait 7 s)", true, false),
+        (Weather::Reply(503, "retry-after: 9\r\n", later), "temporarily_unavailable (503, asks to wait 9 s)", true, false),
+        (Weather::Status(500, ""), "(500)", true, true),
+        (Weather::Status(504, ""), "(504)", true, true),
+        (Weather::Status(202, ""), "(202)", false, true),
+        (Weather::Body("not JSON"), "not what a token endpoint answers", true, true),
+        (Weather::Body("[]"), "not what a token endpoint answers", true, true),
+        (Weather::Body("{}"), "not what a token endpoint answers", true, true),
+        (Weather::Body(r#"{"access_token":7,"token_type":"Bearer"}"#), "not what a token endpoint answers", true, true),
+        (Weather::Body(r#"{"access_token":""}"#), "no token", true, true),
+        (Weather::Giant, "more than 1048576 bytes", true, true),
+        (Weather::Truncated, "broke off", true, true),
+        (Weather::Redirect(aside), "redirect (status 307)", false, false),
+        (Weather::Stall, "ms", true, true),
+        (Weather::Close, "the connection", true, true),
+        (Weather::DoneAndClosed, "the connection", true, true),
+    ];
+    let site = Site::new(LIMIT).await;
+    for (weather, wanted, passing, owed) in cases {
+        let (engine, row) = site.engine();
+        site.server.set(Some(("/token", weather.clone())));
+        let asked = Asked::new();
+        let error = engine.issue(&asked.order(&row)).await.err().unwrap_or_else(|| panic!("{weather:?}: was issued"));
+        let text = format!("{error} {error:?}");
+        assert!(text.contains(wanted) && text.contains("under-test: "), "{weather:?}: {text}");
+        assert!(!text.contains(CANARY) && !text.contains("client's secret"), "{weather:?}: {text}");
+        assert_eq!(matches!(error, EngineError::Unreachable(_)), passing, "{weather:?}: {error:?}");
+        site.server.set(None);
+        let settled = engine.settle(asked.lease, Some(&row)).await;
+        match owed {
+            // Nobody knows, so it is not said that there is nothing: not before the longest life is over, also by another daemon's word.
+            true => {
+                let Err(EngineError::Unreachable(why)) = settled else { panic!("{weather:?}: {settled:?}") };
+                assert!(why.contains("dead for certain at"), "{why}");
+                assert_eq!(engine.inventory().await.unwrap(), [asked.lease]);
+                drop(engine);
+                let (engine, row) = site.engine();
+                site.clock.advance(3_600_000_000);
+                assert!(engine.settle(asked.lease, None).await.is_err(), "a call may take its time");
+                site.clock.advance(301_000_000);
+                assert_eq!(engine.settle(asked.lease, Some(&row)).await.unwrap(), EndResult::Lapsed, "{weather:?}");
+            }
+            false => assert_eq!(settled.unwrap(), EndResult::Lapsed, "{weather:?}"),
+        }
+        assert_eq!(site.notes(), 0, "{weather:?}");
+        let (engine, row) = site.engine();
+        let mut asked = Asked::new();
+        asked.expires.0 = site.clock.wall().0 + 300_000_000;
+        let good = engine.issue(&asked.order(&row)).await.unwrap_or_else(|error| panic!("{weather:?}: {error}"));
+        engine.end(asked.lease, &good.reference).await.unwrap();
+    }
+    assert_eq!(site.alive(), 1, "the one of whose making nobody heard");
+    assert_eq!(reached.load(Ordering::SeqCst), 0, "nobody is followed");
+}
+
+/// A token that is more, longer or other than what was asked for is not handed out and does not stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_as_it_was_asked_for_is_taken_back() {
+    let site = Site::new(LIMIT).await;
+    let (engine, row) = site.engine();
+    for (odd, wanted) in [
+        (json!({"scope": "orders.read admin"}), "1 scopes beyond"),
+        (json!({"scope": ["orders.read"]}), "scope"),
+        (json!({"token_type": "DPoP"}), "token_type"),
+        (json!({"token_type": null}), "token_type"),
+        (json!({"expires_in": null}), "does not say how long"),
+        (json!({"expires_in": "3600"}), "does not say how long"),
+        (json!({"expires_in": 60}), "lower ttl"),
+        (json!({"expires_in": 86400}), "its longest here"),
+        (json!({"refresh_token": "canary-of-the-weather-refresh"}), "refresh token came along"),
+    ] {
+        site.answers(odd.clone());
+        let asked = Asked::new();
+        let error = engine.issue(&asked.order(&row)).await.err().unwrap_or_else(|| panic!("{odd}: was issued"));
+        assert!(matches!(error, EngineError::Setup(_) | EngineError::Refused(_)), "{odd}: {error:?}");
+        assert!(error.to_string().contains(wanted) && !error.to_string().contains(CANARY), "{odd}: {error}");
+        assert_eq!((site.alive(), site.notes()), (0, 0), "{odd}: it stays");
+        // The same, and it cannot be taken back just then: it is owed, and settled when it can.
+        site.server.set(Some(("/token/revocation", Weather::Status(503, ""))));
+        assert!(engine.issue(&asked.order(&row)).await.is_err());
+        assert_eq!(engine.inventory().await.unwrap(), [asked.lease], "{odd}");
+        site.server.set(None);
+        assert_eq!(engine.settle(asked.lease, None).await.unwrap(), EndResult::Revoked, "{odd}");
+        assert_eq!((site.alive(), site.notes()), (0, 0), "{odd}: it stays");
+    }
+    // Less than what was asked for is told.
+    site.answers(json!({"scope": "orders.read"}));
+    let asked = Asked::new();
+    let issued = engine.issue(&asked.order(&row)).await.unwrap();
+    assert!(issued.attributes.contains(&("scope".into(), "orders.read".into())));
+    // A token of an exchange is of the type that was asked for.
+    let row = secret("api/orders", &engine, json!({"grant": "token_exchange", "scope": ["orders.read"]}));
+    site.answers(json!({"issued_token_type": "urn:ietf:params:oauth:token-type:saml2"}));
+    assert!(matches!(engine.issue(&Asked::new().order(&row)).await, Err(EngineError::Setup(why)) if why.contains("issued_token_type")));
+    engine.end(asked.lease, &issued.reference).await.unwrap();
+    assert_eq!(site.alive(), 0);
+}
+
+/// An end is done when the server said so, and a look confirmed it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
+    let site = Site::new(LIMIT).await;
+    let (engine, row) = site.engine();
+    for call in ["/token/revocation", "/token/introspection"] {
+        for weather in [
+            Weather::Status(400, ""),
+            Weather::Status(401, ""),
+            Weather::Status(500, ""),
+            Weather::Status(429, ""),
+            Weather::Giant,
+            Weather::Stall,
+            Weather::Close,
+            Weather::DoneAndClosed,
+        ] {
+            let asked = Asked::new();
+            let issued = engine.issue(&asked.order(&row)).await.unwrap();
+            site.server.set(Some((call, weather.clone())));
+            let ended = engine.end(asked.lease, &issued.reference).await;
+            assert!(ended.is_err(), "{call}, {weather:?}: {ended:?}");
+            assert!(!ended.unwrap_err().to_string().contains(CANARY), "{call}, {weather:?}");
+            assert_eq!(engine.inventory().await.unwrap(), [asked.lease]);
+            site.server.set(None);
+            let ended = until_settled(async || engine.end(asked.lease, &issued.reference).await, |_| true).await;
+            assert_eq!(ended, EndResult::Revoked);
+            assert_eq!((site.alive(), site.notes()), (0, 0), "{call}, {weather:?}");
+        }
+    }
+    // A server that says yes and does nothing is found out.
+    let asked = Asked::new();
+    let issued = engine.issue(&asked.order(&row)).await.unwrap();
+    site.tokens.lock().unwrap().deaf = true;
+    let Err(EngineError::Unreachable(why)) = engine.end(asked.lease, &issued.reference).await else { panic!("it lives") };
+    assert!(why.contains("lives after it was revoked"), "{why}");
+    // Past its own end a token is over, whatever the server does; nobody could say that it was revoked.
+    site.server.set(Some(("/token", Weather::Status(503, ""))));
+    site.clock.advance(3_600_000_000);
+    assert!(engine.end(asked.lease, &issued.reference).await.is_err(), "clocks differ");
+    site.clock.advance(301_000_000);
+    assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Lapsed);
+    assert_eq!(site.notes(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_held_and_what_was_never_sent_is_not_owed() {
+    let limit = Duration::from_millis(300);
+    let site = Site::new(limit).await;
+    let (engine, row) = site.engine();
+    let asked = Asked::new();
+    let issued = engine.issue(&asked.order(&row)).await.unwrap();
+    site.server.set(Some(("", Weather::Stall)));
+    assert!(matches!(engine.issue(&Asked::new().order(&row)).await, Err(EngineError::Unreachable(_))));
+    assert!(matches!(engine.end(asked.lease, &issued.reference).await, Err(EngineError::Unreachable(_))));
+    // Nobody listens.
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (engine, row) = site.engine_at(unused);
+    let before = site.notes();
+    for _ in 0..3 {
+        let asked = Asked::new();
+        assert!(matches!(engine.issue(&asked.order(&row)).await, Err(EngineError::Unreachable(_))));
+        assert_eq!(engine.settle(asked.lease, Some(&row)).await.unwrap(), EndResult::Lapsed);
+    }
+    assert_eq!(site.notes(), before);
+}
+
+/// A server's words are another's: they may hold what we sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_repeats_secrets_is_not_quoted() {
+    let site = Site::new(LIMIT).await;
+    let (engine, row) = site.engine();
+    let said = r#"{"error":"invalid_request","error_description":"cannot read a client's secret: with signs & spaces"}"#;
+    site.server.set(Some(("/token", Weather::Reply(400, "", said))));
+    let Err(EngineError::Setup(why)) = engine.issue(&Asked::new().order(&row)).await else { panic!() };
+    assert!(why.contains("repeats a secret") && !why.contains("signs"), "{why}");
+}
