@@ -14,12 +14,12 @@ struct Stage {
 }
 
 impl Stage {
-    fn new() -> Option<Self> {
+    fn new(timeout: u32) -> Option<Self> {
         let settings = "settings = { parameters = { site = \"status\" } }";
         let host = Host::prepare(Setup {
-            config:
-                "[[engine]]\nkind = \"command\"\nname = \"web-users\"\nsocket = \"$DIR/users.sock\"\ntimeout_seconds = 10\nprobes = true\n"
-                    .into(),
+            config: format!(
+                "[[engine]]\nkind = \"command\"\nname = \"web-users\"\nsocket = \"$DIR/users.sock\"\ntimeout_seconds = {timeout}\nprobes = true\n"
+            ),
             identities: identity("orders", VICTIM, &declared("status/login")),
             secrets: secret("status/login", "internal", settings).replace("engine = \"local\"", "engine = \"web-users\""),
             policy: grant("orders", "status/login"),
@@ -71,7 +71,7 @@ fn a_login_works_until_its_holder_dies_and_is_kept_nowhere() {
     if !is_root() {
         return;
     }
-    let Some(mut stage) = Stage::new() else { return };
+    let Some(mut stage) = Stage::new(20) else { return };
     let mut holder = stage.host.hold(VICTIM, "orders", &["hold", ASK]);
     assert_eq!(holder.first["status"], 201, "{}\n{}", holder.first, stage.host.log());
     assert_eq!(holder.first["body"]["lease"]["ends_by"], "upstream");
@@ -150,8 +150,8 @@ fn killed_while_programs_make_something_it_leaves_nothing() {
     if !is_root() {
         return;
     }
-    let Some(mut stage) = Stage::new() else { return };
-    for round in 0..4u64 {
+    let Some(mut stage) = Stage::new(5) else { return };
+    for round in 0..3u64 {
         let commands: Vec<_> = (0..3).map(|_| stage.host.actor(VICTIM, "orders", &["hold", ASK])).collect();
         let killer = std::thread::spawn({
             let pid = stage.host.pid().to_string();

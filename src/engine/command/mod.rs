@@ -191,9 +191,17 @@ impl CommandEngine {
         })
     }
 
+    /// Takes it back. Whether there was anything.
+    async fn take_back(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<bool, EngineError> {
+        match self.about(self.request(Call::Revoke, Some(lease)), reference).await? {
+            Done::Revoked(found) => Ok(found),
+            _ => Err(other_call()),
+        }
+    }
+
     /// Takes it back and, where the program can, has it looked at. Whether there was anything.
     async fn revoke(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<bool, EngineError> {
-        let Done::Revoked(found) = self.about(self.request(Call::Revoke, Some(lease)), reference).await? else { return Err(other_call()) };
+        let found = self.take_back(lease, reference).await?;
         if self.probes && !crate::mutation!("command-probe") {
             let probed = self.about(self.request(Call::Probe, Some(lease)), reference).await?;
             if !matches!(probed, Done::Probed(false)) {
@@ -228,13 +236,14 @@ impl CommandEngine {
             return Ok(EndResult::Lapsed);
         }
         let none = UpstreamRef::default();
-        let mut found = self.revoke(lease, &none).await?;
+        let mut found = false;
         if let Some(over) = self.open.over_at(lease, Instant::now())
             && !crate::mutation!("command-late")
         {
+            found = self.take_back(lease, &none).await?;
             tokio::time::sleep_until(over).await;
-            found |= self.revoke(lease, &none).await?;
         }
+        found |= self.revoke(lease, &none).await?;
         Ok(if found { EndResult::Revoked } else { EndResult::Lapsed })
     }
 
