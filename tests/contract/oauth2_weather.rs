@@ -207,7 +207,8 @@ async fn what_is_not_as_it_was_asked_for_is_taken_back() {
         assert_eq!((site.alive(), site.notes()), (0, 0), "{odd}: it stays");
         // The same, and it cannot be taken back just then: it is owed, and settled when it can.
         site.server.set(Some(("/token/revocation", Weather::Status(503, ""))));
-        assert!(engine.issue(&asked.order(&row)).await.is_err());
+        let error = engine.issue(&asked.order(&row)).await.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains(wanted) && error.contains("could not be taken back yet") && !error.contains(CANARY), "{odd}: {error}");
         assert_eq!(engine.inventory().await.unwrap(), [asked.lease], "{odd}");
         site.server.set(None);
         assert_eq!(engine.settle(asked.lease, None).await.unwrap(), EndResult::Revoked, "{odd}");

@@ -47,10 +47,10 @@ impl<S: TokenSource> BearerEngine<S> {
         };
         match wrong.or_else(|| self.unfit(order, &given, now)) {
             None => Ok(self.issued(order, given, dies)),
-            Some(error) => {
-                self.undo(order.lease, &tokens, noted).await?;
-                Err(error)
-            }
+            Some(error) => Err(match self.undo(order.lease, &tokens, noted).await {
+                Ok(()) => error,
+                Err(failed) => EngineError::Setup(format!("{error}; and it could not be taken back yet: {failed}")),
+            }),
         }
     }
 
