@@ -155,6 +155,8 @@ async fn while_two_roles_are_changed_in_turn_every_value_works_when_it_is_handed
     make_roles(&cluster, &["one", "other"]).await;
     let host = Host::start(setup(&cluster, "static_roles = [\"one\", \"other\"]"));
     assert_eq!(rotate(&host).0, 200);
+    // Once, before several start it.
+    host.program("orders");
     let (stop, rounds, in_vain) = (AtomicBool::new(false), [const { AtomicUsize::new(0) }; 3], AtomicUsize::new(0));
     let runtime = tokio::runtime::Handle::current();
     let changes = std::thread::scope(|scope| {
