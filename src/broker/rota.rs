@@ -324,7 +324,7 @@ mod tests {
         }
         // The one that is older comes first.
         rota.looked(&secrets[1], Ok(Some(Version { number: 1, made: WallTime(START - DAY) })), day(0.0));
-        assert_eq!(words(&rota.next(day(9.8), true)), ["rotate c", "rotate b"]);
+        assert_eq!(words(&rota.next(day(9.8), true)), ["late b", "rotate c", "rotate b"]);
         rota.rotated(&secrets[1], Err("no".into()), day(9.8));
         assert_eq!(words(&rota.next(day(9.8), true)), ["rotate a"], "one that fails keeps no other from its turn");
     }

@@ -138,6 +138,14 @@ async fn a_password_that_somebody_else_changed_is_told_everywhere() {
     assert!(row(&host)["trouble"].is_null() && host.operator("GET", "/v1/status", "")["rotations"].is_null());
 }
 
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_two_roles_are_changed_in_turn_every_value_works_when_it_is_handed_out() {
     if !is_root() {
@@ -147,12 +155,17 @@ async fn while_two_roles_are_changed_in_turn_every_value_works_when_it_is_handed
     make_roles(&cluster, &["one", "other"]).await;
     let host = Host::start(setup(&cluster, "static_roles = [\"one\", \"other\"]"));
     assert_eq!(rotate(&host).0, 200);
+    // Once, before several start it.
+    host.program("orders");
     let (stop, rounds, in_vain) = (AtomicBool::new(false), [const { AtomicUsize::new(0) }; 3], AtomicUsize::new(0));
     let runtime = tokio::runtime::Handle::current();
     let changes = std::thread::scope(|scope| {
+        // Whatever fails below, the holders stop.
+        let _stops = Stops(&stop);
+        let mut holders = Vec::new();
         for counter in &rounds {
             let (host, cluster, stop, in_vain, runtime) = (&host, &cluster, &stop, &in_vain, runtime.clone());
-            scope.spawn(move || {
+            holders.push(scope.spawn(move || {
                 let mut holder = host.hold(VICTIM, "orders", &["hold", ASK]);
                 let mut answer = holder.first.clone();
                 while !stop.load(Ordering::SeqCst) {
@@ -165,20 +178,22 @@ async fn while_two_roles_are_changed_in_turn_every_value_works_when_it_is_handed
                     holder.say(&format!("call POST /v1/leases {ASK}"));
                     answer = holder.line();
                 }
-            });
+            }));
         }
         let mut changes = 0;
         for _ in 0..12 {
             let before: Vec<usize> = rounds.iter().map(|counter| counter.load(Ordering::SeqCst)).collect();
-            changes += usize::from(rotate(&host).0 == 200);
+            let (status, answer) = rotate(&host);
+            assert_eq!(status, 200, "{answer}");
+            changes += 1;
             // Until every holder has a value that is younger than this change.
             for (counter, before) in rounds.iter().zip(before) {
                 while counter.load(Ordering::SeqCst) < before + 2 {
+                    assert!(!holders.iter().any(|holder| holder.is_finished()), "a holder gave up");
                     std::thread::sleep(Duration::from_millis(5));
                 }
             }
         }
-        stop.store(true, Ordering::SeqCst);
         changes
     });
     let issued = rounds.iter().map(|counter| counter.load(Ordering::SeqCst)).sum::<usize>();

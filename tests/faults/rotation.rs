@@ -214,11 +214,15 @@ async fn values_are_changed_when_they_are_due_one_at_a_time_and_a_failure_is_tol
     until("all five were tried", || failing() == 5).await;
     let figures = broker.metrics_text();
     assert!(figures.contains("claviger_rotations_failing 5") && figures.contains("claviger_rotations_overdue 0"), "{figures}");
+    until("that is on the record", || {
+        let told = records(&folder);
+        (0..5).all(|n| {
+            let of = |outcome: &str| told.iter().filter(|row| row.0 == format!("app/{n}") && row.1 == outcome).count();
+            of("begun") >= 1 && of("failed") >= 1 && of("done") == 0
+        })
+    })
+    .await;
     let told = records(&folder);
-    for n in 0..5 {
-        let of = |outcome: &str| told.iter().filter(|row| row.0 == format!("app/{n}") && row.1 == outcome).count();
-        assert!(of("begun") >= 1 && of("failed") >= 1 && of("done") == 0, "{told:?}");
-    }
     assert!(told.iter().any(|row| row.2 == "the source is away"), "{told:?}");
     source.fails.store(false, Ordering::SeqCst);
     // No sooner than a minute after the failure.
