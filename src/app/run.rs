@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     time::Instant,
 };
@@ -100,7 +100,13 @@ pub fn run(path: &Path, check: bool, attestor: Option<PathBuf>) -> Result<(), Ru
 
 async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Result<Probe>>, lacking: Vec<String>) -> Result<(), RunError> {
     let started = Instant::now();
-    let attestor = attestor::connect(config, attestor, probe).await.map_err(BuildError::from)?;
+    // From the first moment: told to stop while it starts, it stops in an orderly way when it has.
+    let mut signals = Signals::listen()?;
+    let attestor = tokio::select! {
+        attestor = attestor::connect(config, attestor, probe) => attestor.map_err(BuildError::from)?,
+        // Nothing was begun.
+        () = signals.stop() => return Ok(()),
+    };
     let built = build::build(config, attestor, lacking)?;
     let broker = built.broker;
     broker.record_daemon(Kind::Start).await.map_err(|refusal| RunError::Record(refusal.detail.unwrap_or_default()))?;
@@ -152,7 +158,7 @@ async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Res
     if let Some(path) = config.metrics.textfile.clone() {
         tokio::spawn(write_metrics(broker.clone(), path));
     }
-    until_told(&broker).await?;
+    signals.until_told(&broker).await;
     sys::notify_stopping();
     // Nobody is let in any more; who is in may finish.
     let _ = stop.send(true);
@@ -231,24 +237,46 @@ fn listeners(config: &Config) -> Result<Listeners, RunError> {
     Ok(Listeners { front: found, launch: launches, credentials })
 }
 
-/// Reloads on SIGHUP; returns on SIGTERM or SIGINT.
-async fn until_told(broker: &Arc<Broker>) -> Result<(), RunError> {
-    let io = |error| RunError::Io("waiting for signals", error);
-    let mut hangup = signal(SignalKind::hangup()).map_err(io)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(io)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(io)?;
-    loop {
+/// What the daemon is told by signals.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, RunError> {
+        let listen = |kind| signal(kind).map_err(|error| RunError::Io("waiting for signals", error));
+        Ok(Self {
+            hangup: listen(SignalKind::hangup())?,
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Returns on SIGTERM or SIGINT.
+    async fn stop(&mut self) {
         tokio::select! {
-            _ = hangup.recv() => {
-                sys::notify_reloading();
-                match broker.reload().await {
-                    Ok(governance) => tracing::info!(bundle = %governance.bundle.hash(), "files read again"),
-                    Err(problems) => problems.0.iter().for_each(|problem| tracing::error!("{problem}; what was in force stays")),
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Reloads on SIGHUP; returns on SIGTERM or SIGINT.
+    async fn until_told(&mut self, broker: &Arc<Broker>) {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => {
+                    sys::notify_reloading();
+                    match broker.reload().await {
+                        Ok(governance) => tracing::info!(bundle = %governance.bundle.hash(), "files read again"),
+                        Err(problems) => problems.0.iter().for_each(|problem| tracing::error!("{problem}; what was in force stays")),
+                    }
+                    sys::notify_ready("serving");
                 }
-                sys::notify_ready("serving");
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
             }
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
         }
     }
 }

@@ -157,21 +157,39 @@ impl LeaseWatch {
         if let Some(own) = self.first.take() {
             return Some(self.compare(own));
         }
-        match tokio::time::timeout(EVERY, self.changes.changed()).await {
-            Ok(changed) => {
-                changed.ok()?;
-                tokio::time::sleep(TOGETHER).await;
-                self.changes.mark_unchanged();
+        let now = tokio::time::sleep(EVERY);
+        tokio::pin!(now);
+        loop {
+            let quiet = tokio::select! {
+                changed = self.changes.changed() => {
+                    changed.ok()?;
+                    tokio::time::sleep(TOGETHER).await;
+                    self.changes.mark_unchanged();
+                    false
+                }
+                () = &mut now => {
+                    self.broker.look_for_newer(self.told.values().map(|told| told.secret.clone()).collect()).await;
+                    true
+                }
+            };
+            let own = self.own()?;
+            let events = self.compare(own);
+            // What happens to others of the identity is none of this caller's business.
+            if quiet || !events.is_empty() {
+                return Some(events);
             }
-            Err(_) => self.broker.look_for_newer(self.told.values().map(|told| told.secret.clone()).collect()).await,
         }
+    }
+
+    /// The leases that the caller may use now, if it is who began this.
+    fn own(&self) -> Option<Vec<Arc<Lease>>> {
         let workload = self.broker.watcher(&self.peer, &self.identity).ok()?;
         let mut keys: HashSet<HolderKey> = self.told.values().map(|told| told.key.clone()).collect();
         keys.extend([self.peer.subject(), self.peer.own()].map(|process| self.broker.process_key(process)));
         let held = keys.iter().flat_map(|key| self.broker.leases.of_holder(key));
         let mut own: Vec<Arc<Lease>> = held.filter(|lease| self.broker.is_told(&self.peer, &workload, lease)).collect();
         own.sort_by_key(|lease| lease.id);
-        Some(self.compare(own))
+        Some(own)
     }
 
     fn compare(&mut self, own: Vec<Arc<Lease>>) -> Vec<LeaseEvent> {

@@ -32,7 +32,7 @@ pub(super) async fn answer(call: Call, context: &Context) -> Result<Response<Bod
             };
             let mut text = if first { AGAIN.to_owned() } else { String::new() };
             events.iter().for_each(|event| write(event, &mut text));
-            if text.is_empty() {
+            if events.is_empty() {
                 text.push_str(": nothing new\n\n");
             }
             Some((Ok::<_, Infallible>(Frame::data(Bytes::from(text))), (watch, false)))

@@ -51,3 +51,4 @@ mod siege;
 mod sight;
 mod upgrade;
 mod vault;
+mod watch;

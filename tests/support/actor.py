@@ -180,3 +180,20 @@ elif VERB == "nonce":  # BODY: the challenge of kernels that do not pin at conne
     other = ask(connect(), "POST", "/v1/leases", ARGS[0], f"claviger-nonce: {nonce}\r\n")
     again = ask(s, "POST", "/v1/leases", ARGS[0], f"claviger-nonce: {nonce}\r\n")
     say({"first": first["status"], "code": first["body"].get("error", {}).get("code"), "other": other["status"], **again})
+elif VERB == "watch":  # [BODY]: a lease if one is asked for, then what is told, an event a line
+    s = connect()
+    for body in ARGS:
+        say(ask(s, "POST", "/v1/leases", body))
+    s.settimeout(None)
+    s.sendall(request("GET", "/v1/watch"))
+    name, events = "", 0
+    with s.makefile("r") as lines:
+        for line in lines:
+            word, _, rest = line.strip().partition(": ")
+            if word == "event":
+                name, events = rest, events + 1
+            elif word == "data":
+                say({"event": name, "data": json.loads(rest)})
+            elif word == "" and rest:
+                say({"comment": rest})
+    say({"over": events})
