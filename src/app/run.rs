@@ -110,7 +110,11 @@ async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Res
     let built = build::build(config, attestor, lacking)?;
     let broker = built.broker;
     broker.record_daemon(Kind::Start).await.map_err(|refusal| RunError::Record(refusal.detail.unwrap_or_default()))?;
-    let revived = broker.start(built.recovered, &built.books).await;
+    let revived = tokio::select! {
+        revived = broker.start(built.recovered, &built.books) => revived,
+        // It may wait for its attestor. What was begun is found at the next start, as after a crash.
+        () = signals.stop() => return Ok(()),
+    };
     drop(built.books);
     let (stop, stopped) = watch::channel(false);
     let limits = &config.limits;

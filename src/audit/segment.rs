@@ -105,6 +105,10 @@ pub(super) fn recover(volume: &mut dyn Volume, seen: Option<Tip>, sure: u64) -> 
         // on them must not be on the disk without them. If it was killed between a failed sync and the cut that follows, the kernel calls
         // them clean: so they are written once more.
         volume.refresh(&last.name, known)?;
+        // And what was cut off an earlier one after a failure must not come back behind it: then this one would seem never to have taken over.
+        for earlier in &segments[..segments.len() - 1] {
+            volume.refresh(&earlier.name, earlier.bytes)?;
+        }
         let bytes = segments.iter().map(|segment| segment.bytes).sum::<u64>() - (last.bytes - whole);
         books.close();
         return Ok(Recovered { tip, current: Some((last.first, storage)), cut, bytes, books });

@@ -113,13 +113,19 @@ impl Broker {
     /// Changes the value of a secret. In a task of its own: whoever asked may go, no change stays half done.
     async fn change(self: &Arc<Self>, secret: &Arc<SecretDefinition>, request: RequestId) -> Result<Version, Stop> {
         let (broker, secret) = (self.clone(), secret.clone());
+        let changing = secret.clone();
         let task = tokio::spawn(async move {
+            let secret = changing;
             // One at a time for each engine: what is wrong with one is seen before the next is touched.
             let turn = broker.rotations.turn(&secret.engine);
             let _turn = turn.lock().await;
             broker.change_now(&secret, request).await
         });
-        task.await.unwrap_or_else(|_| Err(Fault::Task.into()))
+        task.await.unwrap_or_else(|_| {
+            // The engine is free for the next one, and what happened is told as any other failure.
+            self.rotations.rota().rotated(&secret, Err("the change broke off: a fault of the program's own".to_owned()), self.moment());
+            Err(Fault::Task.into())
+        })
     }
 
     async fn change_now(&self, secret: &Arc<SecretDefinition>, request: RequestId) -> Result<Version, Stop> {

@@ -22,6 +22,8 @@ use tokio::sync::watch::{Receiver, Sender};
 
 /// Changes of one identity within this time are looked at together.
 const TOGETHER: Duration = Duration::from_millis(100);
+/// The engine whose source is changed by others.
+const SAYS_NOTHING: &str = "openbao";
 /// How often the caller is attested again, and sources are asked, when nothing changes here.
 const EVERY: Duration = Duration::from_secs(15);
 
@@ -135,18 +137,21 @@ impl Broker {
         }
     }
 
-    /// Asks the sources of these secrets what they have now, however many watch them once in a while. One that cannot be reached has nothing
-    /// new.
-    async fn look_for_newer(&self, secrets: HashSet<SecretName>) {
+    /// Asks the sources of these secrets what they have now, those that say nothing by themselves, and however many watch them once in a
+    /// while; whether one was asked. One that cannot be reached has nothing new.
+    async fn look_for_newer(&self, secrets: HashSet<SecretName>) -> bool {
+        let mut asked = false;
         for name in secrets.into_iter().filter(|name| self.watchers.may_ask(name, self.clock.boot())) {
             let secret = self.governance().catalogue.find(&name).filter(|secret| secret.ends_by == EndsBy::None).cloned();
             let engine = secret.as_ref().and_then(|secret| self.engines.find(&secret.engine));
-            if let (Some(secret), Some(engine)) = (&secret, engine)
-                && let Err(error) = engine.newest(secret).await
-            {
-                tracing::debug!(secret = %name, %error, "whether there is a newer value is not known");
+            if let (Some(secret), Some(engine)) = (&secret, engine.filter(|engine| engine.kind() == SAYS_NOTHING)) {
+                asked = true;
+                if let Err(error) = engine.newest(secret).await {
+                    tracing::debug!(secret = %name, %error, "whether there is a newer value is not known");
+                }
             }
         }
+        asked
     }
 }
 
@@ -168,7 +173,14 @@ impl LeaseWatch {
                     false
                 }
                 () = &mut now => {
-                    self.broker.look_for_newer(self.told.values().map(|told| told.secret.clone()).collect()).await;
+                    // Beside it: a source that hangs makes nobody deaf.
+                    let (broker, identity) = (self.broker.clone(), self.identity.clone());
+                    let secrets = self.told.values().map(|told| told.secret.clone()).collect();
+                    tokio::spawn(async move {
+                        if broker.look_for_newer(secrets).await {
+                            broker.watchers.tell(&identity);
+                        }
+                    });
                     true
                 }
             };

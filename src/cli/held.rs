@@ -7,7 +7,7 @@ use super::{Desk, Failure, ask::Declaration};
 use crate::{
     client::{Client, ClientError, Delivered, Events},
     digest::{Random, SystemRandom},
-    model::LeaseId,
+    model::{Code, LeaseId},
     sys::{Clock, SystemClock},
     wire::{LeaseEvent, LeaseView},
 };
@@ -118,6 +118,14 @@ impl Held {
                 Ok(client) => client.watch().await.ok(),
                 Err(_) => None,
             };
+            // What ended while nobody listened is told to nobody.
+            if self.events.is_some()
+                && let Ok(live) = self.client.leases().await
+            {
+                for row in self.rows.iter_mut().filter(|row| !live.leases.iter().any(|lease| lease.id == row.lease)) {
+                    (row.due, row.renewable) = (Some(0), false);
+                }
+            }
         }
     }
 
@@ -134,13 +142,19 @@ impl Held {
                 // Whoever is told asks; if that fails it is said again.
                 let tries = row.tries + 1;
                 self.rows[n].tries = tries;
-                self.rows[n].due = Some(now + AGAIN.saturating_mul(1 << tries.min(16)).min(LONGEST));
+                self.rows[n].due = Some(now + pause(tries));
                 continue;
             }
             let (renewed, id) = (self.client.renew(row.lease).await, row.lease);
             let due = match renewed {
-                Ok(answer) => Some(self.due(&answer.lease)),
-                Err(ClientError::Unreachable(..)) => Some(now + AGAIN),
+                Ok(answer) => {
+                    self.rows[n].tries = 0;
+                    Some(self.due(&answer.lease))
+                }
+                Err(error) if passes(&error) => {
+                    self.rows[n].tries += 1;
+                    Some(now + pause(self.rows[n].tries))
+                }
                 Err(error) => {
                     eprintln!("clav: lease {id} cannot be renewed: {error}");
                     self.rows[n].renewable = false;
@@ -184,6 +198,20 @@ impl Held {
             Err(error) => eprintln!("clav: lease {id} could not be given back: {error}"),
         }
     }
+}
+
+/// Whether it may be otherwise in a moment: nobody answers, or a refusal that is about the daemon and not about the caller.
+fn passes(error: &ClientError) -> bool {
+    match error {
+        ClientError::Unreachable(..) => true,
+        ClientError::Refused(body, status) => matches!(status, 429 | 500 | 503) || body.error.code == Code::ATTESTATION_FAILED.as_str(),
+        ClientError::Untrusted(..) | ClientError::Protocol(_) => false,
+    }
+}
+
+/// Before the next try, in microseconds.
+fn pause(tries: u32) -> u64 {
+    AGAIN.saturating_mul(1 << tries.min(16)).min(LONGEST)
 }
 
 async fn until(due: Option<u64>) {

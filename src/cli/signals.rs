@@ -12,6 +12,11 @@ pub(super) struct Signals {
 }
 
 impl Signals {
+    /// Those that are for ourselves, the terminal's keys included.
+    pub(super) fn own() -> Result<Self, Failure> {
+        Ok(Self { foreground: false, ..Self::new()? })
+    }
+
     pub(super) fn new() -> Result<Self, Failure> {
         let kinds = [
             SignalKind::hangup(),

@@ -105,6 +105,10 @@ impl Volume for DiskVolume {
 
     fn refresh(&mut self, name: &str, from: u64) -> io::Result<()> {
         let path = self.folder.join(name);
+        let file = File::open(&path)?;
+        if from >= file.metadata()?.len() {
+            return file.sync_data();
+        }
         // Appending would write behind the end whatever the position.
         let (mut from, file) = (from, OpenOptions::new().read(true).write(true).open(&path)?);
         let mut part = vec![0; 1 << 20];

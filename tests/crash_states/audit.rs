@@ -4,7 +4,7 @@ use super::{CRASHES, Dice, ROOM, Seen, mishap};
 use claviger::audit::{Audit, Event, Kind, Need, Options, Pinned, Recorded, Word, verify_volume};
 use claviger::digest::Ed25519Key;
 use claviger::model::LeaseId;
-use claviger::sys::{ManualClock, SimulatedVolume, Volume, append::Reserve};
+use claviger::sys::{Fault, ManualClock, SimulatedVolume, Volume, append::Reserve};
 use futures_util::future::join_all;
 use std::{collections::HashSet, io::Read, sync::Arc, time::Duration};
 
@@ -163,4 +163,42 @@ fn text_of(volume: &SimulatedVolume) -> String {
         text.push_str(&String::from_utf8_lossy(&bytes));
     }
     text
+}
+
+/// Every moment around one failure: killed there, started again, and then a power cut. An error says what of the second life is lost.
+pub fn around_a_failure(faults: &[Fault]) -> Result<u64, String> {
+    let dice = Dice::new(1);
+    let key = Ed25519Key::generate().unwrap().expose().to_vec();
+    let setting = Setting { key, clock: Arc::new(ManualClock::new(1_000_000_000, 1_767_225_600_000_000)) };
+    let event = |lease: u128| Event::new(Kind::End).lease(LeaseId::from_parts(1, lease)).detail(&LINES[..300]);
+    let volume = SimulatedVolume::new(ROOM, 0);
+    volume.keep_moments();
+    let audit = setting.open(&volume, &dice)?;
+    for n in 0..3 {
+        let _on_the_disk = audit.append_blocking(event(n), Need::Durable).map_err(|error| error.to_string())?;
+    }
+    let _written = audit.append_blocking(event(3), Need::Soon).map_err(|error| error.to_string())?;
+    faults.iter().for_each(|fault| volume.fail(*fault));
+    let _fails = audit.append_blocking(event(4), Need::Durable);
+    audit.stop();
+    let mut states = 0;
+    for moment in 0..=volume.moment() {
+        let killed = volume.killed(moment);
+        killed.keep_moments();
+        let audit = setting.open(&killed, &dice).map_err(|error| format!("killed in moment {moment}: {error}"))?;
+        let recorded = audit.append_blocking(event(5), Need::Durable).map_err(|error| error.to_string())?;
+        let at = killed.moment();
+        audit.stop();
+        for _ in 0..24 {
+            let after = killed.power_cut(at, &mut |sides| dice.roll(sides));
+            let audit = setting.open(&after, &dice).map_err(|error| format!("killed in moment {moment}, then cut off: {error}"))?;
+            audit.stop();
+            let lost = !text_of(&after).contains(&hex::encode(recorded.hash()));
+            if lost {
+                return Err(format!("killed in moment {moment}, then cut off: record {} is not there", recorded.seq()));
+            }
+            states += 1;
+        }
+    }
+    Ok(states)
 }

@@ -127,6 +127,17 @@ fn no_crash_loses_a_record_or_breaks_the_chain() {
 }
 
 #[test]
+fn what_a_failure_left_in_the_kernels_memory_is_not_built_upon() {
+    let cut = Fault::Truncate(EIO);
+    for faults in [vec![Fault::Sync(EIO)], vec![Fault::Sync(EIO), cut, cut], vec![Fault::Write(EIO)], vec![Fault::Write(EIO), cut, cut]] {
+        match audit::around_a_failure(&faults) {
+            Ok(states) => assert!(states > 200, "{faults:?}: {states} states"),
+            Err(what) => panic!("{faults:?}: {what}"),
+        }
+    }
+}
+
+#[test]
 fn a_disk_that_acknowledges_before_it_syncs_is_caught() {
     for run in [leases::run as fn(u64, bool, &mut Seen) -> Result<(), String>, audit::run] {
         let caught = (0..20).filter(|seed| run(*seed, true, &mut Seen::default()).is_err()).count();

@@ -236,25 +236,27 @@ impl Running {
         let terminate = sys::signal_number("TERM").unwrap_or(15);
         sys::forward_signal(self.child.id(), terminate).map_err(Failure::fault)?;
         let until = tokio::time::Instant::now() + STOPPING;
-        while self.child.try_wait().map_err(Failure::fault)?.is_none() {
+        let mut last = false;
+        loop {
+            if let Some(status) = self.child.try_wait().map_err(Failure::fault)? {
+                return Ok(last.then_some(status));
+            }
             tokio::select! {
                 received = signals.next() => {
                     if let Some(number) = received {
                         sys::forward_signal(self.child.id(), number).map_err(Failure::fault)?;
                         // Who asks us to end meanwhile does not want it started again.
-                        if number == terminate {
-                            return self.child.wait().map(Some).map_err(Failure::fault);
-                        }
+                        last |= ["TERM", "INT", "HUP", "QUIT"].iter().any(|name| sys::signal_number(name) == Some(number));
                     }
                 }
                 () = tokio::time::sleep_until(until) => {
                     eprintln!("clav: the command did not end within {} s and is killed", STOPPING.as_secs());
                     self.child.kill().map_err(Failure::fault)?;
-                    self.child.wait().map_err(Failure::fault)?;
+                    let status = self.child.wait().map_err(Failure::fault)?;
+                    return Ok(last.then_some(status));
                 }
             }
         }
-        Ok(None)
     }
 }
 

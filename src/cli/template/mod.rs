@@ -20,10 +20,12 @@ use page::{Page, Written};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    process::{Child, Command},
+    process::{Child, Command, ExitStatus},
     time::Duration,
 };
 
+/// After a failure the file is written again.
+const AGAIN: Duration = Duration::from_secs(10);
 /// How long values from before live on after the file has new ones: as long as a program may take to read it again.
 const CHANGING_OVER: Duration = Duration::from_secs(30);
 
@@ -78,10 +80,10 @@ pub(super) async fn run(desk: &Desk, arguments: Arguments) -> Done {
         )));
     }
     let page = Page::read(&arguments.template)?;
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::own()?;
     let (holder, replacing) = if arguments.once { (None, Replacing::Never) } else { (Some("client".to_owned()), Replacing::Told) };
     let mut held = Held::new(desk, arguments.declaration.clone(), holder, replacing, arguments.quiet).await?;
-    let mut keeper = Keeper { arguments: &arguments, owner, page, values: BTreeMap::new(), reloading: None };
+    let mut keeper = Keeper { arguments: &arguments, owner, page, values: BTreeMap::new(), reloading: None, again: false };
     let done = keeper.go(desk, &mut signals, &mut held).await;
     if !arguments.once || done.is_err() {
         held.end().await;
@@ -96,6 +98,8 @@ struct Keeper<'a> {
     page: Page,
     values: BTreeMap<String, Delivered>,
     reloading: Option<Child>,
+    /// The file has changed since the reload command was started that is still running.
+    again: bool,
 }
 
 impl Keeper<'_> {
@@ -103,8 +107,7 @@ impl Keeper<'_> {
         self.write(held).await?;
         sys::notify_ready("the file is written");
         if self.arguments.once {
-            let child = self.reloading.take();
-            return self.ended(child).map(|()| 0).map_err(Failure::Fault);
+            return self.reloaded(signals).await;
         }
         let done = self.keep(desk, signals, held).await;
         if !self.arguments.keep {
@@ -115,20 +118,24 @@ impl Keeper<'_> {
     }
 
     async fn keep(&mut self, desk: &Desk, signals: &mut Signals, held: &mut Held) -> Done {
-        let mut changed_over = None;
+        let (mut changed_over, mut rewrite) = (None, None);
         loop {
             if let Some(child) = &mut self.reloading
-                && child.try_wait().map_err(Failure::fault)?.is_some()
+                && let Some(status) = child.try_wait().map_err(Failure::fault)?
             {
-                let child = self.reloading.take();
-                self.ended(child).unwrap_or_else(|why| eprintln!("clav: {why}"));
+                self.reloading = None;
+                self.told(status);
+                if std::mem::take(&mut self.again) {
+                    self.reload()?;
+                }
             }
             tokio::select! {
-                // A child that ends is looked at above; every other signal that is not ignored asks us to end.
-                received = signals.next() => match received {
-                    Some(number) if Some(number) != sys::signal_number("HUP") => return Ok(0),
-                    _ => {}
-                },
+                // A child that ends is looked at above; every signal asks us to end.
+                received = signals.next() => {
+                    if received.is_some() {
+                        return Ok(0);
+                    }
+                }
                 names = held.next(desk) => {
                     let mut changed = false;
                     for name in names {
@@ -144,8 +151,18 @@ impl Keeper<'_> {
                         }
                     }
                     if changed {
-                        self.write(held).await?;
-                        changed_over = Some(tokio::time::Instant::now() + CHANGING_OVER);
+                        rewrite = Some(tokio::time::Instant::now());
+                    }
+                }
+                () = super::held::at(rewrite) => {
+                    rewrite = None;
+                    match self.write(held).await {
+                        Ok(()) => changed_over = Some(tokio::time::Instant::now() + CHANGING_OVER),
+                        Err(failure) => {
+                            eprintln!("clav: the file stays as it is, and is tried again:");
+                            let _the_file_is_kept = failure.tell(&desk.style);
+                            rewrite = Some(tokio::time::Instant::now() + AGAIN);
+                        }
                     }
                 }
                 () = super::held::at(changed_over) => {
@@ -165,24 +182,39 @@ impl Keeper<'_> {
             }
         };
         sys::write_atomic_for(&self.arguments.output, text.as_bytes(), self.arguments.mode, self.owner).map_err(Failure::fault)?;
-        if let Some(command) = &self.arguments.reload {
-            // One at a time: the last one has seen the last file.
-            let before = self.reloading.take();
-            self.ended(before).unwrap_or_else(|why| eprintln!("clav: {why}"));
-            let child = Command::new("/bin/sh").arg("-c").arg(command).spawn();
-            self.reloading = Some(child.map_err(|error| Failure::NotStarted(format!("/bin/sh: {error}")))?);
+        self.reload()
+    }
+
+    /// Runs the reload command, or notes that it has to be run once more.
+    fn reload(&mut self) -> Result<(), Failure> {
+        let Some(command) = &self.arguments.reload else { return Ok(()) };
+        // One at a time: the last one has seen the last file.
+        if self.reloading.is_some() {
+            self.again = true;
+            return Ok(());
         }
+        let child = Command::new("/bin/sh").arg("-c").arg(command).spawn();
+        self.reloading = Some(child.map_err(|error| Failure::NotStarted(format!("/bin/sh: {error}")))?);
         Ok(())
     }
 
-    /// Waits for a reload command.
-    fn ended(&self, child: Option<Child>) -> Result<(), String> {
-        let Some(mut child) = child else { return Ok(()) };
-        let command = self.arguments.reload.as_deref().unwrap_or_default();
-        match child.wait() {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(format!("{command}: {status}")),
-            Err(error) => Err(format!("{command}: {error}")),
+    /// Waits for the only reload command of a file that is written once. The file and its leases stay, whatever comes of it.
+    async fn reloaded(&mut self, signals: &mut Signals) -> Done {
+        let Some(mut child) = self.reloading.take() else { return Ok(0) };
+        loop {
+            if let Some(status) = child.try_wait().map_err(Failure::fault)? {
+                self.told(status);
+                return Ok(if status.success() { 0 } else { super::failure::code::FAULT });
+            }
+            if let Some(number) = signals.next().await {
+                sys::forward_signal(child.id(), number).map_err(Failure::fault)?;
+            }
+        }
+    }
+
+    fn told(&self, status: ExitStatus) {
+        if !status.success() {
+            eprintln!("clav: {}: {status}", self.arguments.reload.as_deref().unwrap_or_default());
         }
     }
 

@@ -119,8 +119,12 @@ fn refused(doing: &str, answer: &Answer, secrets: &[&[u8]]) -> NotGiven {
         (401 | 404 | 405, _) => mend("is this the right endpoint?"),
         _ => EngineError::Refused(text),
     };
-    // Who gives a reason has made nothing; a gateway's word about a server behind it is no such reason.
-    NotGiven { error: failed, may_exist: answer.status < 300 || (answer.status >= 500 && error.is_empty()) }
+    // Who gives one of the reasons that there are has made nothing (RFC 6749 5.2, RFC 8707 2, RFC 8628 3.5); a gateway's word about a server
+    // behind it, in whatever member it stands, is no such reason.
+    let reasons = "temporarily_unavailable slow_down invalid_client unauthorized_client unsupported_grant_type invalid_scope invalid_target \
+                   invalid_grant invalid_request";
+    let reason = reasons.split_whitespace().any(|reason| reason == error);
+    NotGiven { error: failed, may_exist: answer.status < 300 || (answer.status >= 500 && !reason) }
 }
 
 /// A secret from a file; editors end files with a line feed.

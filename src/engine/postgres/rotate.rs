@@ -124,9 +124,12 @@ impl PostgresEngine {
         self.within(self.examine(name, row)).await?;
         let mut kept = self.passwords.load(name)?;
         let in_use = kept.current.as_ref().map(|value| value.role.as_str());
-        let role = row.roles.iter().find(|role| in_use != Some(role)).unwrap_or(&row.roles[0]).clone();
-        // One that was to be set, and may be yet, is set again: nobody has it.
-        if kept.pending.as_ref().is_none_or(|pending| pending.role != role) {
+        // One that was to be set, and may have been, is set again before any other: nobody has it, and it may be the only one that works.
+        let undecided = kept.pending.as_ref().map(|pending| pending.role.clone()).filter(|role| row.roles.contains(role));
+        let fresh = undecided.is_none();
+        let next = || row.roles.iter().find(|role| in_use != Some(role)).unwrap_or(&row.roles[0]).clone();
+        let role = undecided.unwrap_or_else(next);
+        if fresh {
             kept.begin(&role, self.clock.wall(), &*self.random);
         }
         let Some(pending) = &kept.pending else { return Err(EngineError::NoValue) };
@@ -138,9 +141,12 @@ impl PostgresEngine {
             Ok(()) => {}
             Err(error @ EngineError::Unreachable(_)) => return Err(error),
             Err(error) => {
-                // The server said no, and undid what there was: the one before holds.
-                kept.pending = None;
-                self.passwords.save(name, &kept)?;
+                // The server said no, and undid what there was: the one before holds. That says nothing of a try before this one, whose
+                // answer was not heard.
+                if fresh {
+                    kept.pending = None;
+                    self.passwords.save(name, &kept)?;
+                }
                 return Err(error);
             }
         }
