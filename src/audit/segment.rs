@@ -87,6 +87,12 @@ pub(super) fn recover(volume: &mut dyn Volume, seen: Option<Tip>, sure: u64) -> 
             segments.pop();
             continue;
         }
+        let sound = tip.map_or(last.first.saturating_sub(1), |tip| tip.seq);
+        if whole < last.bytes && sound < sure {
+            // A crash leaves what was on the disk: this is damage, and evidence. Nothing of it is touched.
+            let bytes = segments.iter().map(|segment| segment.bytes).sum();
+            return Ok(Recovered { tip: tip.unwrap_or(Tip { seq: sound, ..Tip::default() }), current: None, cut: 0, bytes, books });
+        }
         if whole < last.bytes {
             put_aside(volume, last, whole)?;
             cut += last.bytes - whole;

@@ -146,9 +146,14 @@ async fn a_log_that_was_cut_behind_its_head_does_not_open_unless_repaired() {
     let path = folder.path().join(segment::name(1));
     let text = std::fs::read_to_string(&path).unwrap();
     let kept: String = text.split_inclusive('\n').take(5).collect();
-    std::fs::write(&path, kept + "half a li").unwrap();
+    // Also where nothing of the last segment is sound any more.
+    let damaged = text.replacen('{', "(", 1);
     let open = |options| Audit::open(options, Box::new(DiskVolume::new(folder.path(), 0)), keys.key(), clock.clone(), Vec::new());
-    assert!(matches!(open(options()), Err(OpenError::Damaged { found: 5, .. })));
+    for (found, content) in [(0, damaged), (5, kept + "half a li")] {
+        std::fs::write(&path, &content).unwrap();
+        assert!(matches!(open(options()), Err(OpenError::Damaged { found: at, .. }) if at == found));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), content, "it is evidence, and left as it is");
+    }
     let audit = open(Options { repair: true, ..options() }).unwrap();
     let _ = audit.append(issue(11), Need::Soon).await.unwrap();
     audit.stop();
