@@ -283,6 +283,11 @@ impl Config {
                 return Err(ConfigError::at(file, 0, format!("engine {} is configured twice (\"local\" is built in)", engine.name())));
             }
             names.push(engine.name().as_str());
+            if let EngineConfig::Command(command) = engine
+                && !command.socket().is_absolute()
+            {
+                return Err(ConfigError::at(file, 0, format!("engine {}: socket must be an absolute path", command.name)));
+            }
         }
         for path in [&config.sockets.workload, &config.sockets.operator, &config.paths.state, &config.paths.audit] {
             if !path.is_absolute() {
@@ -307,6 +312,7 @@ mod tests {
         let error = config("[limits]\nconnections = 3\nconections = 4\n").unwrap_err();
         assert_eq!(error.line, 3, "{error}");
         assert!(config("[sockets]\nworkload = \"relative\"\n").is_err());
+        assert!(config("[[engine]]\nkind = \"command\"\nname = \"web\"\nsocket = \"relative\"\n").is_err());
         let twice = "[[engine]]\nname = \"pg\"\nkind = \"postgres\"\nhost = \"/run/postgresql\"\ndatabase = \"d\"\nuser = \"u\"\n";
         assert!(config(twice).is_ok());
         assert!(config(&twice.repeat(2)).is_err());
