@@ -8,6 +8,7 @@ use super::{
 use crate::model::{EndResult, LeaseId, SecretBytes, WallTime};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
+use std::time::Duration;
 
 /// The longest token, in bytes.
 const TOKEN_MAX: usize = 16 << 10;
@@ -102,7 +103,7 @@ impl<S: TokenSource> BearerEngine<S> {
             return Ok(());
         }
         for token in tokens {
-            self.source.revoke(token).await?;
+            self.source.revoke(token, Duration::ZERO).await?;
         }
         if noted { self.notes.remove(lease).map_err(on_disk) } else { Ok(()) }
     }
@@ -145,7 +146,12 @@ impl<S: TokenSource> BearerEngine<S> {
         if !self.is_revocable(reference) {
             return Ok(EndResult::Lapsed);
         }
-        let done = self.source.revoke(&token).await;
+        // The note goes when the source has taken the token back: without one this is a repetition, of a token that was known.
+        let age = match self.notes.find(lease).map_err(on_disk)? {
+            Some(Note::Made { made, .. }) => self.age(made),
+            _ => Duration::MAX,
+        };
+        let done = self.source.revoke(&token, age).await;
         self.ended(lease, done, dies(reference))
     }
 
@@ -153,10 +159,10 @@ impl<S: TokenSource> BearerEngine<S> {
     pub(super) async fn settle_note(&self, lease: LeaseId) -> Result<EndResult, EngineError> {
         match self.notes.find(lease).map_err(on_disk)? {
             None => Ok(EndResult::Lapsed),
-            Some(Note::Made { tokens, dies }) => {
+            Some(Note::Made { tokens, made, dies }) => {
                 let mut done = Ok(());
                 for token in &tokens {
-                    done = done.and(self.source.revoke(token).await);
+                    done = done.and(self.source.revoke(token, self.age(made)).await);
                 }
                 self.ended(lease, done, dies)
             }
@@ -218,6 +224,11 @@ impl<S: TokenSource> BearerEngine<S> {
             }
         }
         Ok(())
+    }
+
+    /// How long ago that was; nothing where this host's clock says that it is still to come.
+    fn age(&self, made: WallTime) -> Duration {
+        Duration::from_micros(self.clock.wall().0.saturating_sub(made.0))
     }
 
     /// When the longest token of a call is over.

@@ -40,8 +40,9 @@ pub trait TokenSource: Send + Sync + 'static {
     /// Asks for one token, in one call.
     async fn ask(&self, order: &Order<'_>) -> Result<Given, NotGiven>;
 
-    /// Takes a token back. It is dead for certain when this succeeds, whatever it was before.
-    async fn revoke(&self, token: &SecretBytes) -> Result<(), EngineError>;
+    /// Takes a token back that was made so long ago: a source may need a moment to know its own. It is dead for certain when this succeeds,
+    /// whatever it was before.
+    async fn revoke(&self, token: &SecretBytes, age: Duration) -> Result<(), EngineError>;
 }
 
 /// A token that came.

@@ -27,6 +27,8 @@ pub(super) enum Note {
     /// It gave this; the second is what came beside it and must end too.
     Made {
         tokens: Vec<SecretBytes>,
+        /// When they came.
+        made: WallTime,
         /// When they are over by themselves, if the source said so.
         dies: Option<WallTime>,
     },
@@ -106,7 +108,8 @@ impl Notes {
             self.key.open(&context(lease), &sealed).map_err(|_| unreadable())
         };
         let tokens = written.sealed.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        Ok(Some(if tokens.is_empty() { Note::Called(written.called) } else { Note::Made { tokens, dies: written.dies } }))
+        let Written { called, dies, .. } = written;
+        Ok(Some(if tokens.is_empty() { Note::Called(called) } else { Note::Made { tokens, made: called, dies } }))
     }
 
     /// The leases that have one.
@@ -153,7 +156,7 @@ mod tests {
         assert!(matches!(notes.find(lease).unwrap(), Some(Note::Called(WallTime(7)))));
         let token = SecretBytes::new(b"canary-token".to_vec());
         notes.made(lease, &[&token], Some(WallTime(9)), WallTime(8)).unwrap();
-        let Some(Note::Made { tokens, dies: Some(WallTime(9)) }) = notes.find(lease).unwrap() else { panic!() };
+        let Some(Note::Made { tokens, made: WallTime(8), dies: Some(WallTime(9)) }) = notes.find(lease).unwrap() else { panic!() };
         assert_eq!(tokens[0].expose(), b"canary-token");
         let text = std::fs::read_to_string(notes.path(lease)).unwrap();
         assert!(!text.contains("canary") && !text.contains(&STANDARD.encode("canary-token")), "{text}");

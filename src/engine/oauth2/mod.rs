@@ -177,7 +177,7 @@ impl TokenSource for AuthorizationServer {
         token::read(doing, &answer, &Asked { wanted: &wanted, exchange_for })
     }
 
-    async fn revoke(&self, token: &SecretBytes) -> Result<(), EngineError> {
+    async fn revoke(&self, token: &SecretBytes, _age: Duration) -> Result<(), EngineError> {
         let doing = "revoking a token";
         let setup = || EngineError::Setup(format!("{doing}: the engine's row has no revocation_endpoint any more"));
         let path = self.endpoints.revocation.as_deref().ok_or_else(setup)?;
