@@ -190,7 +190,8 @@ impl TokenSource for Installation {
         let doing = "ending an installation token";
         if !self.end_token(doing, token).await? {
             let known = age >= KNOWN || crate::mutation!("github-known");
-            let soon = || EngineError::Unreachable(format!("{doing}: 401 within {} s of its making, which may mean \"not yet\"", KNOWN.as_secs()));
+            let soon =
+                || EngineError::Unreachable(format!("{doing}: 401 within {} s of its making, which may mean \"not yet\"", KNOWN.as_secs()));
             return known.then_some(()).ok_or_else(soon);
         }
         if !crate::mutation!("github-looked") && self.end_token(doing, token).await? {
