@@ -287,6 +287,12 @@ async fn the_record_names_a_token_as_github_does_and_a_killed_daemon_leaves_none
     drop(engine);
     let engine = site.engine();
     assert_eq!(engine.inventory().await.unwrap(), [asked.lease]);
+    drop(engine);
+    // Nor is one forgotten because the clock is days ahead at a start.
+    let ahead = Arc::new(ManualClock::new(0, site.clock.wall().0 + 2 * 86_400_000_000));
+    assert_eq!(site.engine_with(&KEYS.pkcs1, ahead).inventory().await.unwrap(), [asked.lease]);
+    let engine = site.engine();
+    site.clock.advance(61_000_000);
     assert_eq!(engine.settle(asked.lease, None).await.unwrap(), EndResult::Revoked);
     assert_eq!((site.alive(), site.noted()), (0, 0));
 }

@@ -16,6 +16,8 @@ const TOKEN_MAX: usize = 16 << 10;
 const ALIKE: u64 = 10;
 /// How long a source may go on with a call that we gave up, and how far a token's end may be from what was said, in seconds.
 const SLACK: u64 = 300;
+/// A note is dropped unread so many seconds after what it speaks of is over: a clock that is far ahead at a start loses none that matters.
+const FORGOTTEN: u64 = 7 * 86_400;
 
 impl<S: TokenSource> BearerEngine<S> {
     pub(super) async fn make(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
@@ -139,9 +141,8 @@ impl<S: TokenSource> BearerEngine<S> {
     pub(super) async fn finish(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<EndResult, EngineError> {
         let Some(token) = self.unsealed(lease, reference)? else {
             // A reference of which nothing is known: what the note says, and without one there is nothing that could live.
-            let result = self.settle_note(lease).await?;
-            let never = result == EndResult::Lapsed && self.source.revokes();
-            return Ok(if never { EndResult::Revoked } else { result });
+            let never = self.source.revokes() && self.notes.find(lease).map_err(on_disk)?.is_none();
+            return if never { Ok(EndResult::Revoked) } else { self.settle_note(lease).await };
         };
         if !self.is_revocable(reference) {
             return Ok(EndResult::Lapsed);
@@ -211,8 +212,8 @@ impl<S: TokenSource> BearerEngine<S> {
         let now = self.clock.wall();
         for lease in self.notes.leases()? {
             let over = match self.notes.find(lease) {
-                Ok(Some(Note::Made { dies, .. })) => dies.is_some_and(|dies| later(dies, SLACK) < now),
-                Ok(Some(Note::Called(at))) => self.over_at_last(at) < now,
+                Ok(Some(Note::Made { dies, .. })) => dies.is_some_and(|dies| later(dies, FORGOTTEN) < now),
+                Ok(Some(Note::Called(at))) => later(self.over_at_last(at), FORGOTTEN) < now,
                 Ok(None) => false,
                 Err(error) => {
                     tracing::warn!(engine = %self.name, folder = %self.notes.folder().display(), %error, "a note of a token cannot be read");
