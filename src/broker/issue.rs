@@ -87,13 +87,21 @@ impl Broker {
         self.must_have_room().await?;
         let draft = self.draft(clearance.permit(), &bound, key, trail.request)?;
         let engine = self.engine(&draft.engine)?;
-        let slot = self.leases.reserve(draft, engine.has_upstream(clearance.permit().intent().secret())).await?; // the debt is written down first
+        let secret = clearance.permit().intent().secret();
+        let (joined, turn) = self.join(secret, &draft).await?;
+        let slot = match joined {
+            Some(slot) => slot,
+            None => self.leases.reserve(draft, engine.has_upstream(secret)).await?, // the debt is written down first
+        };
         crate::failpoint!("reserved");
         let id = slot.lease().id;
         let unsettled = Unsettled { broker: self, id };
         match self.deliver(peer, &governance, &clearance, slot, bound, trail).await {
             Ok(delivery) => {
                 std::mem::forget(unsettled);
+                if let Some(mut turn) = turn {
+                    *turn = Some(id);
+                }
                 Ok(delivery)
             }
             Err((reason, stop)) => {
@@ -129,12 +137,16 @@ impl Broker {
         let engine = self.engine(&slot.lease().engine).map_err(unfinished)?;
         let order = order(slot.lease(), permit.intent().secret());
         crate::failpoint!("before-issue");
-        let issued = engine.issue(&order).await.map_err(|error| unfinished(error.into()))?;
+        let issued = match slot.joined() {
+            None => engine.issue(&order).await,
+            Some(reference) => engine.read(&order, reference).await,
+        };
+        let issued = issued.map_err(|error| unfinished(error.into()))?;
         crate::failpoint!("after-issue");
         // Watched before it is live: a holder that dies in between is noticed.
         let watch = self.reaper.watch(self, slot.lease(), bound);
         let event = record::of_lease(Kind::Issue, slot.lease());
-        let event = Self::issue_event(event, trail, &issued);
+        let event = Self::issue_event(event, trail, &issued, slot.lease().shares);
         let reference = issued.reference.clone();
         let never = crate::dies_next!("unrecorded");
         let record = async {
@@ -172,14 +184,18 @@ impl Broker {
             return Err((reason, refusal.into()));
         }
         crate::failpoint!("looked-again");
-        let clamped = clamped(permit);
+        let mut clamped = clamped(permit);
+        if lease.expires < lease.issued.plus(lease.ttl) {
+            clamped.push(format!("ttl {} was shortened: the credential is shared and lasts until {}", lease.ttl, lease.expires.rfc3339()));
+        }
         Ok(Delivery::new(trail.request, lease, issued, clamped, recorded))
     }
 
-    fn issue_event(lease: Event, trail: &Trail, issued: &Issued) -> Event {
+    fn issue_event(lease: Event, trail: &Trail, issued: &Issued, shares: Option<LeaseId>) -> Event {
         let version = issued.reference.0.get("version").and_then(serde_json::Value::as_u64);
         let event = record::with(trail.fill(lease, version).outcome(Outcome::Done), Event::credential, &issued.reference.named());
-        if trail.pinned { record::with(event, Event::more, &record::Given { pinned: true }) } else { event }
+        let given = record::Given { pinned: trail.pinned, shares };
+        if given.says_nothing() { event } else { record::with(event, Event::more, &given) }
     }
 
     /// Puts a refusal on the record and says what the caller is told.
@@ -269,6 +285,7 @@ impl Broker {
             grant: permit.grant().id.clone(),
             bundle: permit.bundle().clone(),
             idempotency: key.map(Box::new),
+            shares: None,
             reference: Default::default(),
             state: State::Reserved,
         })
@@ -300,7 +317,7 @@ pub(super) fn may_be_given(secret: &SecretDefinition, trail: &Trail) -> Result<(
 /// What the engine is told about a lease.
 pub(super) fn order<'a>(lease: &'a Lease, secret: &'a SecretDefinition) -> Order<'a> {
     Order {
-        lease: lease.id,
+        lease: lease.credential(),
         request: lease.request,
         secret,
         identity: &lease.identity,

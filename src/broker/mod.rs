@@ -28,6 +28,7 @@ mod renew;
 mod revive;
 mod rota;
 mod rotate;
+mod share;
 mod stop;
 mod unbound;
 mod view;
@@ -142,6 +143,7 @@ pub struct Broker {
     keys: KeyPlaces,
     rotating: tokio::sync::Mutex<()>,
     rotations: rotate::Rotations,
+    shares: share::Shares,
 }
 
 impl Broker {
@@ -178,6 +180,7 @@ impl Broker {
             keys: parts.keys,
             rotating: tokio::sync::Mutex::default(),
             rotations: rotate::Rotations::default(),
+            shares: share::Shares::default(),
         })
     }
 

@@ -7,7 +7,7 @@ use crate::{
     engine::Named,
     intent::{Adapter, Ask, Claimed, Effective, Intent, Source},
     lease::Lease,
-    model::{CredentialName, Operation, Purpose, RequestId, SecretName, Ttl},
+    model::{CredentialName, LeaseId, Operation, Purpose, RequestId, SecretName, Ttl},
     policy::Because,
 };
 use serde::Serialize;
@@ -33,10 +33,21 @@ impl Recordable for Named {}
 /// How an issued value travelled; the `more` of its record.
 #[derive(Serialize)]
 pub(super) struct Given {
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) pinned: bool,
+    /// The lease whose credential it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) shares: Option<LeaseId>,
 }
 
-/// A flag.
+impl Given {
+    /// An issue like most.
+    pub(super) fn says_nothing(&self) -> bool {
+        !self.pinned && self.shares.is_none()
+    }
+}
+
+/// A flag and an id.
 impl Recordable for Given {}
 
 /// What was asked for, as long as there is no intent: so that a secret that nobody knows is named on the record all the same.

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     attest::Workload,
     audit::{Kind, Need, Outcome},
-    engine::EngineError,
+    engine::{EngineError, Order},
     lease::{Lease, State},
     model::{Code, EndReason, LeaseId, Refusal, RequestId, Sensitivity},
     policy::{Decision, Permit},
@@ -102,13 +102,17 @@ impl Broker {
         let permit = self.decide_lease(&governance, &workload, &lease, self.is_frozen(), trail)?;
         let intent = permit.intent();
         let ttl = permit.effective().ttl.min(lease.ttl);
+        // Nobody else makes it shorter or longer meanwhile, if others have it too.
+        let _turn = self.turn_to_prolong(intent.secret(), &lease).await;
         let expires = self.clock.wall().plus(ttl).max(lease.expires);
         let deadline = self.clock.boot().plus(ttl).max(lease.deadline);
         let extended = Lease { expires, deadline, ..Lease::clone(&lease) };
         let event = trail.fill(record::of_lease(Kind::Renew, &extended), None).outcome(Outcome::Done);
         // On the record before the source is told: a credential never outlives what the record says.
         let _recorded = self.audit.append(event, Need::Durable).await?;
-        self.engine(&lease.engine)?.renew(&order(&extended, intent.secret()), &lease.reference).await?;
+        let until = self.leases.longest(lease.credential()).map_or(expires, |longest| longest.max(expires));
+        let order = Order { expires: until, ..order(&extended, intent.secret()) };
+        self.engine(&lease.engine)?.renew(&order, &lease.reference).await?;
         self.attestor.still(peer)?;
         let renewed = self.leases.renew(&lease, expires, deadline).await?;
         self.watchers.tell(&lease.identity);

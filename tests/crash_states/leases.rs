@@ -75,6 +75,7 @@ fn lease(n: u128) -> Lease {
         grant: "g".into(),
         bundle: "b".into(),
         idempotency: None,
+        shares: None,
         reference: UpstreamRef::default(),
         state: State::Reserved,
     }

@@ -47,6 +47,7 @@ mod residue;
 mod restored;
 mod rotation;
 mod shapes;
+mod shared;
 mod siege;
 mod sight;
 mod upgrade;
