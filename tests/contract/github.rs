@@ -432,7 +432,7 @@ async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
         assert!(!ended.unwrap_err().to_string().contains(CANARY), "{weather:?}");
         site.server.set(None);
         let ended = until_settled(async || engine.end(asked.lease, &issued.reference).await, |_| true).await;
-        assert_eq!((ended, site.alive(), site.noted()), (EndResult::Revoked, 0, 0), "{weather:?}");
+        assert_eq!((ended.result, site.alive(), site.noted()), (EndResult::Revoked, 0, 0), "{weather:?}");
     }
     // Somebody else was faster: dead is dead.
     let asked = site.asked();

@@ -1,11 +1,11 @@
 //! From a call to the token's end.
 
 use super::{
-    super::{Again, Attribute, EngineError, Issued, Order, UpstreamRef},
+    super::{Again, Attribute, EngineError, Issued, Order, Over, UpstreamRef},
     BearerEngine, Given, NoteError, TokenSource,
     notes::{Note, context},
 };
-use crate::model::{EndResult, LeaseId, SecretBytes, WallTime};
+use crate::model::{EndResult, LeaseId, Proof, SecretBytes, WallTime};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
 
@@ -135,26 +135,27 @@ impl<S: TokenSource> BearerEngine<S> {
         Ok(())
     }
 
-    pub(super) async fn finish(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<EndResult, EngineError> {
+    pub(super) async fn finish(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError> {
         let Some(token) = self.unsealed(lease, reference)? else {
             // A reference of which nothing is known: what the note says, and without one there is nothing that could live.
-            let result = self.settle_note(lease).await?;
-            let never = result == EndResult::Lapsed && self.source.revokes();
-            return Ok(if never { EndResult::Revoked } else { result });
+            let over = self.settle_note(lease).await?;
+            let never = over == EndResult::Lapsed && self.source.revokes();
+            return Ok(if never { Over { result: EndResult::Revoked, ..over } } else { over });
         };
         if !self.is_revocable(reference) {
-            return Ok(EndResult::Lapsed);
+            return Ok(Over::LAPSED);
         }
         let done = self.source.revoke(&token).await;
         self.ended(lease, done, dies(reference))
     }
 
     /// Ends what a call left of which nothing but its note is known.
-    pub(super) async fn settle_note(&self, lease: LeaseId) -> Result<EndResult, EngineError> {
+    pub(super) async fn settle_note(&self, lease: LeaseId) -> Result<Over, EngineError> {
         match self.notes.find(lease).map_err(on_disk)? {
-            None => Ok(EndResult::Lapsed),
+            None => Ok(Over::lapsed(Proof::NEVER)),
             Some(Note::Made { tokens, dies }) => {
-                let mut done = Ok(());
+                // Without a token there is nothing that could live.
+                let mut done = Ok(Proof::NEVER);
                 for token in &tokens {
                     done = done.and(self.source.revoke(token).await);
                 }
@@ -170,20 +171,20 @@ impl<S: TokenSource> BearerEngine<S> {
                     )));
                 }
                 self.notes.remove(lease).map_err(on_disk)?;
-                Ok(EndResult::Lapsed)
+                Ok(Over::lapsed(Proof::EXPIRED))
             }
         }
     }
 
     /// What the source's word about an end is worth. Where it cannot be had, a token that is past its own end is over all the same.
-    fn ended(&self, lease: LeaseId, done: Result<(), EngineError>, dies: Option<WallTime>) -> Result<EndResult, EngineError> {
-        let result = match done {
-            Ok(()) => EndResult::Revoked,
-            Err(_) if dies.is_some_and(|dies| later(dies, SLACK) < self.clock.wall()) => EndResult::Lapsed,
+    fn ended(&self, lease: LeaseId, done: Result<Proof, EngineError>, dies: Option<WallTime>) -> Result<Over, EngineError> {
+        let over = match done {
+            Ok(proof) => Over::revoked(proof),
+            Err(_) if dies.is_some_and(|dies| later(dies, SLACK) < self.clock.wall()) => Over::lapsed(Proof::EXPIRED),
             Err(error) => return Err(error),
         };
         self.notes.remove(lease).map_err(on_disk)?;
-        Ok(result)
+        Ok(over)
     }
 
     /// The leases that may have a token; those of which that is not known come last, as they can only be waited for.

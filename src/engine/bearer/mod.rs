@@ -12,10 +12,10 @@ pub(super) use answer::{is_object, line, unheard};
 pub(super) use narrow::{ByTarget, least};
 pub use notes::NoteError;
 
-use super::{Again, Attribute, Engine, EngineError, Issued, Order, UpstreamRef};
+use super::{Again, Attribute, Engine, EngineError, Issued, Order, Over, UpstreamRef};
 use crate::{
     digest::{Random, SealKey},
-    model::{EndResult, EndsBy, EngineName, LeaseId, SecretBytes, SecretDefinition, Ttl},
+    model::{EndsBy, EngineName, LeaseId, Proof, ProofBy, SecretBytes, SecretDefinition, Ttl},
     sys::Clock,
 };
 use async_trait::async_trait;
@@ -40,8 +40,11 @@ pub trait TokenSource: Send + Sync + 'static {
     /// Asks for one token, in one call.
     async fn ask(&self, order: &Order<'_>) -> Result<Given, NotGiven>;
 
-    /// Takes a token back. It is dead for certain when this succeeds, whatever it was before.
-    async fn revoke(&self, token: &SecretBytes) -> Result<(), EngineError>;
+    /// Whether it can be asked if a token is dead.
+    fn looks(&self) -> bool;
+
+    /// Takes a token back, looks where it can, and says how it is known. Done when this succeeds, whatever it was before.
+    async fn revoke(&self, token: &SecretBytes) -> Result<Proof, EngineError>;
 }
 
 /// A token that came.
@@ -135,6 +138,10 @@ impl<S: TokenSource> Engine for BearerEngine<S> {
         if self.source.revokes() { EndsBy::Upstream } else { EndsBy::ShortLife }
     }
 
+    fn proves(&self, _secret: &SecretDefinition) -> Option<ProofBy> {
+        self.source.revokes().then_some(if self.source.looks() { ProofBy::Looked } else { ProofBy::Told })
+    }
+
     fn has_upstream(&self, _secret: &SecretDefinition) -> bool {
         self.source.revokes()
     }
@@ -165,11 +172,11 @@ impl<S: TokenSource> Engine for BearerEngine<S> {
         self.within(std::future::ready(self.must_outlast(order, reference))).await
     }
 
-    async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<EndResult, EngineError> {
+    async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError> {
         self.within(self.finish(lease, reference)).await
     }
 
-    async fn settle(&self, lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<EndResult, EngineError> {
+    async fn settle(&self, lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
         self.within(self.settle_note(lease)).await
     }
 

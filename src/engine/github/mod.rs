@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     digest::{Random, RsaKey, SealKey},
-    model::{EngineName, SecretBytes, SecretDefinition, Ttl},
+    model::{EngineName, Finding, Proof, SecretBytes, SecretDefinition, Ttl},
     outbound::{Answer, Call, Client, Method, Unanswered},
     sys::Clock,
 };
@@ -184,11 +184,15 @@ impl TokenSource for Installation {
         }
     }
 
-    async fn revoke(&self, token: &SecretBytes) -> Result<(), EngineError> {
+    fn looks(&self) -> bool {
+        true
+    }
+
+    async fn revoke(&self, token: &SecretBytes) -> Result<Proof, EngineError> {
         let doing = "ending an installation token";
         if self.end_token(doing, token).await? && !crate::mutation!("github-looked") && self.end_token(doing, token).await? {
             return Err(EngineError::Unreachable("the token lives after it was ended".into()));
         }
-        Ok(())
+        Ok(Proof::looked(&[Finding::UseRefused]))
     }
 }
