@@ -4,7 +4,7 @@ use super::kind::{Kind, Outcome};
 use super::text::{Facts, NoJson, Sentence, Word, to_ascii_json};
 use crate::model::{
     Assurance, Channel, EndReason, EndResult, EndsBy, EngineName, Environment, HolderKind, Identity, IdentityKind, IdentityName, LeaseId,
-    Owner, Refusal, RequestId, SecretDefinition, SecretName, Sensitivity, TicketId, WallTime,
+    Owner, Proof, Refusal, RequestId, SecretDefinition, SecretName, Sensitivity, TicketId, WallTime,
 };
 use serde::{Serialize, Serializer};
 
@@ -103,6 +103,9 @@ pub struct Ended {
     pub dead: Option<WallTime>,
     /// Tries so far.
     pub attempts: u32,
+    /// What the engine saw, and what that is worth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
 }
 
 /// Equal events that have no record of their own.
@@ -161,6 +164,8 @@ pub struct Event {
     #[serde(skip_serializing_if = "Option::is_none")]
     effective: Option<Facts>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    intent: Option<Word>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     channel: Option<Channel>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) secret: Option<What>,
@@ -214,7 +219,7 @@ impl Event {
     pub fn new(kind: Kind) -> Self {
         Self {
             kind, request: None, lease: None, identity: None, uid: None, assurance: None, basis: None, attestor: None, attested: None,
-            client: None, source: None, adapter: None, claimed: None, effective: None, channel: None, secret: None, credential: None, policy: None, holder: None,
+            client: None, source: None, adapter: None, claimed: None, effective: None, intent: None, channel: None, secret: None, credential: None, policy: None, holder: None,
             expires: None, ended: None, cause: None, by: None, outcome: None, code: None, remedies: Vec::new(), detail: None, folded: None, more: None,
         }
     }
@@ -249,6 +254,8 @@ impl Event {
         claimed: Facts;
         /// What is issued in truth.
         effective: Facts;
+        /// Digest of what was granted, by which the records of sources are found.
+        intent: Word;
         /// How the secret travels.
         channel: Channel;
         /// The exact credential, by the engine's own names.

@@ -6,7 +6,7 @@
 use super::{Broker, record};
 use crate::{
     audit::{Ended, Event, Kind, Outcome},
-    engine::EngineError,
+    engine::{EngineError, Over},
     lease::{Cause, Ending, Postponed},
     model::{EndResult, LeaseId},
 };
@@ -69,7 +69,7 @@ impl Broker {
         }
         crate::failpoint!("ending-noted");
         match self.tell_source(&ending).await {
-            Ok(result) => {
+            Ok(Over { result, proof }) => {
                 crate::failpoint!("after-source-told");
                 let ended = self.clock.wall();
                 self.reaper.release(&lease);
@@ -84,6 +84,7 @@ impl Broker {
                         _ => (lease.ends_by == crate::model::EndsBy::ShortLife).then_some(lease.expires),
                     },
                     attempts: tries + 1,
+                    proof,
                 };
                 self.metrics.ended(ending.reason().as_str(), result.as_str(), ended.0.saturating_sub(ending.since().0));
                 self.on_record(self.about(Kind::End, &ending).ended(told).outcome(Outcome::Done)).await;
@@ -99,10 +100,10 @@ impl Broker {
         }
     }
 
-    async fn tell_source(&self, ending: &Ending) -> Result<EndResult, EngineError> {
+    async fn tell_source(&self, ending: &Ending) -> Result<Over, EngineError> {
         let lease = ending.lease();
         if ending.others() > 0 && !crate::mutation!("share-counted") {
-            return Ok(EndResult::Shared);
+            return Ok(Over::SHARED);
         }
         let engine = self
             .engines

@@ -26,7 +26,8 @@ impl Broker {
             let State::Ending { tries, .. } = lease.state else { continue };
             let now = self.clock.wall();
             let result = EndResult::Irrevocable;
-            let told = Ended { reason: ending.reason(), result, asked: ending.since(), ended: now, dead: None, attempts: tries };
+            let told =
+                Ended { reason: ending.reason(), result, asked: ending.since(), ended: now, dead: None, attempts: tries, proof: None };
             self.reaper.release(&lease);
             self.on_record(self.about(Kind::End, &ending).ended(told).cause(request).outcome(Outcome::Failed).detail(why)).await;
             if let (_, Err(error)) = self.leases.end(ending, result, now).await {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     approval::Clearance,
-    audit::{AuditError, Event, Kind, Need, Outcome},
+    audit::{AuditError, Event, Kind, Need, Outcome, Word},
     digest::sha256,
     engine::{Issued, Order},
     intent::{Ask, Intent},
@@ -146,7 +146,7 @@ impl Broker {
         // Watched before it is live: a holder that dies in between is noticed.
         let watch = self.reaper.watch(self, slot.lease(), bound);
         let event = record::of_lease(Kind::Issue, slot.lease());
-        let event = Self::issue_event(event, trail, &issued, slot.lease().shares);
+        let event = Self::issue_event(event, trail, &issued, &order.intent_digest(), slot.lease().shares);
         let reference = issued.reference.clone();
         let never = crate::dies_next!("unrecorded");
         let record = async {
@@ -191,9 +191,13 @@ impl Broker {
         Ok(Delivery::new(trail.request, lease, issued, clamped, recorded))
     }
 
-    fn issue_event(lease: Event, trail: &Trail, issued: &Issued, shares: Option<LeaseId>) -> Event {
+    fn issue_event(lease: Event, trail: &Trail, issued: &Issued, intent: &str, shares: Option<LeaseId>) -> Event {
         let version = issued.reference.0.get("version").and_then(serde_json::Value::as_u64);
         let event = record::with(trail.fill(lease, version).outcome(Outcome::Done), Event::credential, &issued.reference.named());
+        let event = match Word::parse(intent) {
+            Ok(digest) => event.intent(digest),
+            Err(_) => event,
+        };
         let given = record::Given { pinned: trail.pinned, shares };
         if given.says_nothing() { event } else { record::with(event, Event::more, &given) }
     }

@@ -135,7 +135,7 @@ impl Broker {
                 Some(known) => (known.reason, known.result, known.at, "ended while the log took no record"),
                 None => (EndReason::Unfinished, EndResult::Lapsed, self.clock.wall(), "issued on the record and in no journal"),
             };
-            let ended = Ended { reason, result, asked: at, ended: at, dead: None, attempts: 1 };
+            let ended = Ended { reason, result, asked: at, ended: at, dead: None, attempts: 1, proof: None };
             self.on_record(Event::new(Kind::End).lease(id).ended(ended).outcome(Outcome::Done).detail(detail)).await;
         }
         closed

@@ -5,7 +5,7 @@ use super::{
     Desk, Done, Failure,
     explain::bare,
     output::{Style, line, short},
-    search, verify,
+    receipt, search, verify,
 };
 use crate::{
     audit::{Kind, Outcome, Record},
@@ -22,6 +22,8 @@ pub(super) enum Verb {
     Tail(Tail),
     /// Everything in a log that fits, offline; with --who, who had values and how often
     Search(search::Arguments),
+    /// Show that a lease's credential is dead, how that is known, and where it stands in a log, offline
+    Receipt(receipt::Arguments),
     /// Verify a log offline: nothing edited, removed, exchanged or cut
     Verify(verify::Arguments),
 }
@@ -61,6 +63,7 @@ pub(super) async fn run(desk: &Desk, verb: Verb) -> Done {
     match verb {
         Verb::Tail(tail) => follow(desk, &tail).await,
         Verb::Search(arguments) => search::run(desk, &arguments),
+        Verb::Receipt(arguments) => receipt::run(desk, &arguments),
         Verb::Verify(arguments) => verify::run(desk, &arguments),
     }
 }

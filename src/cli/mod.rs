@@ -21,6 +21,7 @@ mod key;
 mod leases;
 mod output;
 mod policy;
+mod receipt;
 mod renew;
 mod revoke;
 mod search;

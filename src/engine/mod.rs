@@ -10,6 +10,7 @@
 //!    ([`UpstreamRef::seal`]), and goes with it.
 //! 4. `end` is idempotent and safe to repeat at any time, for ever. It answers `Revoked` only when the source confirmed that the
 //!    credential is dead, `Lapsed` when there is nothing upstream to revoke. It never answers done without having looked.
+//!    What it saw is in the answer ([`Over`]), and no more than it saw: it becomes the lease's revocation receipt.
 //! 5. `settle` ends what a reservation without a commit may have left: it looks for the deterministic name, and it waits for an issue that
 //!    is still under way at the source, so that nothing comes into being after it said that there was nothing.
 //! 6. No error, log line or upstream statement holds a secret byte.
@@ -30,6 +31,7 @@ pub mod local;
 mod members;
 pub mod oauth2;
 pub mod openbao;
+mod over;
 pub mod postgres;
 mod registry;
 pub mod ssh;
@@ -37,11 +39,12 @@ pub mod x509;
 
 pub use ended::{EndedError, ListPlaces};
 pub use members::Members;
+pub use over::Over;
 pub use registry::Engines;
 
 use crate::digest::sha256;
 use crate::model::{
-    EndResult, EndsBy, IdentityName, LeaseId, Operation, Purpose, RequestId, SecretBytes, SecretDefinition, Target, WallTime,
+    EndsBy, IdentityName, LeaseId, Operation, ProofBy, Purpose, RequestId, SecretBytes, SecretDefinition, Target, WallTime,
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -194,6 +197,11 @@ pub trait Engine: Send + Sync {
     /// How this secret's credentials end. Asked only about definitions that [`Engine::check`] has passed.
     fn ends_by(&self, secret: &SecretDefinition) -> EndsBy;
 
+    /// What the proof is worth that an end of this secret's leases comes with; none where there is nothing to be looked at.
+    fn proves(&self, _secret: &SecretDefinition) -> Option<ProofBy> {
+        None
+    }
+
     /// Whether something of this secret's leases exists upstream, so that the reservation must be durable before `issue`.
     fn has_upstream(&self, secret: &SecretDefinition) -> bool;
 
@@ -237,10 +245,10 @@ pub trait Engine: Send + Sync {
     async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError>;
 
     /// Ends the credential. `Revoked` or `Lapsed`; everything else is an error.
-    async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<EndResult, EngineError>;
+    async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError>;
 
     /// Ends whatever a reservation without a commit may have left. `Revoked` when something was found and ended, `Lapsed` when nothing was there.
-    async fn settle(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<EndResult, EngineError>;
+    async fn settle(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<Over, EngineError>;
 
     /// The leases of which something still exists upstream under our mark, whether or not any lease is known here. What no journal
     /// knows can then be ended by [`Engine::end`] with an empty reference. Empty for engines with nothing upstream.

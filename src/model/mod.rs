@@ -21,7 +21,7 @@ mod text;
 pub use assurance::Assurance;
 pub use definition::{Catalogue, EndsBy, SecretDefinition, Share, TtlLimits};
 pub use duration::{BootTime, Ttl, WallTime};
-pub use ending::{EndReason, EndResult, HolderKind};
+pub use ending::{EndReason, EndResult, Finding, HolderKind, Proof, ProofBy};
 pub use id::{IdError, LeaseId, RequestId};
 pub use identity::{DeclaredUse, ExecRule, Identity, IdentityKind, Registry};
 pub use name::{CredentialName, EngineName, Environment, GroupName, IdentityName, NameError, Owner, Purpose, SecretName, TicketId};

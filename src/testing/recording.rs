@@ -2,8 +2,8 @@
 
 use crate::{
     digest::SealKey,
-    engine::{Engine, EngineError, Issued, Order, UpstreamRef},
-    model::{EndResult, EndsBy, LeaseId, SecretDefinition, WallTime},
+    engine::{Engine, EngineError, Issued, Order, Over, UpstreamRef},
+    model::{EndsBy, Finding, LeaseId, Proof, ProofBy, SecretDefinition, WallTime},
 };
 use async_trait::async_trait;
 use std::{
@@ -36,6 +36,9 @@ pub enum Mishap {
     /// The source does not answer; the engine's own deadline ends the wait and nothing happens there.
     Stall,
 }
+
+/// It is a map: what is not in it is not there.
+const LOOKED: Proof = Proof::looked(&[Finding::TokenUnknown]);
 
 /// The engine. Everything about it may be looked at while it is in use.
 pub struct RecordingEngine {
@@ -126,6 +129,10 @@ impl Engine for RecordingEngine {
         EndsBy::Upstream
     }
 
+    fn proves(&self, _secret: &SecretDefinition) -> Option<ProofBy> {
+        Some(LOOKED.by)
+    }
+
     fn has_upstream(&self, _secret: &SecretDefinition) -> bool {
         true
     }
@@ -157,17 +164,19 @@ impl Engine for RecordingEngine {
         .await
     }
 
-    async fn end(&self, lease: LeaseId, _reference: &UpstreamRef) -> Result<EndResult, EngineError> {
+    async fn end(&self, lease: LeaseId, _reference: &UpstreamRef) -> Result<Over, EngineError> {
         self.call(Call::End, lease, |state| {
             state.live.remove(&lease);
-            Ok(EndResult::Revoked)
+            Ok(Over::revoked(LOOKED))
         })
         .await
     }
 
-    async fn settle(&self, lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<EndResult, EngineError> {
-        self.call(Call::Settle, lease, |state| Ok(if state.live.remove(&lease).is_some() { EndResult::Revoked } else { EndResult::Lapsed }))
-            .await
+    async fn settle(&self, lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
+        self.call(Call::Settle, lease, |state| {
+            Ok(if state.live.remove(&lease).is_some() { Over::revoked(LOOKED) } else { Over::lapsed(LOOKED) })
+        })
+        .await
     }
 
     async fn inventory(&self) -> Result<Vec<LeaseId>, EngineError> {

@@ -52,6 +52,44 @@ fn search_says_who_had_a_secret_without_a_daemon() {
 }
 
 #[test]
+fn a_receipt_says_what_is_known_of_an_end_and_where_it_stands() {
+    let mut daemon = sample();
+    exits(&daemon.plain(["get", "hello"]), 0);
+    // Its holder was the command itself.
+    let search = |daemon: &Daemon, kind: &str| exits(&daemon.clav(["audit", "search", "--secret", "hello", "--kind", kind, "--json"]), 0);
+    for _ in 0..200 {
+        if !search(&daemon, "end").is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    daemon.stop();
+    let record = |kind: &str| serde_json::from_str::<serde_json::Value>(search(&daemon, kind).lines().next().unwrap()).unwrap();
+    let (issue, end) = (record("issue"), record("end"));
+    let lease = issue["lease"].as_str().unwrap();
+    let receipt = json(&daemon.clav(["audit", "receipt", lease, "--json"]));
+    assert_eq!((receipt["state"].as_str(), receipt["hashes_fit"].as_bool()), (Some("none"), Some(true)), "a copy lives on: {receipt}");
+    for (part, record) in [("issue", &issue), ("end", &end)] {
+        assert_eq!((&receipt[part]["seq"], &receipt[part]["hash"]), (&record["seq"], &record["hash"]));
+    }
+    assert_eq!((&receipt["intent"], receipt["intent"].as_str().unwrap().len()), (&issue["intent"], 32));
+    assert_eq!((&receipt["credential"], &receipt["secret"]["name"]), (&issue["credential"], &"hello".into()));
+    assert!(receipt["head"].as_str().unwrap().starts_with("claviger-head-v1 "), "{receipt}");
+    let words = exits(&daemon.clav(["audit", "receipt", lease]), 0);
+    for word in [lease, "hello for tester", "nothing shows that a copy", end["hash"].as_str().unwrap(), "asked for at"] {
+        assert!(words.contains(word), "{word} is missing:\n{words}");
+    }
+    exits(&daemon.clav(["audit", "receipt", "7"]), 2);
+    exits(&daemon.clav(["audit", "receipt", "lease-01kb0000000000000000000000"]), 1);
+    // What was edited is told apart.
+    let log = std::fs::read_dir(daemon.dir.join("log")).unwrap().flatten();
+    let file = log.map(|file| file.path()).find(|path| path.extension().is_some_and(|e| e == "jsonl")).unwrap();
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("\"result\":\"lapsed\"", "\"result\":\"revoked\"")).unwrap();
+    assert!(exits(&daemon.clav(["audit", "receipt", lease]), 1).contains("was edited"));
+}
+
+#[test]
 fn following_loses_and_repeats_nothing_across_restarts_and_new_files() {
     let small = "segment_bytes = 65536\n";
     let options = Options { files: Vec::new(), config: String::new() };

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use claviger::{
     digest::{SealKey, SystemRandom},
     engine::{
-        Engine, EngineError, Issued, Mark, Order,
+        Engine, EngineError, Issued, Mark, Order, Over,
         command::{CommandConfig, CommandEngine},
     },
     model::{EndResult, EndsBy, EngineName, Operation, SecretDefinition, Target},
@@ -229,7 +229,7 @@ fn shown<T>(done: Result<T, EngineError>) -> String {
 }
 
 /// As often as the broker would.
-async fn settle(engine: &CommandEngine, asked: &Asked) -> EndResult {
+async fn settle(engine: &CommandEngine, asked: &Asked) -> Over {
     for _ in 0..20 {
         if let Ok(result) = engine.settle(asked.lease, None).await {
             return result;

@@ -445,7 +445,7 @@ async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
             engine.end(asked.lease, &issued.reference).await
         };
         let ended = until_settled(again, |_| true).await;
-        assert_eq!((ended, site.alive(), site.noted()), (EndResult::Revoked, 0, 0), "{weather:?}");
+        assert_eq!((ended.result, site.alive(), site.noted()), (EndResult::Revoked, 0, 0), "{weather:?}");
     }
     // Somebody else was faster: dead is dead.
     let asked = site.asked();

@@ -2,13 +2,16 @@
 //! does is tested in `oauth2`.
 
 use crate::{
-    oauth2::{Bench, host, limits},
+    oauth2::{Bench, host, limits, with_revocation},
     stand_in::{CANARY, Request, StandIn, Weather, counted_port, until_settled},
     suite::{Asked, now, secret},
 };
 use claviger::{
-    engine::{Engine, EngineError, oauth2::OAuth2Engine},
-    model::{EndResult, SecretDefinition},
+    engine::{
+        Engine, EngineError, Over,
+        oauth2::{Endpoints, OAuth2Engine},
+    },
+    model::{EndResult, Finding, Proof, SecretDefinition},
     outbound::{Address, Client},
     sys::{Clock, ManualClock, SystemClock},
 };
@@ -270,6 +273,23 @@ async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
     site.clock.advance(301_000_000);
     assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Lapsed);
     assert_eq!(site.notes(), 0);
+}
+
+/// A server that cannot be asked whether a token is dead: its word is all there is, and no more is claimed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_servers_word_is_told_as_its_word() {
+    let mut site = Site::new(LIMIT).await;
+    for (endpoints, wanted) in [
+        (with_revocation as fn() -> Endpoints, Proof::looked(&[Finding::TokenInactive])),
+        (|| Endpoints { introspection: None, ..with_revocation() }, Proof::TOLD),
+    ] {
+        site.bench.endpoints = endpoints;
+        let (engine, row) = site.engine();
+        let asked = Asked::new();
+        let issued = engine.issue(&asked.order(&row)).await.unwrap();
+        assert_eq!(engine.proves(&row), Some(wanted.by));
+        assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), Over::revoked(wanted));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

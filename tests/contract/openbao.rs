@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use claviger::{
     digest::{SealKey, SystemRandom},
     engine::{
-        Engine, EngineError, Issued, Mark, UpstreamRef, jwt,
+        Engine, EngineError, Issued, Mark, Over, UpstreamRef, jwt,
         local::LocalStore,
         openbao::{Login, OpenBaoConfig, OpenBaoEngine, Source},
     },
@@ -254,7 +254,7 @@ async fn a_value_is_read_again_while_the_server_is_away_and_by_nobody_else() {
 }
 
 /// Ends a lease, as often as the broker would try.
-async fn ended(engine: &OpenBaoEngine, asked: &Asked, reference: &UpstreamRef) -> EndResult {
+async fn ended(engine: &OpenBaoEngine, asked: &Asked, reference: &UpstreamRef) -> Over {
     let mut last = None;
     for _ in 0..40 {
         match engine.end(asked.lease, reference).await {

@@ -7,8 +7,8 @@ use crate::{
     suite::{Asked, secret},
 };
 use claviger::{
-    engine::{Engine, EngineError, UpstreamRef, openbao::OpenBaoEngine},
-    model::{EndResult, SecretDefinition},
+    engine::{Engine, EngineError, Over, UpstreamRef, openbao::OpenBaoEngine},
+    model::{EndResult, Finding, Proof, SecretDefinition},
     outbound::{Address, Client, Limits},
     sys::SystemClock,
 };
@@ -26,6 +26,10 @@ struct Sky {
     tokens: BTreeMap<String, Value>,
     logins: usize,
     own: String,
+    /// Whether the one lease of the database is there.
+    lease: bool,
+    /// What it says is done and is not.
+    lies_about: &'static str,
 }
 
 type Shared = Arc<Mutex<Sky>>;
@@ -51,6 +55,9 @@ fn answer(sky: &Shared, request: &Request) -> (u16, String) {
         return denied("permission denied");
     }
     let id = body["token"].as_str().unwrap_or_default();
+    if path == sky.lies_about {
+        return (204, String::new());
+    }
     match path {
         "auth/token/create/claviger" => {
             let id = body["id"].as_str().unwrap().to_owned();
@@ -72,10 +79,16 @@ fn answer(sky: &Shared, request: &Request) -> (u16, String) {
             (204, String::new())
         }
         "database/creds/ro" => {
+            sky.lease = true;
             let data = json!({"username": "u", "password": CANARY});
             (200, json!({"lease_id": "database/creds/ro/1", "lease_duration": 86400, "renewable": true, "data": data}).to_string())
         }
-        "sys/leases/revoke" => (204, String::new()),
+        "sys/leases/revoke" => {
+            sky.lease = false;
+            (204, String::new())
+        }
+        "sys/leases/lookup" if sky.lease => (200, json!({"data": {"ttl": 86400}}).to_string()),
+        "sys/leases/lookup" => (400, json!({"errors": ["invalid lease"]}).to_string()),
         _ => (404, json!({"errors": []}).to_string()),
     }
 }
@@ -147,14 +160,14 @@ async fn bad_weather_at_any_call_leaves_nothing() {
 }
 
 /// As often as the broker would.
-async fn settle(engine: &OpenBaoEngine, asked: &Asked, row: &SecretDefinition) -> EndResult {
+async fn settle(engine: &OpenBaoEngine, asked: &Asked, row: &SecretDefinition) -> Over {
     until_settled(async || engine.settle(asked.lease, Some(row)).await, |error| matches!(error, EngineError::Unreachable(_))).await
 }
 
 /// An end is done when the server said so, and not before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
-    for call in ["/v1/sys/leases/revoke", "/v1/auth/token/revoke", "/v1/auth/token/lookup"] {
+    for call in ["/v1/sys/leases/revoke", "/v1/sys/leases/lookup", "/v1/auth/token/revoke", "/v1/auth/token/lookup"] {
         for weather in [
             Weather::Status(400, ""),
             Weather::Status(403, ""),
@@ -177,6 +190,26 @@ async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
             assert_eq!(ended, EndResult::Revoked);
             assert_eq!(lives(&sky), 0, "{call}, {weather:?}");
         }
+    }
+}
+
+/// A server's word is not believed: what it says it ended, and did not, is no end and no proof.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn there_is_no_proof_of_what_is_not_so() {
+    for lies_about in ["sys/leases/revoke", "auth/token/revoke"] {
+        let (server, sky) = stand_in().await;
+        let (engine, row) = engine_at(server.port, LIMIT);
+        let asked = Asked::new();
+        let issued = engine.issue(&asked.order(&row)).await.unwrap();
+        sky.lock().unwrap().lies_about = lies_about;
+        let ended = engine.end(asked.lease, &issued.reference).await;
+        assert!(
+            matches!(&ended, Err(EngineError::Unreachable(text)) if text.contains("lives after it was revoked")),
+            "{lies_about}: {ended:?}"
+        );
+        sky.lock().unwrap().lies_about = "";
+        let over = engine.end(asked.lease, &issued.reference).await.unwrap();
+        assert_eq!(over, Over::revoked(Proof::looked(&[Finding::LeaseUnknown, Finding::TokenUnknown])));
     }
 }
 

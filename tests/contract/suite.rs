@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use claviger::{
-    engine::{Engine, EngineError, Issued, Order, UpstreamRef},
+    engine::{Engine, EngineError, Issued, Order, Over, UpstreamRef},
     model::*,
 };
 use std::{
@@ -114,6 +114,7 @@ macro_rules! contract {
             what_is_issued_works_and_can_be_read_again
             a_renewed_credential_goes_on_working
             ending_says_what_became_of_it_and_can_be_repeated
+            an_end_says_how_it_is_known
             ending_what_never_was_is_no_error
             settling_without_an_issue_finds_nothing
             an_issue_that_was_never_committed_is_settled
@@ -170,6 +171,31 @@ pub async fn ending_says_what_became_of_it_and_can_be_repeated(h: &Harness) {
         assert_eq!(works, h.secret.ends_by != EndsBy::Upstream, "revoked is dead, lapsed says that a copy lives on");
     }
     assert_eq!(h.engine.settle(asked.lease, Some(&h.secret)).await.unwrap(), EndResult::Lapsed);
+}
+
+/// An engine that says that it looks gives what it saw, of an end, of a repeated one and of a lost issue; one that does not claims nothing.
+pub async fn an_end_says_how_it_is_known(h: &Harness) {
+    let proves = h.engine.proves(&h.secret);
+    if h.engine.has_upstream(&h.secret) {
+        assert!(matches!(proves, Some(ProofBy::Looked | ProofBy::Told)), "what a source ends is at least its word: {proves:?}");
+    }
+    let (committed, lost) = (Asked::new(), Asked::new());
+    let issued = h.engine.issue(&committed.order(&h.secret)).await.unwrap();
+    let never_committed = h.engine.issue(&lost.order(&h.secret)).await.unwrap();
+    let settled = h.engine.settle(lost.lease, Some(&h.secret)).await.unwrap();
+    let overs = [
+        h.engine.end(committed.lease, &issued.reference).await.unwrap(),
+        h.engine.end(committed.lease, &issued.reference).await.unwrap(),
+        settled,
+    ];
+    for (which, over) in overs.iter().enumerate() {
+        // Without a row to go by more may be looked for than there can be.
+        assert!(over.proof.map(|proof| proof.by) == proves || (proves.is_none() && which == 2), "{which}: {over:?}");
+        assert!(over.proof.is_none_or(|proof| !proof.seen.is_empty()), "{which}");
+    }
+    if proves == Some(ProofBy::Looked) {
+        assert!(!h.probe.works(&issued).await && !h.probe.works(&never_committed).await, "what was seen is so");
+    }
 }
 
 pub async fn ending_what_never_was_is_no_error(h: &Harness) {
@@ -252,8 +278,8 @@ pub async fn every_wait_has_a_deadline(engine: &dyn Engine, secret: &SecretDefin
 /// Ends it and holds the answer to the engine's word.
 async fn end(h: &Harness, asked: &Asked, reference: &UpstreamRef) {
     let wanted = if h.secret.ends_by == EndsBy::Upstream { EndResult::Revoked } else { EndResult::Lapsed };
-    let result = h.engine.end(asked.lease, reference).await.unwrap();
+    let over: Over = h.engine.end(asked.lease, reference).await.unwrap();
     // An engine of several kinds does not know which one a lease without a reference was.
-    let unknown = *reference == UpstreamRef::default() && !h.engine.has_upstream(&h.secret) && result == EndResult::Revoked;
-    assert!(result == wanted || unknown, "{result:?}");
+    let unknown = *reference == UpstreamRef::default() && !h.engine.has_upstream(&h.secret) && over == EndResult::Revoked;
+    assert!(over == wanted || unknown, "{over:?}");
 }

@@ -65,6 +65,11 @@ async fn a_credential_works_until_its_holder_dies_and_its_open_session_dies_too(
     let end = host.end_of(&lease);
     assert_eq!((end["ended"]["reason"].as_str(), end["ended"]["result"].as_str()), (Some("holder_gone"), Some("revoked")));
     assert!(end["ended"]["dead"].is_string(), "the source proved it");
+    assert_eq!(end["ended"]["proof"], serde_json::json!({"by": "looked", "seen": ["sessions_gone", "role_gone"]}));
+    let receipt = host.receipt(&lease);
+    assert_eq!((receipt["state"].as_str(), receipt["end"]["seq"].as_u64()), (Some("looked"), end["seq"].as_u64()));
+    assert_eq!(receipt["credential"]["role"], holder.first["body"]["attributes"]["username"]);
+    assert!(cluster.log().contains(receipt["intent"].as_str().unwrap()), "the server's log joins with it");
     assert!(open.query_one("SELECT 1", &[]).await.is_err(), "the open session is closed");
     assert!(log_in(&cluster, &holder.first).await.is_err());
     assert!(roles(&cluster).await.is_empty());

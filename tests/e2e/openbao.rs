@@ -107,6 +107,10 @@ async fn lives_and_dies(two: bool) {
     let end = host.end_of(&lease);
     assert_eq!((end["ended"]["reason"].as_str(), end["ended"]["result"].as_str()), (Some("holder_gone"), Some("revoked")));
     assert!(end["ended"]["dead"].is_string(), "the source proved it");
+    assert_eq!(end["ended"]["proof"], json!({"by": "looked", "seen": ["lease_unknown", "token_unknown"]}));
+    let receipt = host.receipt(&lease);
+    assert_eq!((receipt["state"].as_str(), receipt["end"]["seq"].as_u64()), (Some("looked"), end["seq"].as_u64()));
+    assert_eq!((&receipt["issue"]["seq"], receipt["intent"].as_str()), (&issue["seq"], Some(&*digest)));
     assert!(!logs_in(&cluster, &holder.first).await && roles(&cluster).await == 0 && server.tokens().await.is_empty());
 }
 

@@ -9,11 +9,11 @@ use claviger::{
     config,
     digest::{Ed25519Key, SealKey, SystemRandom},
     engine::{
-        Engine, EngineError, Engines, Issued, Order, UpstreamRef, Version,
+        Engine, EngineError, Engines, Issued, Order, Over, UpstreamRef, Version,
         local::{LocalEngine, LocalStore},
     },
     lease::Leases,
-    model::{Catalogue, EndResult, EndsBy, EngineName, LeaseId, Registry, SecretDefinition, SecretName},
+    model::{Catalogue, EndsBy, EngineName, LeaseId, Registry, SecretDefinition, SecretName},
     policy::{BASELINE, Bundle, Source as Policy},
     sys::{Clock, DiskVolume, Host as Machine, Kernel, ManualClock, SystemClock, append::Reserve},
 };
@@ -91,11 +91,11 @@ impl Engine for Lasting {
     async fn renew(&self, _: &Order<'_>, _: &UpstreamRef) -> Result<(), EngineError> {
         Err(EngineError::NoValue)
     }
-    async fn end(&self, _: LeaseId, _: &UpstreamRef) -> Result<EndResult, EngineError> {
-        Ok(EndResult::Lapsed)
+    async fn end(&self, _: LeaseId, _: &UpstreamRef) -> Result<Over, EngineError> {
+        Ok(Over::LAPSED)
     }
-    async fn settle(&self, _: LeaseId, _: Option<&SecretDefinition>) -> Result<EndResult, EngineError> {
-        Ok(EndResult::Lapsed)
+    async fn settle(&self, _: LeaseId, _: Option<&SecretDefinition>) -> Result<Over, EngineError> {
+        Ok(Over::LAPSED)
     }
 }
 

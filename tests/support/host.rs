@@ -300,6 +300,15 @@ impl Host {
         found.unwrap()
     }
 
+    /// What `clav audit receipt` says of a lease that has ended.
+    pub fn receipt(&self, lease: &str) -> serde_json::Value {
+        let audit = self.path("audit");
+        let out =
+            Command::new(env!("CARGO_BIN_EXE_clav")).args(["audit", "receipt", lease, &audit, "--json"]).output().expect("clav starts");
+        assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        serde_json::from_slice(&out.stdout).expect("JSON")
+    }
+
     pub fn live(&self) -> Vec<serde_json::Value> {
         self.operator("GET", "/v1/leases", "")["leases"].as_array().unwrap().clone()
     }

@@ -275,7 +275,7 @@ async fn only_what_no_crash_could_have_left_without_its_row_must_be_in_the_journ
     // What never came to be is in no journal.
     let ended = |reason| {
         let at = WallTime(START);
-        Ended { reason, result: EndResult::Lapsed, asked: at, ended: at, dead: None, attempts: 1 }
+        Ended { reason, result: EndResult::Lapsed, asked: at, ended: at, dead: None, attempts: 1, proof: None }
     };
     put(&audit, Event::new(Kind::End).lease(lease(0)).ended(ended(EndReason::Unfinished))).await;
     put(&audit, Event::new(Kind::End).lease(lease(2)).ended(ended(EndReason::Asked))).await;

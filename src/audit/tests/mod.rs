@@ -129,6 +129,7 @@ fn end(n: u128) -> Event {
         asked: WallTime(START),
         ended: WallTime(START),
         dead: None,
+        proof: None,
         attempts: 1,
     };
     Event::new(Kind::End).lease(lease(n)).ended(ended)

@@ -27,8 +27,15 @@ fn full() -> Event {
         ..Refusal::new(Code::NO_GRANT).detail("nothing fits")
     };
     let dead = Some(WallTime(START));
-    let ended =
-        Ended { reason: EndReason::Asked, result: EndResult::Revoked, asked: WallTime(START), ended: WallTime(START), dead, attempts: 1 };
+    let ended = Ended {
+        reason: EndReason::Asked,
+        result: EndResult::Revoked,
+        asked: WallTime(START),
+        ended: WallTime(START),
+        dead,
+        attempts: 1,
+        proof: None,
+    };
     issue(1)
         .uid(1000)
         .basis(facts())

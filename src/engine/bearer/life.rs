@@ -1,11 +1,11 @@
 //! From a call to the token's end.
 
 use super::{
-    super::{Again, Attribute, EngineError, Issued, Order, UpstreamRef},
+    super::{Again, Attribute, EngineError, Issued, Order, Over, UpstreamRef},
     BearerEngine, Given, NoteError, TokenSource,
     notes::{Note, context},
 };
-use crate::model::{EndResult, LeaseId, SecretBytes, WallTime};
+use crate::model::{EndResult, LeaseId, Proof, SecretBytes, WallTime};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -138,14 +138,15 @@ impl<S: TokenSource> BearerEngine<S> {
         Ok(())
     }
 
-    pub(super) async fn finish(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<EndResult, EngineError> {
+    pub(super) async fn finish(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError> {
         let Some(token) = self.unsealed(lease, reference)? else {
             // A reference of which nothing is known: what the note says, and without one there is nothing that could live.
             let never = self.source.revokes() && self.notes.find(lease).map_err(on_disk)?.is_none();
-            return if never { Ok(EndResult::Revoked) } else { self.settle_note(lease).await };
+            let over = Over { result: EndResult::Revoked, ..Over::lapsed(Proof::NEVER) };
+            return if never { Ok(over) } else { self.settle_note(lease).await };
         };
         if !self.is_revocable(reference) {
-            return Ok(EndResult::Lapsed);
+            return Ok(Over::LAPSED);
         }
         // The note goes when the source has taken the token back: without one this is a repetition, of a token that was known.
         let age = match self.notes.find(lease).map_err(on_disk)? {
@@ -157,11 +158,12 @@ impl<S: TokenSource> BearerEngine<S> {
     }
 
     /// Ends what a call left of which nothing but its note is known.
-    pub(super) async fn settle_note(&self, lease: LeaseId) -> Result<EndResult, EngineError> {
+    pub(super) async fn settle_note(&self, lease: LeaseId) -> Result<Over, EngineError> {
         match self.notes.find(lease).map_err(on_disk)? {
-            None => Ok(EndResult::Lapsed),
+            None => Ok(Over::lapsed(Proof::NEVER)),
             Some(Note::Made { tokens, made, dies }) => {
-                let mut done = Ok(());
+                // Without a token there is nothing that could live.
+                let mut done = Ok(Proof::NEVER);
                 for token in &tokens {
                     done = done.and(self.source.revoke(token, self.age(made)).await);
                 }
@@ -177,20 +179,20 @@ impl<S: TokenSource> BearerEngine<S> {
                     )));
                 }
                 self.notes.remove(lease).map_err(on_disk)?;
-                Ok(EndResult::Lapsed)
+                Ok(Over::lapsed(Proof::EXPIRED))
             }
         }
     }
 
     /// What the source's word about an end is worth. Where it cannot be had, a token that is past its own end is over all the same.
-    fn ended(&self, lease: LeaseId, done: Result<(), EngineError>, dies: Option<WallTime>) -> Result<EndResult, EngineError> {
-        let result = match done {
-            Ok(()) => EndResult::Revoked,
-            Err(_) if dies.is_some_and(|dies| later(dies, SLACK) < self.clock.wall()) => EndResult::Lapsed,
+    fn ended(&self, lease: LeaseId, done: Result<Proof, EngineError>, dies: Option<WallTime>) -> Result<Over, EngineError> {
+        let over = match done {
+            Ok(proof) => Over::revoked(proof),
+            Err(_) if dies.is_some_and(|dies| later(dies, SLACK) < self.clock.wall()) => Over::lapsed(Proof::EXPIRED),
             Err(error) => return Err(error),
         };
         self.notes.remove(lease).map_err(on_disk)?;
-        Ok(result)
+        Ok(over)
     }
 
     /// The leases that may have a token; those of which that is not known come last, as they can only be waited for.

@@ -12,10 +12,10 @@ pub(super) use answer::{is_object, line, unheard};
 pub(super) use narrow::{ByTarget, least};
 pub use notes::NoteError;
 
-use super::{Again, Attribute, Engine, EngineError, Issued, Order, UpstreamRef};
+use super::{Again, Attribute, Engine, EngineError, Issued, Order, Over, UpstreamRef};
 use crate::{
     digest::{Random, SealKey},
-    model::{EndResult, EndsBy, EngineName, LeaseId, SecretBytes, SecretDefinition, Ttl},
+    model::{EndsBy, EngineName, LeaseId, Proof, ProofBy, SecretBytes, SecretDefinition, Ttl},
     sys::Clock,
 };
 use async_trait::async_trait;
@@ -40,9 +40,12 @@ pub trait TokenSource: Send + Sync + 'static {
     /// Asks for one token, in one call.
     async fn ask(&self, order: &Order<'_>) -> Result<Given, NotGiven>;
 
-    /// Takes a token back that was made so long ago: a source may need a moment to know its own. It is dead for certain when this succeeds,
-    /// whatever it was before.
-    async fn revoke(&self, token: &SecretBytes, age: Duration) -> Result<(), EngineError>;
+    /// Whether it can be asked if a token is dead.
+    fn looks(&self) -> bool;
+
+    /// Takes a token back that was made so long ago (a source may need a moment to know its own), looks where it can, and says how it is
+    /// known. Done when this succeeds, whatever it was before.
+    async fn revoke(&self, token: &SecretBytes, age: Duration) -> Result<Proof, EngineError>;
 }
 
 /// A token that came.
@@ -136,6 +139,10 @@ impl<S: TokenSource> Engine for BearerEngine<S> {
         if self.source.revokes() { EndsBy::Upstream } else { EndsBy::ShortLife }
     }
 
+    fn proves(&self, _secret: &SecretDefinition) -> Option<ProofBy> {
+        self.source.revokes().then_some(if self.source.looks() { ProofBy::Looked } else { ProofBy::Told })
+    }
+
     fn has_upstream(&self, _secret: &SecretDefinition) -> bool {
         self.source.revokes()
     }
@@ -166,11 +173,11 @@ impl<S: TokenSource> Engine for BearerEngine<S> {
         self.within(std::future::ready(self.must_outlast(order, reference))).await
     }
 
-    async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<EndResult, EngineError> {
+    async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError> {
         self.within(self.finish(lease, reference)).await
     }
 
-    async fn settle(&self, lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<EndResult, EngineError> {
+    async fn settle(&self, lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
         self.within(self.settle_note(lease)).await
     }
 

@@ -9,10 +9,10 @@ mod open;
 mod protocol;
 mod settings;
 
-use super::{Again, Attribute, Engine, EngineError, Issued, Mark, Members, Order, UpstreamRef};
+use super::{Again, Attribute, Engine, EngineError, Issued, Mark, Members, Order, Over, UpstreamRef};
 use crate::{
     digest::{Random, SealKey},
-    model::{EndResult, EndsBy, EngineName, LeaseId, SecretBytes, SecretDefinition},
+    model::{EndsBy, EngineName, Finding, LeaseId, Proof, ProofBy, SecretBytes, SecretDefinition},
     sys::Clock,
 };
 use async_trait::async_trait;
@@ -222,18 +222,18 @@ impl CommandEngine {
         lasts(order, EndsBy::Upstream, expires).map_err(|what| EngineError::Refused(format!("renew: {what}")))
     }
 
-    async fn finish(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<EndResult, EngineError> {
+    async fn finish(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError> {
         if is_short_life(reference) {
-            return Ok(EndResult::Lapsed);
+            return Ok(Over::LAPSED);
         }
-        self.revoke(lease, reference).await.map(|_| EndResult::Revoked)
+        self.revoke(lease, reference).await.map(|_| Over::revoked(self.proof()))
     }
 
     /// What a program was asked to make before it was cut off may come into being until it has ended for certain: so it is taken back now,
     /// and looked for once more then.
-    async fn settled(&self, lease: LeaseId) -> Result<EndResult, EngineError> {
+    async fn settled(&self, lease: LeaseId) -> Result<Over, EngineError> {
         if self.open.is_never(lease) {
-            return Ok(EndResult::Lapsed);
+            return Ok(Over::lapsed(Proof::NEVER));
         }
         let none = UpstreamRef::default();
         let mut found = false;
@@ -244,7 +244,12 @@ impl CommandEngine {
             tokio::time::sleep_until(over).await;
         }
         found |= self.revoke(lease, &none).await?;
-        Ok(if found { EndResult::Revoked } else { EndResult::Lapsed })
+        Ok(if found { Over::revoked(self.proof()) } else { Over::lapsed(self.proof()) })
+    }
+
+    /// How an end that the program confirmed is known.
+    fn proof(&self) -> Proof {
+        if self.probes { Proof::looked(&[Finding::ProgramLooked]) } else { Proof::TOLD }
     }
 
     async fn listed(&self) -> Result<Vec<LeaseId>, EngineError> {
@@ -341,6 +346,10 @@ impl Engine for CommandEngine {
         ends_by(secret).unwrap_or(EndsBy::None)
     }
 
+    fn proves(&self, secret: &SecretDefinition) -> Option<ProofBy> {
+        self.has_upstream(secret).then_some(self.proof().by)
+    }
+
     fn has_upstream(&self, secret: &SecretDefinition) -> bool {
         self.ends_by(secret) == EndsBy::Upstream
     }
@@ -366,11 +375,11 @@ impl Engine for CommandEngine {
         self.named(self.prolong(order, reference).await)
     }
 
-    async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<EndResult, EngineError> {
+    async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError> {
         self.named(self.finish(lease, reference).await)
     }
 
-    async fn settle(&self, lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<EndResult, EngineError> {
+    async fn settle(&self, lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
         self.named(self.settled(lease).await)
     }
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     digest::{Random, RsaKey, SealKey},
-    model::{EngineName, SecretBytes, SecretDefinition, Ttl},
+    model::{EngineName, Finding, Proof, SecretBytes, SecretDefinition, Ttl},
     outbound::{Answer, Call, Client, Method, Unanswered},
     sys::Clock,
 };
@@ -186,17 +186,21 @@ impl TokenSource for Installation {
         }
     }
 
-    async fn revoke(&self, token: &SecretBytes, age: Duration) -> Result<(), EngineError> {
+    fn looks(&self) -> bool {
+        true
+    }
+
+    async fn revoke(&self, token: &SecretBytes, age: Duration) -> Result<Proof, EngineError> {
         let doing = "ending an installation token";
         if !self.end_token(doing, token).await? {
             let known = age >= KNOWN || crate::mutation!("github-known");
             let soon =
                 || EngineError::Unreachable(format!("{doing}: 401 within {} s of its making, which may mean \"not yet\"", KNOWN.as_secs()));
-            return known.then_some(()).ok_or_else(soon);
+            return known.then_some(Proof::looked(&[Finding::UseRefused])).ok_or_else(soon);
         }
         if !crate::mutation!("github-looked") && self.end_token(doing, token).await? {
             return Err(EngineError::Unreachable("the token lives after it was ended".into()));
         }
-        Ok(())
+        Ok(Proof::looked(&[Finding::UseRefused]))
     }
 }

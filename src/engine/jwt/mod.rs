@@ -12,12 +12,12 @@ mod tests;
 pub use keys::Algorithm;
 
 use super::{
-    Again, Engine, EngineError, Issued, Order, UpstreamRef,
+    Again, Engine, EngineError, Issued, Order, Over, UpstreamRef,
     local::{LocalStore, StoreError},
 };
 use crate::{
     digest::KeyError,
-    model::{EndResult, EndsBy, EngineName, LeaseId, SecretBytes, SecretDefinition, Ttl, WallTime},
+    model::{EndsBy, EngineName, LeaseId, SecretBytes, SecretDefinition, Ttl, WallTime},
     sys::Clock,
 };
 use arc_swap::ArcSwap;
@@ -273,11 +273,11 @@ impl Engine for JwtEngine {
         Settings::parse(order.secret).map(drop).map_err(EngineError::Setup)
     }
 
-    async fn end(&self, _lease: LeaseId, _reference: &UpstreamRef) -> Result<EndResult, EngineError> {
-        Ok(EndResult::Lapsed)
+    async fn end(&self, _lease: LeaseId, _reference: &UpstreamRef) -> Result<Over, EngineError> {
+        Ok(Over::LAPSED)
     }
 
-    async fn settle(&self, _lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<EndResult, EngineError> {
-        Ok(EndResult::Lapsed)
+    async fn settle(&self, _lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
+        Ok(Over::LAPSED)
     }
 }

@@ -13,9 +13,9 @@ mod tests;
 pub use record::VERSIONS_KEPT;
 pub use store::{LocalStore, StoredSecret, StoredVersion, VALUE_MAX};
 
-use super::{Again, Engine, EngineError, Issued, Order, UpstreamRef, Version};
+use super::{Again, Engine, EngineError, Issued, Order, Over, UpstreamRef, Version};
 use crate::{
-    model::{EndResult, EndsBy, LeaseId, SecretDefinition},
+    model::{EndsBy, LeaseId, SecretDefinition},
     sys::FileError,
 };
 use async_trait::async_trait;
@@ -137,12 +137,12 @@ impl Engine for LocalEngine {
         self.again(order, reference).map(drop)
     }
 
-    async fn end(&self, _lease: LeaseId, _reference: &UpstreamRef) -> Result<EndResult, EngineError> {
-        Ok(EndResult::Lapsed)
+    async fn end(&self, _lease: LeaseId, _reference: &UpstreamRef) -> Result<Over, EngineError> {
+        Ok(Over::LAPSED)
     }
 
-    async fn settle(&self, _lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<EndResult, EngineError> {
-        Ok(EndResult::Lapsed)
+    async fn settle(&self, _lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
+        Ok(Over::LAPSED)
     }
 }
 

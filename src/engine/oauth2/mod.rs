@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     digest::{Random, SealKey},
-    model::{EngineName, SecretBytes, SecretDefinition, Ttl},
+    model::{EngineName, Finding, Proof, SecretBytes, SecretDefinition, Ttl},
     outbound::Client,
     sys::Clock,
 };
@@ -177,7 +177,11 @@ impl TokenSource for AuthorizationServer {
         token::read(doing, &answer, &Asked { wanted: &wanted, exchange_for })
     }
 
-    async fn revoke(&self, token: &SecretBytes, _age: Duration) -> Result<(), EngineError> {
+    fn looks(&self) -> bool {
+        self.endpoints.introspection.is_some()
+    }
+
+    async fn revoke(&self, token: &SecretBytes, _age: Duration) -> Result<Proof, EngineError> {
         let doing = "revoking a token";
         let setup = || EngineError::Setup(format!("{doing}: the engine's row has no revocation_endpoint any more"));
         let path = self.endpoints.revocation.as_deref().ok_or_else(setup)?;
@@ -188,7 +192,9 @@ impl TokenSource for AuthorizationServer {
             Some(path) if !crate::mutation!("oauth2-looked") && self.is_active(path, token).await? => {
                 Err(EngineError::Unreachable("the token lives after it was revoked".into()))
             }
-            _ => Ok(()),
+            Some(_) => Ok(Proof::looked(&[Finding::TokenInactive])),
+            // Servers answer so about whatever they do not know (RFC 7009, 2.2).
+            None => Ok(Proof::TOLD),
         }
     }
 }

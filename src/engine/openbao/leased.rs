@@ -1,7 +1,7 @@
 //! What the server makes for a lease and takes back: any path that answers with a lease of its own.
 
 use super::{
-    super::{EngineError, Issued, Order, UpstreamRef},
+    super::{EngineError, Issued, Order, Over, UpstreamRef},
     OpenBaoEngine,
     api::{Fault, Reply, encoded},
     child::{Child, keys, lasts},
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     digest::Random,
-    model::{EndResult, LeaseId, SecretBytes},
+    model::{EndResult, Finding, LeaseId, Proof, SecretBytes},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -125,8 +125,8 @@ impl OpenBaoEngine {
         self.children.renew(order.lease, seconds).await
     }
 
-    /// Ends a lease whose id at the server is known: the server answers when it is done.
-    pub(super) async fn end_leased(&self, lease: LeaseId, id: &str) -> Result<EndResult, EngineError> {
+    /// Ends a lease whose id at the server is known: the server answers when it is done, and is asked whether it knows it still.
+    pub(super) async fn end_leased(&self, lease: LeaseId, id: &str) -> Result<Over, EngineError> {
         let body = &json!({"lease_id": id, "sync": true});
         let doing = "revoking a lease";
         let session = &self.children.session;
@@ -138,31 +138,58 @@ impl OpenBaoEngine {
             Err(Fault::Rejected(status, text)) => return Err(EngineError::Unreachable(format!("{doing}: {text} ({status})"))),
             Err(fault) => return Err(fault.during(doing)),
         }
+        if self.is_known(id).await? {
+            return Err(EngineError::Unreachable("the lease lives after it was revoked".into()));
+        }
         // Nothing else hangs on the token: it was used once.
-        self.end_token(lease).await
+        self.children.revoke(lease).await?;
+        Ok(Over::revoked(match self.must_be_gone(lease).await? {
+            Gone::Unknown => Proof::looked(&[Finding::LeaseUnknown, Finding::TokenUnknown]),
+            Gone::Fenced => Proof::looked(&[Finding::LeaseUnknown, Finding::TokenFenced]),
+        }))
     }
 
     /// Ends a lease's token, and looks.
-    pub(super) async fn end_token(&self, lease: LeaseId) -> Result<EndResult, EngineError> {
+    pub(super) async fn end_token(&self, lease: LeaseId) -> Result<Over, EngineError> {
         self.children.revoke(lease).await?;
-        self.must_be_gone(lease).await.map(|()| EndResult::Revoked)
+        Ok(Over::revoked(self.must_be_gone(lease).await?.proof()))
     }
 
     /// Ends a lease of which nothing is known but its token, if that is there.
-    pub(super) async fn end_unknown(&self, lease: LeaseId) -> Result<EndResult, EngineError> {
-        self.settle_child(lease).await.map(|_| EndResult::Revoked)
+    pub(super) async fn end_unknown(&self, lease: LeaseId) -> Result<Over, EngineError> {
+        self.settle_child(lease).await.map(|over| Over { result: EndResult::Revoked, ..over })
     }
 
-    async fn must_be_gone(&self, lease: LeaseId) -> Result<(), EngineError> {
+    /// Looks for a lease's token.
+    async fn must_be_gone(&self, lease: LeaseId) -> Result<Gone, EngineError> {
+        if crate::mutation!("receipt-proof") {
+            return Ok(Gone::Unknown);
+        }
         match self.children.find(lease).await? {
             Child::Alive(_) => Err(EngineError::Unreachable("the token lives after it was revoked".into())),
-            Child::Absent | Child::Fence(_) => Ok(()),
+            Child::Absent => Ok(Gone::Unknown),
+            Child::Fence(_) => Ok(Gone::Fenced),
+        }
+    }
+
+    /// Whether the server knows a lease of this id, whose answer for those it does not know is "invalid lease" (400).
+    async fn is_known(&self, id: &str) -> Result<bool, EngineError> {
+        if crate::mutation!("receipt-proof") {
+            return Ok(false);
+        }
+        let (doing, body, session) = ("looking a lease up", &json!({"lease_id": id}), &self.children.session);
+        let looked = session
+            .with_token(doing, async move |us: Arc<Token>| session.api.put(Some(us.expose()), "sys/leases/lookup", body, true).await);
+        match looked.await? {
+            Ok(_) => Ok(true),
+            Err(Fault::Rejected(400, text)) if text.contains("invalid lease") => Ok(false),
+            Err(fault) => Err(fault.during(doing)),
         }
     }
 
     /// Ends what a lost issue left and closes the way for one that is still under way. The fence remembers the path, so that whoever tries
     /// again after a try that was cut off waits for the same leases.
-    pub(super) async fn settle_child(&self, lease: LeaseId) -> Result<EndResult, EngineError> {
+    pub(super) async fn settle_child(&self, lease: LeaseId) -> Result<Over, EngineError> {
         let (mut found, mut made_at) = (false, None);
         loop {
             match self.children.find(lease).await? {
@@ -183,8 +210,8 @@ impl OpenBaoEngine {
         if let Some(path) = made_at {
             self.wait_until_ended(&path).await?;
         }
-        self.must_be_gone(lease).await?;
-        Ok(if found { EndResult::Revoked } else { EndResult::Lapsed })
+        let proof = self.must_be_gone(lease).await?.proof();
+        Ok(if found { Over::revoked(proof) } else { Over::lapsed(proof) })
     }
 
     /// Revoking a token leaves its leases to the server, which ends them soon after: they are over by then, and go from the list when their
@@ -230,6 +257,22 @@ impl OpenBaoEngine {
             Err(Fault::Rejected(..) | Fault::Absent) => Ok(false),
             Err(fault) => Err(fault.during(doing)),
         }
+    }
+}
+
+/// How a token that was looked for is not there.
+#[derive(Clone, Copy)]
+enum Gone {
+    Unknown,
+    Fenced,
+}
+
+impl Gone {
+    fn proof(self) -> Proof {
+        Proof::looked(match self {
+            Gone::Unknown => &[Finding::TokenUnknown],
+            Gone::Fenced => &[Finding::TokenFenced],
+        })
     }
 }
 

@@ -15,10 +15,10 @@ mod settings;
 
 pub use config::{Login, OpenBaoConfig, Source};
 
-use super::{Again, Attribute, Engine, EngineError, Issued, Mark, Order, UpstreamRef, Version as Made, local::LocalStore};
+use super::{Again, Attribute, Engine, EngineError, Issued, Mark, Order, Over, UpstreamRef, Version as Made, local::LocalStore};
 use crate::{
     digest::{Random, SealKey},
-    model::{EndResult, EndsBy, EngineName, LeaseId, SecretDefinition},
+    model::{EndsBy, EngineName, LeaseId, ProofBy, SecretDefinition},
     sys::Clock,
 };
 use api::Api;
@@ -139,9 +139,9 @@ impl OpenBaoEngine {
         }
     }
 
-    async fn finish(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<EndResult, EngineError> {
+    async fn finish(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError> {
         match Kind::of(reference) {
-            Some(Kind::Kv { .. } | Kind::ShortLife { .. }) => Ok(EndResult::Lapsed),
+            Some(Kind::Kv { .. } | Kind::ShortLife { .. }) => Ok(Over::LAPSED),
             Some(Kind::Leased { id, .. }) => self.end_leased(lease, &id).await,
             Some(Kind::Token) => self.end_token(lease).await,
             None => self.end_unknown(lease).await,
@@ -208,6 +208,10 @@ impl Engine for OpenBaoEngine {
     fn ends_by(&self, secret: &SecretDefinition) -> EndsBy {
         // What cannot be parsed is not asked about.
         ends_by(secret).unwrap_or(EndsBy::None)
+    }
+
+    fn proves(&self, secret: &SecretDefinition) -> Option<ProofBy> {
+        self.has_upstream(secret).then_some(ProofBy::Looked)
     }
 
     fn has_upstream(&self, secret: &SecretDefinition) -> bool {
@@ -279,14 +283,14 @@ impl Engine for OpenBaoEngine {
         self.within(self.timeout, self.prolong_lease(order, reference)).await
     }
 
-    async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<EndResult, EngineError> {
+    async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError> {
         self.within(self.timeout, self.finish(lease, reference)).await
     }
 
-    async fn settle(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<EndResult, EngineError> {
+    async fn settle(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
         // A definition of today may be another than the lease's: it only spares the look where nothing can be there.
         if secret.is_some_and(|secret| matches!(Settings::parse(secret), Ok(Settings::Kv(_)))) {
-            return Ok(EndResult::Lapsed);
+            return Ok(Over::LAPSED);
         }
         self.within(self.timeout, self.settle_child(lease)).await
     }

@@ -14,10 +14,10 @@ mod tls;
 
 pub use config::{PostgresConfig, Server};
 
-use super::{Again, Engine, EngineError, Issued, Mark, Order, UpstreamRef, Version, local::LocalStore};
+use super::{Again, Engine, EngineError, Issued, Mark, Order, Over, UpstreamRef, Version, local::LocalStore};
 use crate::{
     digest::{Random, SealKey},
-    model::{EndResult, EndsBy, LeaseId, SecretBytes, SecretDefinition},
+    model::{EndsBy, Finding, LeaseId, Proof, ProofBy, SecretBytes, SecretDefinition},
     sys::{Clock, VaultBytes},
 };
 use async_trait::async_trait;
@@ -153,6 +153,10 @@ impl Engine for PostgresEngine {
         ends_by(secret).unwrap_or(EndsBy::Upstream)
     }
 
+    fn proves(&self, secret: &SecretDefinition) -> Option<ProofBy> {
+        self.has_upstream(secret).then_some(ProofBy::Looked)
+    }
+
     fn has_upstream(&self, secret: &SecretDefinition) -> bool {
         self.ends_by(secret) == EndsBy::Upstream
     }
@@ -223,21 +227,21 @@ impl Engine for PostgresEngine {
         .await
     }
 
-    async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<EndResult, EngineError> {
+    async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError> {
         if is_static(reference) {
-            return Ok(EndResult::Lapsed);
+            return Ok(Over::LAPSED);
         }
         let text = |key: &str| reference.0.get(key).and_then(|value| value.as_str());
         if text("role").is_some_and(|name| name != Role::of(&self.mark, lease).name) {
             return Err(self.name(EngineError::Setup(format!("{lease} was made under another mark: not ours to end"))));
         }
         let oid = reference.0.get("oid").and_then(serde_json::Value::as_u64).and_then(|oid| u32::try_from(oid).ok());
-        // A role that is not there is as dead as one that was dropped, and it was looked for.
+        // A role that is not there is as dead as one that was dropped, and it was looked for. Which of both it was is told.
         let known = Known { oid, database: text("database"), heir: text("reassign_to") };
-        self.within(self.finish(lease, known)).await.map(|_| EndResult::Revoked)
+        self.within(self.finish(lease, known)).await.map(|found| Over::revoked(found.proof()))
     }
 
-    async fn settle(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<EndResult, EngineError> {
+    async fn settle(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
         // Settings that are gone or no longer parse must not keep a role alive.
         let settings = secret.and_then(|secret| match Settings::parse(secret) {
             Ok(Settings::Own(row)) => Some(row),
@@ -250,8 +254,8 @@ impl Engine for PostgresEngine {
             heir: settings.reassign_to.as_deref(),
         });
         self.within(self.finish(lease, known)).await.map(|found| match found {
-            Found::Role => EndResult::Revoked,
-            Found::Nothing => EndResult::Lapsed,
+            Found::Role => Over::revoked(found.proof()),
+            Found::Nothing => Over::lapsed(found.proof()),
         })
     }
 
@@ -271,6 +275,15 @@ impl Engine for PostgresEngine {
 /// Whether a lease was given a static role's password: nothing of the lease exists at the server.
 fn is_static(reference: &UpstreamRef) -> bool {
     reference.0.get("static") == Some(&serde_json::Value::Bool(true))
+}
+
+impl Found {
+    fn proof(self) -> Proof {
+        Proof::looked(match self {
+            Found::Role => &[Finding::SessionsGone, Finding::RoleGone],
+            Found::Nothing => &[Finding::SessionsGone, Finding::RoleAbsent],
+        })
+    }
 }
 
 /// What is known of a role that is to be ended: everything of a committed lease, little of a lost one.

@@ -120,6 +120,7 @@ fn comment(order: &Order<'_>) -> String {
         "identity": order.identity.as_str(),
         "purpose": order.purpose.as_str(),
         "operation": order.operation.as_str(),
+        "intent": order.intent_digest(),
     })
     .to_string()
 }

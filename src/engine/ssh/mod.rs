@@ -6,13 +6,13 @@
 mod certificate;
 
 use super::{
-    Again, EndedError, Engine, EngineError, Issued, ListPlaces, Order, UpstreamRef,
+    Again, EndedError, Engine, EngineError, Issued, ListPlaces, Order, Over, UpstreamRef,
     ended::{Edition, EndedList},
     local::{LocalStore, StoreError},
 };
 use crate::{
     digest::{Ed25519Key, KeyError, SealKey},
-    model::{EndResult, EndsBy, EngineName, LeaseId, SecretDefinition, Ttl},
+    model::{EndsBy, EngineName, LeaseId, Proof, ProofBy, SecretDefinition, Ttl},
     sys::{Clock, FileError, write_atomic},
 };
 use async_trait::async_trait;
@@ -113,11 +113,10 @@ impl SshEngine {
         Ok(Issued { value, attributes, reference })
     }
 
-    async fn publish(&self, lease: LeaseId) -> Result<EndResult, EngineError> {
-        if let Some(list) = self.list.as_ref().filter(|_| !crate::mutation!("ssh-revocation-list")) {
-            list.add(lease).await.map_err(|error| EngineError::Unreachable(format!("{}: {error}", self.config.name)))?;
-        }
-        Ok(EndResult::Lapsed)
+    async fn publish(&self, lease: LeaseId) -> Result<Over, EngineError> {
+        let Some(list) = self.list.as_ref().filter(|_| !crate::mutation!("ssh-revocation-list")) else { return Ok(Over::LAPSED) };
+        list.add(lease).await.map_err(|error| EngineError::Unreachable(format!("{}: {error}", self.config.name)))?;
+        Ok(Over::lapsed(Proof::LISTED))
     }
 }
 
@@ -138,6 +137,10 @@ impl Engine for SshEngine {
 
     fn ends_by(&self, _secret: &SecretDefinition) -> EndsBy {
         EndsBy::ShortLife
+    }
+
+    fn proves(&self, _secret: &SecretDefinition) -> Option<ProofBy> {
+        self.list.as_ref().map(|_| ProofBy::Listed)
     }
 
     fn has_upstream(&self, _secret: &SecretDefinition) -> bool {
@@ -170,11 +173,11 @@ impl Engine for SshEngine {
         self.make(order).map(drop)
     }
 
-    async fn end(&self, lease: LeaseId, _reference: &UpstreamRef) -> Result<EndResult, EngineError> {
+    async fn end(&self, lease: LeaseId, _reference: &UpstreamRef) -> Result<Over, EngineError> {
         self.publish(lease).await
     }
 
-    async fn settle(&self, lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<EndResult, EngineError> {
+    async fn settle(&self, lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
         // Whether anybody was given it is not known; on the list it does no harm.
         self.publish(lease).await
     }

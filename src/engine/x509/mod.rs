@@ -8,13 +8,13 @@ mod authority;
 mod certificate;
 
 use super::{
-    Again, EndedError, Engine, EngineError, Issued, ListPlaces, Order, UpstreamRef,
+    Again, EndedError, Engine, EngineError, Issued, ListPlaces, Order, Over, UpstreamRef,
     ended::{Edition, EndedList},
     local::{LocalStore, StoreError},
 };
 use crate::{
     digest::{KeyError, SealKey},
-    model::{EndResult, EndsBy, EngineName, LeaseId, SecretBytes, SecretDefinition, Ttl},
+    model::{EndsBy, EngineName, LeaseId, Proof, ProofBy, SecretBytes, SecretDefinition, Ttl},
     sys::Clock,
 };
 use async_trait::async_trait;
@@ -131,11 +131,10 @@ impl X509Engine {
     }
 
     /// Whoever looks at the list learns of it; a copy of the certificate works with everybody else until it expires.
-    async fn publish(&self, lease: LeaseId) -> Result<EndResult, EngineError> {
-        if let Some(list) = self.list.as_ref().filter(|_| !crate::mutation!("x509-revocation-list")) {
-            list.add(lease).await.map_err(|error| EngineError::Unreachable(format!("{}: {error}", self.name)))?;
-        }
-        Ok(EndResult::Lapsed)
+    async fn publish(&self, lease: LeaseId) -> Result<Over, EngineError> {
+        let Some(list) = self.list.as_ref().filter(|_| !crate::mutation!("x509-revocation-list")) else { return Ok(Over::LAPSED) };
+        list.add(lease).await.map_err(|error| EngineError::Unreachable(format!("{}: {error}", self.name)))?;
+        Ok(Over::lapsed(Proof::LISTED))
     }
 }
 
@@ -175,6 +174,10 @@ impl Engine for X509Engine {
         EndsBy::ShortLife
     }
 
+    fn proves(&self, _secret: &SecretDefinition) -> Option<ProofBy> {
+        self.list.as_ref().map(|_| ProofBy::Listed)
+    }
+
     fn has_upstream(&self, _secret: &SecretDefinition) -> bool {
         false
     }
@@ -205,11 +208,11 @@ impl Engine for X509Engine {
         self.make(order).map(drop)
     }
 
-    async fn end(&self, lease: LeaseId, _reference: &UpstreamRef) -> Result<EndResult, EngineError> {
+    async fn end(&self, lease: LeaseId, _reference: &UpstreamRef) -> Result<Over, EngineError> {
         self.publish(lease).await
     }
 
-    async fn settle(&self, lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<EndResult, EngineError> {
+    async fn settle(&self, lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
         // Whether anybody was given it is not known; on the list it does no harm.
         self.publish(lease).await
     }
