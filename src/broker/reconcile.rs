@@ -5,9 +5,9 @@
 
 use super::{Act, Broker, Operator};
 use crate::{
-    audit::{Event, Kind, Need, Outcome},
-    engine::{Engine, EngineError, UpstreamRef},
-    model::{Code, EngineName, LeaseId, Refusal, RequestId, WallTime},
+    audit::{Ended, Event, Kind, Need, Outcome},
+    engine::{Engine, EngineError, Over, UpstreamRef},
+    model::{Code, EndReason, EndResult, EngineName, LeaseId, Refusal, RequestId, WallTime},
     wire::{EngineView, ReconcileAnswer},
 };
 use std::{
@@ -51,6 +51,17 @@ struct Found {
     orphans: Vec<LeaseId>,
     ended: Vec<LeaseId>,
     failed: Vec<String>,
+}
+
+/// The record, which is all that is left of such a lease: with what the engine saw, like any other's.
+fn stray_ended(id: LeaseId, may: May, Over { result, proof }: Over, asked: WallTime, ended: WallTime) -> Event {
+    let event = Event::new(Kind::End).lease(id).outcome(Outcome::Done).detail("found at the source, in no journal");
+    let (event, reason) = match may {
+        May::EndAll(request) => (event.request(request), EndReason::Operator),
+        May::EndFew | May::Look => (event, EndReason::Unfinished),
+    };
+    let dead = (result == EndResult::Revoked).then_some(ended);
+    event.ended(Ended { reason, result, asked, ended, dead, attempts: 1, proof })
 }
 
 fn too_many(orphans: usize, there: usize) -> bool {
@@ -160,18 +171,19 @@ impl Broker {
             May::Look => {}
             May::EndFew | May::EndAll(_) => {
                 for id in found.orphans.clone() {
-                    match engine.end(id, &UpstreamRef::default()).await {
-                        Ok(_) => found.ended.push(id),
+                    let asked = self.clock.wall();
+                    let over = match engine.end(id, &UpstreamRef::default()).await {
+                        Ok(over) => over,
                         // Listed again next time; the others have a right to end now.
                         Err(error) if matches!(may, May::EndAll(_)) => {
                             found.failed.push(format!("{id}: {error}"));
                             continue;
                         }
                         Err(error) => return Err(error),
-                    }
+                    };
+                    found.ended.push(id);
                     tracing::warn!(engine = %name, lease = %id, "ended a credential that was in no journal");
-                    let event = Event::new(Kind::End).lease(id).outcome(Outcome::Done).detail("found at the source, in no journal");
-                    self.note(if let May::EndAll(request) = may { event.request(request) } else { event }).await;
+                    self.note(stray_ended(id, may, over, asked, self.clock.wall())).await;
                 }
             }
         }

@@ -30,12 +30,14 @@ struct Sky {
     lease: bool,
     /// What it says is done and is not.
     lies_about: &'static str,
+    /// Whether its policy lets anybody look tokens up by their accessors.
+    looks_up: bool,
 }
 
 type Shared = Arc<Mutex<Sky>>;
 
 async fn stand_in() -> (StandIn, Shared) {
-    let sky = Shared::default();
+    let sky = Shared::new(Mutex::new(Sky { looks_up: true, ..Sky::default() }));
     let shared = sky.clone();
     (StandIn::start(move |request| answer(&shared, request)).await, sky)
 }
@@ -70,6 +72,18 @@ fn answer(sky: &Shared, request: &Request) -> (u16, String) {
             let auth = json!({"client_token": "x", "lease_duration": life, "orphan": true, "token_type": "service", "policies": policies});
             (200, json!({"auth": auth}).to_string())
         }
+        // Of the first a crash left the accessor alone.
+        "auth/token/accessors" => {
+            let keys: Vec<&str> = ["left", "own"].into_iter().chain(sky.tokens.keys().map(String::as_str)).collect();
+            (200, json!({"data": {"keys": keys}}).to_string())
+        }
+        "auth/token/lookup-self" => (200, json!({"data": {"accessor": "own"}}).to_string()),
+        "auth/token/lookup-accessor" => match body["accessor"].as_str().unwrap() {
+            _ if !sky.looks_up => denied("permission denied"),
+            "left" => denied("permission denied"),
+            "own" => (200, json!({"data": {"meta": null}}).to_string()),
+            id => (200, json!({"data": {"meta": sky.tokens[id]}}).to_string()),
+        },
         "auth/token/lookup" => match sky.tokens.get(id) {
             Some(meta) => (200, json!({"data": {"meta": meta}}).to_string()),
             None => denied("bad token"),
@@ -211,6 +225,24 @@ async fn there_is_no_proof_of_what_is_not_so() {
         let over = engine.end(asked.lease, &issued.reference).await.unwrap();
         assert_eq!(over, Over::revoked(Proof::looked(&[Finding::LeaseUnknown, Finding::TokenUnknown])));
     }
+}
+
+/// An accessor without a token, which OpenBao keeps if it dies while it makes one, hides nothing of what is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_crash_of_the_server_left_half_made_does_not_hide_the_rest() {
+    let (server, sky) = stand_in().await;
+    let (engine, row) = engine_at(server.port, LIMIT);
+    let asked = Asked::new();
+    let issued = engine.issue(&asked.order(&row)).await.unwrap();
+    assert_eq!(engine.inventory().await.unwrap(), [asked.lease]);
+    assert_eq!(sky.lock().unwrap().logins, 1, "our token is as good as before");
+    // A policy that lacks it is told as that.
+    sky.lock().unwrap().looks_up = false;
+    let Err(EngineError::Setup(why)) = engine.inventory().await else { panic!("nothing could be looked up") };
+    assert!(why.contains("policy of the token lacks it"), "{why}");
+    sky.lock().unwrap().looks_up = true;
+    assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
+    assert!(engine.inventory().await.unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -60,6 +60,9 @@ async fn a_few_strays_end_by_themselves_and_many_wait_for_a_person() {
     let request = ended["request"].as_str().unwrap();
     let of_request = |kind: &str| host.records_of(kind).iter().filter(|record| record["request"] == request).count();
     assert_eq!((of_request("operator"), of_request("end")), (2, 12), "asked, done, and each ending");
+    let receipt = host.receipt(ended["ended"][0].as_str().unwrap());
+    assert_eq!((receipt["state"].as_str(), receipt["issue"].is_null()), (Some("looked"), true), "{receipt}");
+    assert_eq!(receipt["end"]["ended"]["reason"], "operator");
     assert_eq!(host.call("operator", "POST", "/v1/engines/nothing/reconcile", "").0, 404);
     assert_eq!(host.call("operator", "POST", "/v1/engines/pg/reconcile", r#"{"all":true}"#).0, 400);
     drop(holder);

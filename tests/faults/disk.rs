@@ -5,63 +5,11 @@ use super::{
     clients::{Client, delivered},
     host::*,
     site::{ASK, Site, asked, connects, setup},
+    small_disk::SmallDisk,
 };
-use std::{
-    fs::{self, File, OpenOptions},
-    io::Write,
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
-    process::Command,
-    time::Duration,
-};
+use std::time::Duration;
 
-/// A small file system in a folder of the test's, gone when this is dropped.
-struct Small(PathBuf);
-
-impl Small {
-    const BYTES: u64 = 32 << 20;
-
-    fn mount(at: PathBuf, mode: u32) -> Small {
-        fs::create_dir(&at).unwrap();
-        let options = format!("size={},mode={mode:o}", Small::BYTES);
-        assert!(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "claviger-test"]).arg(&at).status().unwrap().success());
-        fs::set_permissions(&at, fs::Permissions::from_mode(mode)).unwrap();
-        Small(at)
-    }
-
-    /// Free bytes.
-    fn free(&self) -> u64 {
-        let said = Command::new("stat").args(["-f", "-c", "%a %S"]).arg(&self.0).output().unwrap();
-        let said = String::from_utf8(said.stdout).unwrap();
-        said.split_whitespace().map(|n| n.parse::<u64>().unwrap()).product()
-    }
-
-    fn filler(&self) -> File {
-        OpenOptions::new().create(true).append(true).open(self.0.join("fill")).unwrap()
-    }
-
-    /// Fills it up until only so many bytes are free; with 0 until nothing more goes in.
-    fn fill(&self, leave: u64) {
-        let (mut file, piece) = (self.filler(), [1; 64 << 10]);
-        loop {
-            let len = piece.len().min(self.free().saturating_sub(leave) as usize);
-            if len == 0 || file.write_all(&piece[..len]).is_err() {
-                return;
-            }
-        }
-    }
-
-    fn empty(&self) {
-        fs::remove_file(self.0.join("fill")).unwrap();
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        // Lazily: a daemon that a failed test has not ended yet may have files open.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
+const BYTES: u64 = 32 << 20;
 
 /// What an actor was told, as a code.
 fn told(answer: &serde_json::Value) -> String {
@@ -86,14 +34,14 @@ fn fills_up(state: bool, audit: bool) {
     // The reserve is the one that ships: 5 % here.
     let mut site = Site::prepare(Setup { config: setup.config.replace("reserve_bytes = 1048576\n", ""), ..setup });
     let at = |name: &str| site.host.dir.join(name);
-    let disks: Vec<Small> = [(state, "state", 0o700), (audit, "audit", 0o750)]
+    let disks: Vec<SmallDisk> = [(state, "state", 0o700), (audit, "audit", 0o750)]
         .into_iter()
         .filter(|(small, ..)| *small)
-        .map(|(_, name, mode)| Small::mount(at(name), mode))
+        .map(|(_, name, mode)| SmallDisk::mount(at(name), mode, BYTES))
         .collect();
     site.host.launch();
     site.begin();
-    let (reserve, page) = (Small::BYTES / 100 * 5, 64 << 10);
+    let (reserve, page) = (BYTES / 100 * 5, 64 << 10);
     let mut holders: Vec<Actor> = (0..6).map(|_| site.host.hold(VICTIM, "orders", &["hold", ASK])).collect();
     site.heard.extend(holders.iter().map(|holder| serde_json::json!({"step": "issue", "lease": holder.lease(), "value": "v"})));
 
@@ -113,7 +61,7 @@ fn fills_up(state: bool, audit: bool) {
     site.host.wait_until(Duration::from_secs(10), "what the load held ends", |host| host.live().len() == 7);
     // However long somebody goes on asking, nothing of the reserve is written for it. Filled up again first: a journal may have begun anew.
     disks.iter().for_each(|disk| disk.fill(reserve - page));
-    let left: Vec<u64> = disks.iter().map(Small::free).collect();
+    let left: Vec<u64> = disks.iter().map(SmallDisk::free).collect();
     let refused = site.host.hold(VICTIM, "orders", &["many", "500", ASK]);
     assert!(is_for_want_of_room(&told(&refused.first)), "{}", refused.first);
     for (disk, left) in disks.iter().zip(left) {
@@ -154,7 +102,7 @@ fn fills_up(state: bool, audit: bool) {
     }
     site.host.stop(true);
 
-    disks.iter().for_each(Small::empty);
+    disks.iter().for_each(SmallDisk::empty);
     site.host.launch();
     let kept: Vec<String> = holders.iter().map(Actor::lease).collect();
     for (holder, lease) in holders.iter_mut().zip(&kept) {
@@ -166,7 +114,7 @@ fn fills_up(state: bool, audit: bool) {
     disks.iter().for_each(|disk| disk.fill(0));
     let refused = site.host.act(VICTIM, "orders", &["call", "POST", "/v1/leases", ASK]).remove(0);
     assert_eq!(refused["status"], 503, "{refused}");
-    disks.iter().for_each(Small::empty);
+    disks.iter().for_each(SmallDisk::empty);
     site.recovers(false);
     drop(holders);
     site.books();

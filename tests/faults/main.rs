@@ -6,6 +6,9 @@
 
 #[path = "../support/host.rs"]
 mod host;
+#[path = "../support/small_disk.rs"]
+#[allow(dead_code, reason = "another suite uses the rest")]
+mod small_disk;
 
 mod calls;
 mod cases;

@@ -223,16 +223,16 @@ impl Children {
         // As many at a time as the client has connections for others too.
         for few in accessors.chunks(8) {
             let looked = few.iter().map(async |accessor| {
-                let body = &json!({"accessor": accessor});
                 let doing = "looking a token up";
-                let reply = self.session.with_token(doing, async move |us: Arc<Token>| {
-                    self.session.api.put(Some(us.expose()), "auth/token/lookup-accessor", body, true).await
+                let reply = self.session.with_token(doing, async move |us: Arc<Token>| match self.look_up(&us, accessor).await {
+                    Err(Fault::Denied(text)) if text.contains("accessor") => Err(Fault::Absent),
+                    Err(Fault::Denied(text)) => Err(self.denied(&us, text).await),
+                    done => done,
                 });
                 match reply.await? {
                     Ok(reply) => Ok(self.lease_of(&reply)),
-                    // It died between the two calls.
+                    // It died between the two calls, or never was.
                     Err(Fault::Rejected(..) | Fault::Absent) => Ok(None),
-                    Err(Fault::Denied(text)) if text.contains("accessor") => Ok(None),
                     Err(fault) => Err(fault.during(doing)),
                 }
             });
@@ -241,6 +241,25 @@ impl Children {
             }
         }
         Ok(found)
+    }
+
+    async fn look_up(&self, us: &Token, accessor: &str) -> Result<Reply, Fault> {
+        let body = &json!({"accessor": accessor});
+        self.session.api.put(Some(us.expose()), "auth/token/lookup-accessor", body, true).await
+    }
+
+    /// What "permission denied" means. A server that died while it made a token keeps the accessor of one that is not there, and answers so
+    /// about it (OpenBao 2.7); whoever may look up itself may look up all.
+    async fn denied(&self, us: &Token, text: String) -> Fault {
+        let itself = async {
+            let own = self.session.api.get(us.expose(), "auth/token/lookup-self").await?.data.unwrap_or_default();
+            self.look_up(us, own.get("accessor").and_then(Value::as_str).unwrap_or_default()).await
+        };
+        match itself.await {
+            Ok(_) => Fault::Absent,
+            Err(Fault::Denied(_)) => Fault::Denied(text),
+            Err(other) => other,
+        }
     }
 
     fn lease_of(&self, reply: &Reply) -> Option<LeaseId> {
