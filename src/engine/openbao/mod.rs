@@ -9,6 +9,7 @@ mod config;
 mod generate;
 mod kv;
 mod leased;
+mod offline;
 mod pick;
 mod session;
 mod settings;
@@ -25,6 +26,7 @@ use api::Api;
 use async_trait::async_trait;
 use child::Children;
 use kv::{KvStore, Version};
+use offline::Offline;
 use pick::picked;
 use serde_json::Value;
 use session::Session;
@@ -62,7 +64,7 @@ impl OpenBaoEngine {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Result<Self, EngineError> {
-        let OpenBaoConfig { name, client, namespace, login, token_role, timeout } = config;
+        let OpenBaoConfig { name, client, namespace, login, token_role, timeout, copies } = config;
         let is_name = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
         if !is_name(&token_role) {
             return Err(EngineError::Setup(format!("engine {name}: token_role: letters, digits, -, _ and .")));
@@ -71,7 +73,8 @@ impl OpenBaoEngine {
         let session = Arc::new(session);
         let key = root.derive(&format!("openbao token:{name}"));
         let seal_key = root.derive(&format!("openbao value:{name}"));
-        let kv = KvStore::new(session.clone());
+        let offline = Offline::new(copies, root.derive(&format!("openbao copy:{name}")), random.clone());
+        let kv = KvStore::new(session.clone(), clock.clone(), offline);
         let children = Children { session, role: token_role, mark, key };
         Ok(Self { name, timeout, children, kv, seal_key, clock, random })
     }
@@ -85,18 +88,8 @@ impl OpenBaoEngine {
         match Settings::parse(order.secret).map_err(EngineError::Setup)? {
             Settings::Kv(row) => {
                 let version = self.kv.shared(&row.path, row.version).await?;
-                let mut reference = UpstreamRef::default();
-                reference.0.insert("mount", row.path.mount.as_str());
-                reference.0.insert("path", row.path.path.as_str());
-                reference.0.insert("version", version.number);
-                if let Some(field) = &row.pick.field {
-                    reference.0.insert("field", field.as_str());
-                }
-                if !row.pick.attributes.is_empty() {
-                    reference.0.insert("beside", row.pick.attributes.clone());
-                }
-                let Again { value, attributes } = of_version(&version, &row.path, &row.pick)?;
-                Ok(Issued { value, attributes, reference })
+                self.kv.keep(&row, &version);
+                of_kv(&row, &version)
             }
             Settings::Read(read) => self.make_leased(order, &read).await,
             Settings::Token(row) => {
@@ -148,6 +141,31 @@ impl OpenBaoEngine {
         }
     }
 
+    /// What a secret's row allows to be given while the server cannot be asked. A server that says no is believed at once, and what was known
+    /// before is forgotten.
+    fn or_stale<T>(
+        &self,
+        order: &Order<'_>,
+        done: Result<T, EngineError>,
+        stale: impl FnOnce(&Kv) -> Option<T>,
+    ) -> Result<T, EngineError> {
+        let (Err(error), Ok(Settings::Kv(row))) = (&done, Settings::parse(order.secret)) else { return done };
+        match error {
+            EngineError::Unreachable(why) => match stale(&row) {
+                Some(known) => {
+                    tracing::warn!(engine = %self.name, secret = %order.secret.name, why, "a value is given as it was known: its server cannot be asked");
+                    Ok(known)
+                }
+                None => done,
+            },
+            EngineError::NoValue | EngineError::Refused(_) => {
+                self.kv.forget(&row.path);
+                done
+            }
+            EngineError::Setup(_) => done,
+        }
+    }
+
     /// Puts the one deadline around a call. What was under way is dropped with its connection.
     async fn within<T>(&self, limit: Duration, call: impl Future<Output = Result<T, EngineError>> + Send) -> Result<T, EngineError> {
         let done = tokio::time::timeout(limit, call).await;
@@ -192,6 +210,27 @@ impl Kind {
     }
 }
 
+/// A lease's value of a KV store, and how it is found again.
+fn of_kv(row: &Kv, version: &Version) -> Result<Issued, EngineError> {
+    let mut reference = UpstreamRef::default();
+    reference.0.insert("mount", row.path.mount.as_str());
+    reference.0.insert("path", row.path.path.as_str());
+    reference.0.insert("version", version.number);
+    if let Some(field) = &row.pick.field {
+        reference.0.insert("field", field.as_str());
+    }
+    if !row.pick.attributes.is_empty() {
+        reference.0.insert("beside", row.pick.attributes.clone());
+    }
+    let Again { value, attributes } = of_version(version, &row.path, &row.pick)?;
+    Ok(Issued { value, attributes, reference })
+}
+
+/// What tells a holder that the value may be out of date: by how many seconds at most.
+fn stale_attributes(age: u64) -> [Attribute; 2] {
+    [("stale".into(), "true".to_owned()), ("age".into(), (age / 1_000_000).to_string())]
+}
+
 fn of_version(version: &Version, path: &KvPath, pick: &Pick) -> Result<Again, EngineError> {
     let (value, mut attributes) = picked(&version.members(), pick)
         .map_err(|what| EngineError::Setup(format!("{}/{} version {}: {what}", path.mount, path.path, version.number)))?;
@@ -223,11 +262,25 @@ impl Engine for OpenBaoEngine {
     }
 
     async fn issue(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
-        self.within(self.timeout, self.make(order)).await
+        let made = self.within(self.timeout, self.make(order)).await;
+        self.or_stale(order, made, |row| {
+            let (version, age) = self.kv.stale(row, row.version)?;
+            let mut issued = of_kv(row, &version).ok()?;
+            issued.reference.0.insert("stale", age / 1_000_000);
+            issued.attributes.extend(stale_attributes(age));
+            Some(issued)
+        })
     }
 
     async fn read(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<Issued, EngineError> {
-        let Again { value, attributes } = self.within(self.timeout, self.again(order, reference)).await?;
+        let again = self.within(self.timeout, self.again(order, reference)).await;
+        let Again { value, attributes } = self.or_stale(order, again, |row| {
+            let Some(Kind::Kv { path, version, pick }) = Kind::of(reference) else { return None };
+            let (version, age) = self.kv.stale(row, Some(version))?;
+            let mut again = of_version(&version, &path, &pick).ok()?;
+            again.attributes.extend(stale_attributes(age));
+            Some(again)
+        })?;
         Ok(Issued { value, attributes, reference: reference.clone() })
     }
 

@@ -1,7 +1,7 @@
 //! What an operator sets for each secret: one value of a KV store, a path that gives leases, or a token.
 
 use super::{super::Order, generate::Generate};
-use crate::model::{Operation, SecretDefinition};
+use crate::model::{Operation, SecretDefinition, Ttl};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -20,6 +20,10 @@ pub(super) struct Kv {
     pub(super) pick: Pick,
     /// How another value is made when it is changed.
     pub(super) generate: Option<Generate>,
+    /// How old the value may be that is given while the server cannot be asked; none is without.
+    pub(super) max_stale: Option<Ttl>,
+    /// A sealed copy on this host's disk outlives the daemon.
+    pub(super) offline: bool,
 }
 
 /// Where a value is: the store's mount and the path in it.
@@ -74,6 +78,9 @@ struct Raw {
     mount: Option<String>,
     version: Option<u64>,
     generate: Option<Generate>,
+    max_stale: Option<Ttl>,
+    #[serde(default)]
+    offline: bool,
     read: Option<Paths>,
     write: Option<Map<String, Value>>,
     token: Option<TokenRow>,
@@ -118,11 +125,15 @@ impl Settings {
                         return Err("generate: needs field, the member that is made, and no version".into());
                     }
                 }
-                Ok(Settings::Kv(Kv { path: kv_path(&path, raw.mount)?, version: raw.version, pick, generate: raw.generate }))
+                if raw.offline && raw.max_stale.is_none() {
+                    return Err("offline: goes with max_stale, which says how old a copy may be".into());
+                }
+                let Raw { version, generate, max_stale, offline, .. } = raw;
+                Ok(Settings::Kv(Kv { path: kv_path(&path, raw.mount)?, version, pick, generate, max_stale, offline }))
             }
             (None, Some(paths), None) => {
-                if raw.mount.is_some() || raw.version.is_some() || raw.generate.is_some() {
-                    return Err("mount, version and generate go with kv, not with read".into());
+                if raw.mount.is_some() || raw.version.is_some() || raw.generate.is_some() || raw.max_stale.is_some() || raw.offline {
+                    return Err("mount, version, generate, max_stale and offline go with kv, not with read".into());
                 }
                 check_paths(&paths, worst)?;
                 raw.write.iter().flat_map(|members| members.values()).try_for_each(check_template)?;
