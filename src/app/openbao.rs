@@ -6,12 +6,12 @@ use super::{
     trust::{authorities, secret_source},
 };
 use crate::{
-    config::{OpenBaoConfig, OpenBaoLogin},
+    config::{OpenBaoConfig, OpenBaoLogin, PathConfig},
     engine::{
         jwt::JwtEngine,
-        openbao::{self, Login, Source},
+        openbao::{self, Copies, Login, Source},
     },
-    model::EngineName,
+    model::{EngineName, WallTime},
     outbound::{Address, Client, ClientCertificate, Limits, TrustError},
     sys::{self, Clock},
 };
@@ -28,10 +28,11 @@ pub(super) fn address(from: &OpenBaoConfig) -> Result<Address, BuildError> {
     Address::parse(&from.address, from.plain_loopback).map_err(|why| wrong(from, &format!("address {why}")))
 }
 
-/// The row with everything that it names read or ready to be read. `tokens` are the host's own `jwt` engines.
+/// The row with everything that it names read or ready to be read. `tokens` are the host's own `jwt` engines, `boot` is this boot's id.
 pub(super) fn config(
     from: &OpenBaoConfig,
     tokens: &[(EngineName, Arc<JwtEngine>)],
+    (paths, boot): (&PathConfig, &str),
     clock: &Arc<dyn Clock>,
 ) -> Result<openbao::OpenBaoConfig, BuildError> {
     let timeout = Duration::from_secs(u64::from(from.timeout_seconds.max(1)));
@@ -50,7 +51,19 @@ pub(super) fn config(
         login: login(from, tokens)?,
         token_role: from.token_role.clone(),
         timeout,
+        copies: copies(from, paths, boot),
     })
+}
+
+/// Copies of values lie beside the rest of the state. What was written last by this host tells whether its wall clock went back since.
+fn copies(from: &OpenBaoConfig, paths: &PathConfig, boot: &str) -> Copies {
+    let written = [paths.state.join("leases"), paths.audit.clone()];
+    Copies {
+        folder: paths.state.join(format!("openbao-{}", from.name)),
+        server: format!("{} {}", from.address, from.namespace.as_deref().unwrap_or_default()),
+        boot: boot.into(),
+        not_before: written.iter().filter_map(|folder| sys::last_written(folder)).max().unwrap_or(WallTime(0)),
+    }
 }
 
 fn certificate(from: &OpenBaoConfig) -> Result<Option<ClientCertificate>, BuildError> {
@@ -107,7 +120,7 @@ mod tests {
         let parsed = Config::parse(&File { path: "c.toml".into(), text }).unwrap();
         let Some(EngineConfig::OpenBao(row)) = parsed.engines.first() else { panic!("{parsed:?}") };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        config(row, &[], &clock).err().map_or_else(|| "none".into(), |error| error.to_string())
+        config(row, &[], (&parsed.paths, "boot"), &clock).err().map_or_else(|| "none".into(), |error| error.to_string())
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use super::{
     super::EngineError,
     api::{Fault, encoded},
+    offline::{Offline, Place},
     session::{Session, Token},
-    offline::{Copy, Offline},
-    settings::{Kv, KvPath},
+    settings::KvPath,
 };
 use crate::{
     model::{BootTime, WallTime},
@@ -25,20 +25,20 @@ use tokio::sync::OnceCell;
 const KEPT_BYTES: u64 = 4 << 20;
 const EACH_COSTS: u32 = 256;
 /// How long a value is given without asking, in microseconds: a version that was destroyed at the server is refused after that at the latest.
-const KEPT_FOR: u64 = 300_000_000;
+pub(super) const KEPT_FOR: u64 = 300_000_000;
 /// The longest value, in bytes of JSON.
 const VALUE_MAX: usize = 64 << 10;
 
 /// When the server said something, on a clock that nobody sets: a failure in between makes it no younger.
 #[derive(Clone, Copy)]
-struct Said {
-    at: BootTime,
+pub(super) struct Said {
+    pub(super) at: BootTime,
     /// How old it was then, in microseconds: more than nothing for what a daemon before this one was told.
-    age: u64,
+    pub(super) age: u64,
 }
 
 impl Said {
-    fn age(self, now: BootTime) -> u64 {
+    pub(super) fn age(self, now: BootTime) -> u64 {
         self.age.saturating_add(now.since(self.at))
     }
 }
@@ -47,8 +47,10 @@ impl Said {
 pub(super) struct Version {
     pub(super) number: u64,
     pub(super) made: WallTime,
-    said: Said,
-    members: VaultBytes,
+    pub(super) said: Said,
+    /// What [`KvStore::forgotten`] was when it was asked for.
+    pub(super) forgotten: u64,
+    pub(super) members: VaultBytes,
 }
 
 impl Version {
@@ -59,7 +61,6 @@ impl Version {
     }
 }
 
-type Place = (KvPath, Option<u64>);
 type Fetched = Arc<OnceCell<Result<Arc<Version>, Failure>>>;
 
 /// A failure that is told to all who waited.
@@ -93,87 +94,40 @@ impl From<Failure> for EngineError {
     }
 }
 
+/// What the server said of a path.
+#[derive(Default)]
+pub(super) struct Known {
+    /// The newest version, and when it was said to be that.
+    pub(super) newest: Option<(u64, Said)>,
+    /// How often what was known had to be forgotten: an answer to a question from before is given and not kept.
+    pub(super) forgotten: u64,
+}
+
 pub(super) struct KvStore {
     pub(super) session: Arc<Session>,
-    clock: Arc<dyn Clock>,
-    offline: Offline,
-    kept: moka::sync::Cache<(KvPath, u64), Arc<Version>>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) offline: Offline,
+    pub(super) kept: moka::sync::Cache<(KvPath, u64), Arc<Version>>,
     /// Calls that are under way.
     under_way: Mutex<HashMap<Place, Fetched>>,
-    /// The newest version at each path as it was seen last.
-    latest: Mutex<HashMap<KvPath, (u64, Said)>>,
-    /// The longest `max_stale` of any secret, in microseconds: values are kept so long.
-    longest: AtomicU64,
+    known: Mutex<HashMap<KvPath, Known>>,
+    /// The same count for all paths at once.
+    pub(super) all_forgotten: AtomicU64,
 }
 
 impl KvStore {
     pub(super) fn new(session: Arc<Session>, clock: Arc<dyn Clock>, offline: Offline) -> Self {
+        // How long something is kept is told by our clock, in `stale`.
         let kept = moka::sync::Cache::builder()
             .max_capacity(KEPT_BYTES)
             .weigher(|_, version: &Arc<Version>| u32::try_from(version.members.len()).unwrap_or(u32::MAX).saturating_add(EACH_COSTS))
             .build();
-        let (under_way, latest, longest) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
-        Self { session, clock, offline, kept, under_way, latest, longest }
+        Self { session, clock, offline, kept, under_way: Mutex::default(), known: Mutex::default(), all_forgotten: AtomicU64::new(0) }
     }
 
     /// A version that is kept here, and that the server spoke of not long ago.
     pub(super) fn kept(&self, path: &KvPath, version: u64) -> Option<Arc<Version>> {
-        let kept = self.kept.get(&(path.clone(), version))?;
-        let age = kept.said.age(self.clock.boot());
-        if age < KEPT_FOR {
-            return Some(kept);
-        }
-        // What nobody may be given any more does not rest in memory.
-        if age >= self.longest.load(Ordering::Relaxed) {
-            self.kept.invalidate(&(path.clone(), version));
-        }
-        None
-    }
-
-    /// The value of a secret as it was known last, for a server that cannot be asked, with its age in microseconds: no older than the
-    /// secret allows. Without a version it is the newest.
-    pub(super) fn stale(&self, row: &Kv, version: Option<u64>) -> Option<(Arc<Version>, u64)> {
-        let max = u64::from(row.max_stale?.as_secs()) * 1_000_000;
-        let find = || {
-            let newest = self.seen().get(&row.path).copied();
-            let number = version.or(newest.map(|(number, _)| number))?;
-            let kept = self.kept.get(&(row.path.clone(), number))?;
-            // That this is the newest version was said when it was asked for, not when this version was fetched.
-            let said = if version.is_none() { newest.map(|(_, said)| said)? } else { kept.said };
-            Some((kept, said.age(self.clock.boot())))
-        };
-        let found = find().or_else(|| {
-            let copy = row.offline.then(|| self.offline.load(&row.path, self.clock.wall())).flatten()?;
-            self.take(&row.path, copy);
-            find()
-        });
-        found.filter(|(_, age)| *age <= max || crate::mutation!("max-stale"))
-    }
-
-    /// What was kept on the disk, as if it had been fetched then; whatever is known better stays.
-    fn take(&self, path: &KvPath, copy: Copy) {
-        let said = Said { at: self.clock.boot(), age: copy.age };
-        let version = Version { number: copy.number, made: copy.made, said, members: VaultBytes::of(copy.members.expose()) };
-        self.seen().entry(path.clone()).or_insert((copy.number, said));
-        self.kept.entry((path.clone(), copy.number)).or_insert(Arc::new(version));
-    }
-
-    /// Puts what was fetched on the disk, sealed, where the secret says so; and notes how long it may be needed.
-    pub(super) fn keep(&self, row: &Kv, version: &Version) {
-        if let Some(max) = row.max_stale {
-            self.longest.fetch_max(u64::from(max.as_secs()) * 1_000_000, Ordering::Relaxed);
-        }
-        if row.offline && row.version.is_none_or(|number| number == version.number) {
-            self.offline.save(&row.path, (version.number, version.made), version.members.expose(), (self.clock.boot(), self.clock.wall()));
-        }
-    }
-
-    /// The server said no, or that there is nothing: what was known before is given to nobody any more.
-    pub(super) fn forget(&self, path: &KvPath) {
-        self.seen().remove(path);
-        let of_path: Vec<_> = self.kept.iter().filter(|(place, _)| place.0 == *path).map(|(place, _)| place).collect();
-        of_path.iter().for_each(|place| self.kept.invalidate(&**place));
-        self.offline.remove(path);
+        self.kept.get(&(path.clone(), version)).filter(|kept| kept.said.age(self.clock.boot()) < KEPT_FOR)
     }
 
     /// A version that is kept here or at the server.
@@ -200,12 +154,17 @@ impl KvStore {
 
     /// The newest version that was seen at a path.
     pub(super) fn latest(&self, path: &KvPath) -> Option<u64> {
-        self.seen().get(path).map(|(number, _)| *number)
+        self.known().get(path)?.newest.map(|(number, _)| number)
     }
 
-    /// Held for a line.
-    fn seen(&self) -> MutexGuard<'_, HashMap<KvPath, (u64, Said)>> {
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Held for a few lines that cannot leave the table half changed.
+    pub(super) fn known(&self) -> MutexGuard<'_, HashMap<KvPath, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number that is another one when something about a path had to be forgotten.
+    pub(super) fn forgotten(&self, known: &HashMap<KvPath, Known>, path: &KvPath) -> u64 {
+        known.get(path).map_or(0, |known| known.forgotten) + self.all_forgotten.load(Ordering::Acquire)
     }
 
     pub(super) fn url(&self, path: &KvPath) -> String {
@@ -216,15 +175,32 @@ impl KvStore {
     pub(super) async fn fetch(&self, path: &KvPath, version: Option<u64>) -> Result<Arc<Version>, EngineError> {
         // From when it was asked on: an answer that was long on its way is as old as the question.
         let said = Said { at: self.clock.boot(), age: 0 };
+        let forgotten = self.forgotten(&self.known(), path);
         let which = version.map_or_else(String::new, |version| format!("?version={version}"));
         let url = &format!("{}{which}", self.url(path));
         let doing = format!("reading {}/{}", path.mount, path.path);
         let session = &self.session;
         let read = session.with_token(&doing, async move |us: Arc<Token>| session.api.get(us.expose(), url).await);
-        let reply = match read.await? {
+        let reply = match read.await {
+            Err(error) => {
+                // Whoever may not come in any more is given nothing that was read before.
+                if self.session.is_refused() {
+                    self.forget_all().await;
+                }
+                return Err(error);
+            }
             // Nothing was ever there, or what was is deleted or destroyed.
-            Err(Fault::Absent) => return Err(EngineError::NoValue),
-            reply => reply.map_err(|fault| fault.during(&doing))?,
+            Ok(Err(Fault::Absent)) => {
+                self.forget(path, version).await;
+                return Err(EngineError::NoValue);
+            }
+            Ok(Err(fault @ (Fault::Denied(_) | Fault::Rejected(..)))) => {
+                if !crate::mutation!("stale-refused") {
+                    self.forget(path, None).await;
+                }
+                return Err(fault.during(&doing));
+            }
+            Ok(reply) => reply.map_err(|fault| fault.during(&doing))?,
         };
         let mut data = reply.data.unwrap_or_default();
         let about = |name: &str| data.get("metadata").and_then(|metadata| metadata.get(name));
@@ -241,12 +217,18 @@ impl KvStore {
         if text.len() > VALUE_MAX {
             return Err(EngineError::Setup(format!("{doing}: has {} bytes; {VALUE_MAX} are the most", text.len())));
         }
+        let fetched = Arc::new(Version { number, made, said, forgotten, members: VaultBytes::of(&text) });
         if version.is_none() {
-            self.seen().insert(path.clone(), (number, said));
+            self.outdated(path, number).await;
         }
-        let version = Arc::new(Version { number, made, said, members: VaultBytes::of(&text) });
-        self.kept.insert((path.clone(), number), version.clone());
-        Ok(version)
+        let mut known = self.known();
+        if self.forgotten(&known, path) == forgotten {
+            if version.is_none() {
+                known.entry(path.clone()).or_default().newest = Some((number, said));
+            }
+            self.kept.insert((path.clone(), number), fetched.clone());
+        }
+        Ok(fetched)
     }
 
     /// Held for a few lines that cannot leave the table half changed.

@@ -13,10 +13,14 @@ mod offline;
 mod pick;
 mod session;
 mod settings;
+mod stale;
 
 pub use config::{Login, OpenBaoConfig, Source};
+pub use offline::Copies;
 
-use super::{Again, Attribute, Engine, EngineError, Issued, Mark, Order, Over, UpstreamRef, Version as Made, local::LocalStore};
+use super::{
+    Again, Attribute, Engine, EngineError, Issued, Kept, Mark, Order, Over, UpstreamRef, Version as Made, local::LocalStore, stale_attributes,
+};
 use crate::{
     digest::{Random, SealKey},
     model::{EndsBy, EngineName, LeaseId, ProofBy, SecretDefinition},
@@ -141,29 +145,18 @@ impl OpenBaoEngine {
         }
     }
 
-    /// What a secret's row allows to be given while the server cannot be asked. A server that says no is believed at once, and what was known
-    /// before is forgotten.
-    fn or_stale<T>(
-        &self,
-        order: &Order<'_>,
-        done: Result<T, EngineError>,
-        stale: impl FnOnce(&Kv) -> Option<T>,
-    ) -> Result<T, EngineError> {
-        let (Err(error), Ok(Settings::Kv(row))) = (&done, Settings::parse(order.secret)) else { return done };
-        match error {
-            EngineError::Unreachable(why) => match stale(&row) {
-                Some(known) => {
-                    tracing::warn!(engine = %self.name, secret = %order.secret.name, why, "a value is given as it was known: its server cannot be asked");
-                    Ok(known)
-                }
-                None => done,
-            },
-            EngineError::NoValue | EngineError::Refused(_) => {
-                self.kv.forget(&row.path);
-                done
-            }
-            EngineError::Setup(_) => done,
+    /// The value that a secret's row allows to be given where this error says that the server cannot be asked, with its age in
+    /// microseconds. A server that says no is believed.
+    async fn stale(&self, secret: &SecretDefinition, of: Option<(&KvPath, u64)>, error: &EngineError) -> Option<(Kv, Arc<Version>, u64)> {
+        let (EngineError::Unreachable(why), Ok(Settings::Kv(row))) = (error, Settings::parse(secret)) else { return None };
+        // A lease may be of a place that its secret had before.
+        if of.is_some_and(|(path, _)| *path != row.path) {
+            return None;
         }
+        let (version, age) = self.kv.stale(&row, of.map_or(row.version, |(_, version)| Some(version))).await?;
+        let seconds = age / 1_000_000;
+        tracing::warn!(engine = %self.name, secret = %secret.name, age = seconds, why, "a value is given as it was known: its server cannot be asked");
+        Some((row, version, age))
     }
 
     /// Puts the one deadline around a call. What was under way is dropped with its connection.
@@ -226,11 +219,6 @@ fn of_kv(row: &Kv, version: &Version) -> Result<Issued, EngineError> {
     Ok(Issued { value, attributes, reference })
 }
 
-/// What tells a holder that the value may be out of date: by how many seconds at most.
-fn stale_attributes(age: u64) -> [Attribute; 2] {
-    [("stale".into(), "true".to_owned()), ("age".into(), (age / 1_000_000).to_string())]
-}
-
 fn of_version(version: &Version, path: &KvPath, pick: &Pick) -> Result<Again, EngineError> {
     let (value, mut attributes) = picked(&version.members(), pick)
         .map_err(|what| EngineError::Setup(format!("{}/{} version {}: {what}", path.mount, path.path, version.number)))?;
@@ -262,26 +250,29 @@ impl Engine for OpenBaoEngine {
     }
 
     async fn issue(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
-        let made = self.within(self.timeout, self.make(order)).await;
-        self.or_stale(order, made, |row| {
-            let (version, age) = self.kv.stale(row, row.version)?;
-            let mut issued = of_kv(row, &version).ok()?;
-            issued.reference.0.insert("stale", age / 1_000_000);
-            issued.attributes.extend(stale_attributes(age));
-            Some(issued)
-        })
+        let error = match self.within(self.timeout, self.make(order)).await {
+            Err(error) => error,
+            made => return made,
+        };
+        let Some((row, version, age)) = self.stale(order.secret, None, &error).await else { return Err(error) };
+        let mut issued = of_kv(&row, &version)?;
+        issued.reference.0.insert("stale", true);
+        issued.reference.0.insert("age", age / 1_000_000);
+        issued.attributes.extend(stale_attributes(age));
+        Ok(issued)
     }
 
     async fn read(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<Issued, EngineError> {
-        let again = self.within(self.timeout, self.again(order, reference)).await;
-        let Again { value, attributes } = self.or_stale(order, again, |row| {
-            let Some(Kind::Kv { path, version, pick }) = Kind::of(reference) else { return None };
-            let (version, age) = self.kv.stale(row, Some(version))?;
-            let mut again = of_version(&version, &path, &pick).ok()?;
-            again.attributes.extend(stale_attributes(age));
-            Some(again)
-        })?;
-        Ok(Issued { value, attributes, reference: reference.clone() })
+        let again = match (self.within(self.timeout, self.again(order, reference)).await, Kind::of(reference)) {
+            (Err(error), Some(Kind::Kv { path, version, pick })) => {
+                let Some((_, known, age)) = self.stale(order.secret, Some((&path, version)), &error).await else { return Err(error) };
+                let mut again = of_version(&known, &path, &pick)?;
+                again.attributes.extend(stale_attributes(age));
+                again
+            }
+            (again, _) => again?,
+        };
+        Ok(Issued { value: again.value, attributes: again.attributes, reference: reference.clone() })
     }
 
     fn read_now(&self, order: &Order<'_>, reference: &UpstreamRef) -> Option<Result<Again, EngineError>> {
@@ -308,6 +299,7 @@ impl Engine for OpenBaoEngine {
         };
         let found = self.within(self.timeout, async {
             let version = self.kv.shared(&row.path, row.version).await?;
+            self.kv.keep(&row, &version);
             of_version(&version, &row.path, &row.pick).map(|_| Made { number: version.number, made: version.made })
         });
         match found.await {
@@ -318,9 +310,10 @@ impl Engine for OpenBaoEngine {
 
     async fn rotate(&self, secret: &SecretDefinition) -> Result<Made, EngineError> {
         match Settings::parse(secret).map_err(EngineError::Setup)? {
-            Settings::Kv(Kv { path, pick: Pick { field: Some(field), .. }, generate: Some(how), .. }) => {
+            Settings::Kv(row @ Kv { pick: Pick { field: Some(_), .. }, generate: Some(_), .. }) => {
                 // Three calls at most.
-                let replaced = self.within(self.timeout * 3, self.kv.replace(&path, &field, &how, &*self.random)).await?;
+                let replaced = self.within(self.timeout * 3, self.kv.replace(&row, &*self.random)).await?;
+                self.kv.keep(&row, &replaced);
                 Ok(Made { number: replaced.number, made: replaced.made })
             }
             Settings::Kv(_) => {
@@ -333,7 +326,13 @@ impl Engine for OpenBaoEngine {
     }
 
     async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError> {
-        self.within(self.timeout, self.prolong_lease(order, reference)).await
+        let done = self.within(self.timeout, self.prolong_lease(order, reference)).await;
+        match (done, Kind::of(reference)) {
+            (Err(error), Some(Kind::Kv { path, version, .. })) => {
+                self.stale(order.secret, Some((&path, version)), &error).await.map(drop).ok_or(error)
+            }
+            (done, _) => done,
+        }
     }
 
     async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError> {
@@ -346,6 +345,26 @@ impl Engine for OpenBaoEngine {
             return Ok(Over::LAPSED);
         }
         self.within(self.timeout, self.settle_child(lease)).await
+    }
+
+    fn kept(&self, secret: &SecretDefinition) -> Vec<Kept> {
+        let Ok(Settings::Kv(row)) = Settings::parse(secret) else { return Vec::new() };
+        self.kv.list(&row)
+    }
+
+    async fn evict(&self, secret: &SecretDefinition) -> usize {
+        match Settings::parse(secret) {
+            Ok(Settings::Kv(row)) => self.kv.forget(&row.path, None).await,
+            _ => 0,
+        }
+    }
+
+    async fn tidy(&self, secrets: &[Arc<SecretDefinition>]) {
+        let rows = secrets.iter().filter_map(|secret| match Settings::parse(secret) {
+            Ok(Settings::Kv(row)) => Some(row),
+            _ => None,
+        });
+        self.kv.tidy(&rows.collect::<Vec<_>>()).await;
     }
 
     async fn inventory(&self) -> Result<Vec<LeaseId>, EngineError> {

@@ -1,6 +1,10 @@
 //! What an operator sets for each secret: one value of a KV store, a path that gives leases, or a token.
 
-use super::{super::Order, generate::Generate};
+use super::{
+    super::{AGE, Order, STALE},
+    generate::Generate,
+    kv::KEPT_FOR,
+};
 use crate::model::{Operation, SecretDefinition, Ttl};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -125,9 +129,7 @@ impl Settings {
                         return Err("generate: needs field, the member that is made, and no version".into());
                     }
                 }
-                if raw.offline && raw.max_stale.is_none() {
-                    return Err("offline: goes with max_stale, which says how old a copy may be".into());
-                }
+                check_stale(raw.max_stale, raw.offline, &pick)?;
                 let Raw { version, generate, max_stale, offline, .. } = raw;
                 Ok(Settings::Kv(Kv { path: kv_path(&path, raw.mount)?, version, pick, generate, max_stale, offline }))
             }
@@ -143,7 +145,7 @@ impl Settings {
             (None, None, Some(token)) => {
                 let others =
                     raw.mount.is_some() || raw.version.is_some() || raw.generate.is_some() || raw.write.is_some() || raw.ends.is_some();
-                if others || !raw.policies.is_empty() || pick != Pick::default() {
+                if others || raw.max_stale.is_some() || raw.offline || !raw.policies.is_empty() || pick != Pick::default() {
                     return Err("token: nothing stands beside it; its policies are in it".into());
                 }
                 if token.policies.is_empty() {
@@ -192,6 +194,19 @@ fn kv_path(text: &str, mount: Option<String>) -> Result<KvPath, String> {
         return Err("kv and mount: paths without a slash at their ends, empty parts or dots alone".into());
     }
     Ok(KvPath { mount, path })
+}
+
+fn check_stale(max: Option<Ttl>, offline: bool, pick: &Pick) -> Result<(), String> {
+    match max {
+        None if offline => Err("offline: goes with max_stale, which says how old a copy may be".into()),
+        Some(max) if u64::from(max.as_secs()) * 1_000_000 < KEPT_FOR => {
+            Err("max_stale: at least 5m, for so long a value is read again without asking anyway".into())
+        }
+        Some(_) if pick.attributes.iter().any(|name| name == STALE || name == AGE) => {
+            Err(format!("attributes: {STALE} and {AGE} are said of a value whose server cannot be asked"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_paths(paths: &Paths, worst: Operation) -> Result<(), String> {
@@ -249,6 +264,9 @@ mod tests {
             json!({"read": "pki/issue/web", "write": {"common_name": "{{identity}}.test", "ttl": "{{ttl}}"}, "ends": "short-life"}),
             json!({"token": {"policies": ["app"]}}),
             json!({"kv": "secret/app/db", "field": "password", "generate": {"length": 32}}),
+            json!({"kv": "secret/app/db", "attributes": ["age"]}),
+            json!({"kv": "secret/app/db", "max_stale": "4h", "attributes": ["user"]}),
+            json!({"kv": "secret/app/db", "max_stale": "5m", "offline": true, "version": 3}),
         ] {
             assert!(parse(good.clone()).is_ok(), "{good}");
         }
@@ -273,6 +291,11 @@ mod tests {
             json!({"read": "x/y", "attributes": ["a b"]}),
             json!({"token": {"policies": []}}),
             json!({"token": {"policies": ["root"]}}),
+            json!({"kv": "secret/x", "offline": true}),
+            json!({"kv": "secret/x", "max_stale": "4m"}),
+            json!({"kv": "secret/x", "max_stale": "4h", "attributes": ["age"]}),
+            json!({"read": "x/y", "max_stale": "4h"}),
+            json!({"token": {"policies": ["a"]}, "max_stale": "4h"}),
             json!({"token": {"policies": ["a"]}, "field": "x"}),
             json!({"token": {"policies": ["a"], "ttl": "1h"}}),
         ] {
