@@ -143,6 +143,9 @@ pub fn build(config: &Config, attestor: Arc<Attestor>, lacking: Vec<String>) -> 
         }
         Restored::Yes(why) => (Some(why), Seen::default()),
     };
+    if state.read_only.is_none() && restored.is_none() {
+        super::openbao::remove_left(config);
+    }
     let loading = engines.clone();
     let broker = Broker::new(Parts {
         attestor,

@@ -7,6 +7,7 @@
 mod act;
 mod admit;
 mod again;
+mod cache;
 mod caller;
 mod credential;
 mod delivery;

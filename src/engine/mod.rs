@@ -21,6 +21,8 @@
 //!    deleted can still be ended.
 //! 10. `rotate` gives a new value to its source before it is given to anybody, and gives nobody a value that was not tried where that can
 //!     be done. Cut short at any step, it loses neither the value before nor the one after; what works is found out by the next call.
+//! 11. A value whose source could not be asked is given only where its definition says so, says so itself ([`STALE`], [`AGE`]), and ends
+//!     when its definition says; a source that says no ends it at once. `kept`, `evict` and `tidy` are about what is kept for that.
 
 pub mod bearer;
 pub mod command;
@@ -163,6 +165,8 @@ pub struct Kept {
     pub on_disk: bool,
     /// Since its source confirmed it, in microseconds; `None` where the clocks do not tell any more, and it is given to nobody.
     pub age: Option<u64>,
+    /// For how long it may still be given, in microseconds, if its source does not confirm it again.
+    pub left: u64,
     /// It is given only while its source cannot be asked; otherwise leases read it again without asking.
     pub stale: bool,
 }

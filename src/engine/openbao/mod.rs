@@ -19,7 +19,8 @@ pub use config::{Login, OpenBaoConfig, Source};
 pub use offline::Copies;
 
 use super::{
-    Again, Attribute, Engine, EngineError, Issued, Kept, Mark, Order, Over, UpstreamRef, Version as Made, local::LocalStore, stale_attributes,
+    Again, Attribute, Engine, EngineError, Issued, Kept, Mark, Order, Over, UpstreamRef, Version as Made, local::LocalStore,
+    stale_attributes,
 };
 use crate::{
     digest::{Random, SealKey},
@@ -256,8 +257,6 @@ impl Engine for OpenBaoEngine {
         };
         let Some((row, version, age)) = self.stale(order.secret, None, &error).await else { return Err(error) };
         let mut issued = of_kv(&row, &version)?;
-        issued.reference.0.insert("stale", true);
-        issued.reference.0.insert("age", age / 1_000_000);
         issued.attributes.extend(stale_attributes(age));
         Ok(issued)
     }

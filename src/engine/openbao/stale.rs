@@ -123,16 +123,23 @@ impl KvStore {
 
     /// What is kept of a secret's value.
     pub(super) fn list(&self, row: &Kv) -> Vec<Kept> {
-        let now = self.now();
+        let (now, budget) = (self.now(), row.budget().unwrap_or(0));
         let of_path = self.kept.iter().filter(|(place, _)| place.0 == row.path && row.version.is_none_or(|version| version == place.1));
         let in_memory = |(place, version): (Arc<(KvPath, u64)>, Arc<Version>)| {
             let age = version.said.age(now.boot);
-            Kept { version: place.1, on_disk: false, age: Some(age), stale: age >= KEPT_FOR }
+            Kept {
+                version: place.1,
+                on_disk: false,
+                age: Some(age),
+                left: KEPT_FOR.max(budget).saturating_sub(age),
+                stale: age >= KEPT_FOR,
+            }
         };
         let mut out: Vec<Kept> = of_path.map(in_memory).collect();
         out.sort_by_key(|kept| std::cmp::Reverse(kept.version));
         let on_disk = if row.offline { self.offline.at(&row.place(), now) } else { None };
-        out.extend(on_disk.map(|(version, age)| Kept { version, on_disk: true, age, stale: true }));
+        let left = |age: Option<u64>| age.map_or(0, |age| budget.saturating_sub(age));
+        out.extend(on_disk.map(|(version, age)| Kept { version, on_disk: true, age, left: left(age), stale: true }));
         out
     }
 
