@@ -4,12 +4,12 @@ use super::{Act, Broker, Fault, Governance, Operator, Stop};
 use crate::{
     engine::Kept,
     lease::State,
-    model::{BootTime, Code, Refusal, RequestId, SecretDefinition, SecretName, WallTime},
+    model::{BootTime, Code, LeaseId, Refusal, RequestId, SecretDefinition, SecretName, WallTime},
     wire::{EvictAnswer, EvictRow, KeptRow},
 };
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -17,6 +17,29 @@ use std::{
 const TICK: Duration = Duration::from_secs(1);
 /// Between two looks at what is kept, in microseconds.
 const EVERY: u64 = 60_000_000;
+
+/// Between two records of one lease that say that its value was read again without its source; in microseconds.
+const TOLD_EVERY: u64 = 10_000_000;
+
+/// When that was said of which lease.
+#[derive(Default)]
+pub(super) struct StaleReads(Mutex<HashMap<LeaseId, BootTime>>);
+
+impl StaleReads {
+    /// Whether such a read has a record of its own; those in between are counted like any.
+    pub(super) fn is_due(&self, lease: LeaseId, now: BootTime) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = told.get(&lease).is_none_or(|at| now.since(*at) >= TOLD_EVERY);
+        if due {
+            told.insert(lease, now);
+        }
+        due
+    }
+
+    fn forget(&self, now: BootTime) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, at| now.since(*at) < TOLD_EVERY);
+    }
+}
 
 impl Broker {
     /// Lets go of what no definition lets be given any more, for ever: at the start, after each change of definitions, and every minute.
@@ -27,6 +50,7 @@ impl Broker {
             // A state that is not this machine's, or not its newest, is left as it is.
             if self.may_end() && last.is_none_or(|(generation, at)| generation != governance.generation || now.since(at) >= EVERY) {
                 last = Some((governance.generation, now));
+                self.stale_reads.forget(now);
                 self.tidy(&governance).await;
             }
             tokio::time::sleep(TICK).await;

@@ -144,6 +144,7 @@ pub struct Broker {
     keys: KeyPlaces,
     rotating: tokio::sync::Mutex<()>,
     rotations: rotate::Rotations,
+    stale_reads: cache::StaleReads,
     shares: share::Shares,
 }
 
@@ -181,6 +182,7 @@ impl Broker {
             keys: parts.keys,
             rotating: tokio::sync::Mutex::default(),
             rotations: rotate::Rotations::default(),
+            stale_reads: cache::StaleReads::default(),
             shares: share::Shares::default(),
         })
     }

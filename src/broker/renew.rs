@@ -158,10 +158,11 @@ impl Broker {
             }
             issued => issued?,
         };
-        let each = lease.sensitivity.max(secret.sensitivity) >= Sensitivity::Restricted;
-        // One whose source could not be asked says so, and for how long that has been.
+        // One whose source could not be asked says so now and then, and for how long that has been.
         let age = stale_age(&issued.attributes);
-        let recorded = match if each || age.is_some() { None } else { self.audit.count_read(lease.id) } {
+        let stale = age.is_some() && self.stale_reads.is_due(lease.id, self.clock.boot());
+        let each = stale || lease.sensitivity.max(secret.sensitivity) >= Sensitivity::Restricted;
+        let recorded = match if each { None } else { self.audit.count_read(lease.id) } {
             Some(recorded) => recorded,
             None => {
                 let need = if each { Need::Durable } else { Need::Soon };
