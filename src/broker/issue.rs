@@ -11,7 +11,7 @@ use crate::{
     approval::Clearance,
     audit::{AuditError, Event, Kind, Need, Outcome, Word},
     digest::sha256,
-    engine::{Issued, Order},
+    engine::{Issued, Order, stale_age},
     intent::{Ask, Intent},
     lease::{Lease, Slot, State},
     model::{Channel, Code, EndReason, LeaseId, Refusal, RequestId, SecretDefinition},
@@ -36,7 +36,7 @@ impl Broker {
             trail.pinned = pinned.is_some();
             match broker.run(&peer, &ask, digest, &mut trail).await {
                 Ok(delivery) => {
-                    broker.metrics.issued();
+                    broker.metrics.issued(delivery.attributes());
                     broker.watchers.tell(&delivery.lease().identity);
                     Ok(delivery.to(pinned))
                 }
@@ -198,8 +198,7 @@ impl Broker {
             Ok(digest) => event.intent(digest),
             Err(_) => event,
         };
-        let given = record::Given { pinned: trail.pinned, shares };
-        if given.says_nothing() { event } else { record::with(event, Event::more, &given) }
+        record::Given { pinned: trail.pinned, shares, age: stale_age(&issued.attributes) }.on(event)
     }
 
     /// Puts a refusal on the record and says what the caller is told.

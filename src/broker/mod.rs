@@ -7,6 +7,7 @@
 mod act;
 mod admit;
 mod again;
+mod cache;
 mod caller;
 mod credential;
 mod delivery;
@@ -143,6 +144,7 @@ pub struct Broker {
     keys: KeyPlaces,
     rotating: tokio::sync::Mutex<()>,
     rotations: rotate::Rotations,
+    stale_reads: cache::StaleReads,
     shares: share::Shares,
 }
 
@@ -180,6 +182,7 @@ impl Broker {
             keys: parts.keys,
             rotating: tokio::sync::Mutex::default(),
             rotations: rotate::Rotations::default(),
+            stale_reads: cache::StaleReads::default(),
             shares: share::Shares::default(),
         })
     }

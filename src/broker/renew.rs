@@ -9,7 +9,7 @@ use super::{
 use crate::{
     attest::Workload,
     audit::{Kind, Need, Outcome},
-    engine::{EngineError, Order},
+    engine::{EngineError, Order, stale_age},
     lease::{Lease, State},
     model::{Code, EndReason, LeaseId, Refusal, RequestId, Sensitivity},
     policy::{Decision, Permit},
@@ -158,13 +158,16 @@ impl Broker {
             }
             issued => issued?,
         };
-        let each = lease.sensitivity.max(secret.sensitivity) >= Sensitivity::Restricted;
+        // One whose source could not be asked says so now and then, and for how long that has been.
+        let age = stale_age(&issued.attributes);
+        let stale = age.is_some() && self.stale_reads.is_due(lease.id, self.clock.boot());
+        let each = stale || lease.sensitivity.max(secret.sensitivity) >= Sensitivity::Restricted;
         let recorded = match if each { None } else { self.audit.count_read(lease.id) } {
             Some(recorded) => recorded,
             None => {
                 let need = if each { Need::Durable } else { Need::Soon };
                 let event = trail.fill(record::of_lease(Kind::Read, lease), None).secret(secret, None).outcome(Outcome::Done);
-                self.audit.append(event, need).await?
+                self.audit.append(record::Given { age, ..Default::default() }.on(event), need).await?
             }
         };
         self.attestor.still(peer)?;
@@ -172,7 +175,7 @@ impl Broker {
         if !self.leases.find(lease.id).is_some_and(|now| now.state == State::Live) {
             return Err(Refusal::new(Code::LEASE_ENDED).into());
         }
-        self.metrics.read();
+        self.metrics.read(&issued.attributes);
         Ok(Delivery::new(trail.request, lease.clone(), issued, Vec::new(), recorded))
     }
 

@@ -117,6 +117,7 @@ impl Broker {
         tokio::spawn(self.clone().keep_deadlines());
         tokio::spawn(self.clone().sweep());
         tokio::spawn(self.clone().keep_rotating());
+        tokio::spawn(self.clone().keep_tidy());
         revived
     }
 

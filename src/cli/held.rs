@@ -73,7 +73,7 @@ impl Held {
         let lease = &delivered.lease;
         if !self.quiet {
             eprintln!("{}", super::get::told(lease));
-            delivered.clamped.iter().for_each(|what| eprintln!("not as asked: {what}"));
+            super::get::beside(&delivered).iter().for_each(|what| eprintln!("{what}"));
         }
         let due = (lease.renewable || self.replacing == Replacing::Told).then(|| self.due(lease));
         let row = Row { secret: secret.to_owned(), lease: lease.id, due, renewable: lease.renewable, tries: 0 };

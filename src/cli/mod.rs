@@ -5,6 +5,7 @@
 
 mod ask;
 mod audit;
+mod cache;
 mod demo;
 mod doctor;
 mod engine;
@@ -119,6 +120,9 @@ enum Verb {
     /// Secrets engines, and what of ours is at their sources
     #[command(subcommand)]
     Engine(engine::Verb),
+    /// What is kept of values beside their sources, and letting go of it
+    #[command(subcommand)]
+    Cache(cache::Verb),
     /// Keys of a jwt engine for its verifiers
     #[command(subcommand)]
     Jwks(jwks::Verb),
@@ -207,6 +211,7 @@ async fn run(desk: &Desk, verb: Verb) -> Done {
         Verb::Status => status::run(desk).await,
         Verb::Freeze(arguments) => freeze::run(desk, arguments).await,
         Verb::Engine(verb) => engine::run(desk, verb).await,
+        Verb::Cache(verb) => cache::run(desk, verb).await,
         Verb::Audit(verb) => audit::run(desk, verb).await,
         Verb::Key(verb) => key::run(desk, verb).await,
         Verb::Jwks(verb) => jwks::run(desk, verb).await,

@@ -50,6 +50,7 @@ mod shapes;
 mod shared;
 mod siege;
 mod sight;
+mod stale;
 mod upgrade;
 mod vault;
 mod watch;
