@@ -12,7 +12,7 @@ use crate::{
         openbao::{self, Copies, Login, Source},
     },
     model::{EngineName, WallTime},
-    outbound::{Address, Client, ClientCertificate, Limits, TrustError},
+    outbound::{Address, Client, ClientCertificate, ClientCertificateError, Limits, TrustError},
     sys::{self, Clock},
 };
 use std::{sync::Arc, time::Duration};
@@ -21,9 +21,6 @@ use std::{sync::Arc, time::Duration};
 const LOGIN_SECONDS: u64 = 120;
 /// What the folders of copies begin with, in the state folder.
 const COPIES: &str = "openbao-";
-/// The longest file of certificates or of a secret to log in with.
-const MAX_FILE: usize = 1 << 20;
-const MAX_SECRET: usize = 16 << 10;
 
 /// The address of a row.
 pub(super) fn address(from: &OpenBaoConfig) -> Result<Address, BuildError> {
@@ -96,9 +93,10 @@ fn certificate(from: &OpenBaoConfig) -> Result<Option<ClientCertificate>, BuildE
             _ => Err(wrong(from, "certificate_file goes with key_file or key_credential")),
         };
     };
-    let chain = sys::read_trusted(chain, MAX_FILE).map_err(|error| wrong(from, &error.to_string()))?;
-    let key = sys::read_private(key, MAX_SECRET)?;
-    ClientCertificate::new(chain.as_bytes(), &key).map(Some).map_err(|error| wrong(from, &error.to_string()))
+    ClientCertificate::of_files(chain.clone(), key.clone()).map(Some).map_err(|error| match error {
+        ClientCertificateError::File(error) => BuildError::File(error),
+        error => wrong(from, &error.to_string()),
+    })
 }
 
 fn login(from: &OpenBaoConfig, tokens: &[(EngineName, Arc<JwtEngine>)]) -> Result<Login, BuildError> {

@@ -131,7 +131,10 @@ enum Verb {
     /// Make folders, key and sample files (root, once; never overwrites)
     Init(init::Arguments),
     /// Play the whole story in a temporary folder, with a real daemon and real processes
-    Demo,
+    Demo(demo::Arguments),
+    /// Tidies up behind the demo
+    #[command(hide = true)]
+    DemoKeeper,
     /// A child process of the demo
     #[command(hide = true)]
     DemoActor {
@@ -217,7 +220,8 @@ async fn run(desk: &Desk, verb: Verb) -> Done {
         Verb::Jwks(verb) => jwks::run(desk, verb).await,
         Verb::Doctor => doctor::run(desk).await,
         Verb::Init(arguments) => init::run(desk, arguments),
-        Verb::Demo => Ok(u8::from(!demo::play())),
+        Verb::Demo(arguments) => demo::play(&arguments),
+        Verb::DemoKeeper => demo::keep().map(|()| 0).map_err(Failure::fault),
         Verb::DemoActor { socket, body } => demo::act(&socket, &body).map(|()| 0).map_err(Failure::fault),
     }
 }
