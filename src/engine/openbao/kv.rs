@@ -3,12 +3,12 @@
 use super::{
     super::EngineError,
     api::{Fault, encoded},
-    offline::{Offline, Place},
+    offline::{Now, Offline, Place},
     session::{Session, Token},
     settings::KvPath,
 };
 use crate::{
-    model::{BootTime, WallTime},
+    model::WallTime,
     sys::{Clock, VaultBytes},
 };
 use serde_json::{Map, Value};
@@ -26,20 +26,23 @@ const KEPT_BYTES: u64 = 4 << 20;
 const EACH_COSTS: u32 = 256;
 /// How long a value is given without asking, in microseconds: a version that was destroyed at the server is refused after that at the latest.
 pub(super) const KEPT_FOR: u64 = 300_000_000;
+/// Between two lines of the log that say that values are given without asking, in microseconds.
+const TOLD_EVERY: u64 = 10_000_000;
 /// The longest value, in bytes of JSON.
 const VALUE_MAX: usize = 64 << 10;
 
-/// When the server said something, on a clock that nobody sets: a failure in between makes it no younger.
+/// When the server said something, on both clocks: a failure in between makes it no younger, nor does a wall clock that is set back. (One
+/// that is ahead may be right: the other one stands still while a machine is a snapshot.)
 #[derive(Clone, Copy)]
 pub(super) struct Said {
-    pub(super) at: BootTime,
+    pub(super) at: Now,
     /// How old it was then, in microseconds: more than nothing for what a daemon before this one was told.
     pub(super) age: u64,
 }
 
 impl Said {
-    pub(super) fn age(self, now: BootTime) -> u64 {
-        self.age.saturating_add(now.since(self.at))
+    pub(super) fn age(self, now: Now) -> u64 {
+        self.age.saturating_add(now.boot.since(self.at.boot).max(now.wall.0.saturating_sub(self.at.wall.0)))
     }
 }
 
@@ -105,7 +108,7 @@ pub(super) struct Known {
 
 pub(super) struct KvStore {
     pub(super) session: Arc<Session>,
-    pub(super) clock: Arc<dyn Clock>,
+    clock: Arc<dyn Clock>,
     pub(super) offline: Offline,
     pub(super) kept: moka::sync::Cache<(KvPath, u64), Arc<Version>>,
     /// Calls that are under way.
@@ -113,6 +116,8 @@ pub(super) struct KvStore {
     known: Mutex<HashMap<KvPath, Known>>,
     /// The same count for all paths at once.
     pub(super) all_forgotten: AtomicU64,
+    /// When it was last said that a value is given without asking; 0 before the first time.
+    told: AtomicU64,
 }
 
 impl KvStore {
@@ -122,12 +127,35 @@ impl KvStore {
             .max_capacity(KEPT_BYTES)
             .weigher(|_, version: &Arc<Version>| u32::try_from(version.members.len()).unwrap_or(u32::MAX).saturating_add(EACH_COSTS))
             .build();
-        Self { session, clock, offline, kept, under_way: Mutex::default(), known: Mutex::default(), all_forgotten: AtomicU64::new(0) }
+        Self {
+            session,
+            clock,
+            offline,
+            kept,
+            under_way: Mutex::default(),
+            known: Mutex::default(),
+            all_forgotten: AtomicU64::new(0),
+            told: AtomicU64::new(0),
+        }
     }
 
     /// A version that is kept here, and that the server spoke of not long ago.
     pub(super) fn kept(&self, path: &KvPath, version: u64) -> Option<Arc<Version>> {
-        self.kept.get(&(path.clone(), version)).filter(|kept| kept.said.age(self.clock.boot()) < KEPT_FOR)
+        self.kept.get(&(path.clone(), version)).filter(|kept| kept.said.age(self.now()) < KEPT_FOR)
+    }
+
+    /// Whether the log should say that values are given without asking: not for each of them.
+    pub(super) fn is_due_to_tell(&self) -> bool {
+        let (now, told) = (self.clock.boot().0.max(1), self.told.load(Ordering::Relaxed));
+        let due = told == 0 || now.saturating_sub(told) >= TOLD_EVERY;
+        if due {
+            self.told.store(now, Ordering::Relaxed);
+        }
+        due
+    }
+
+    pub(super) fn now(&self) -> Now {
+        Now { boot: self.clock.boot(), wall: self.clock.wall() }
     }
 
     /// A version that is kept here or at the server.
@@ -174,7 +202,7 @@ impl KvStore {
     /// Asks the server.
     pub(super) async fn fetch(&self, path: &KvPath, version: Option<u64>) -> Result<Arc<Version>, EngineError> {
         // From when it was asked on: an answer that was long on its way is as old as the question.
-        let said = Said { at: self.clock.boot(), age: 0 };
+        let said = Said { at: self.now(), age: 0 };
         let forgotten = self.forgotten(&self.known(), path);
         let which = version.map_or_else(String::new, |version| format!("?version={version}"));
         let url = &format!("{}{which}", self.url(path));

@@ -155,8 +155,10 @@ impl OpenBaoEngine {
             return None;
         }
         let (version, age) = self.kv.stale(&row, of.map_or(row.version, |(_, version)| Some(version))).await?;
-        let seconds = age / 1_000_000;
-        tracing::warn!(engine = %self.name, secret = %secret.name, age = seconds, why, "a value is given as it was known: its server cannot be asked");
+        if self.kv.is_due_to_tell() {
+            let seconds = age / 1_000_000;
+            tracing::warn!(engine = %self.name, secret = %secret.name, age = seconds, why, "values are given as they were known: their server cannot be asked");
+        }
         Some((row, version, age))
     }
 

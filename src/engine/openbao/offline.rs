@@ -74,7 +74,7 @@ struct Held {
     turn: u64,
 }
 
-/// Both clocks now.
+/// Both clocks, at one moment.
 #[derive(Clone, Copy)]
 pub(super) struct Now {
     pub(super) boot: BootTime,
@@ -229,8 +229,9 @@ impl Offline {
                     *turns += 1;
                     held.entry(place.clone()).or_insert(Held { number: copy.number, said: copy.said, turn: *turns });
                 }
-                Ok(None) => {}
-                Err(_) => drop(wanted.insert(Self::file(place))),
+                // One that may be read again later stays; one that others could have changed or read does not.
+                Err(sys::FileError::Io { .. }) => drop(wanted.insert(Self::file(place))),
+                Ok(None) | Err(_) => {}
             }
         }
         // Without the folder there is nothing in it.

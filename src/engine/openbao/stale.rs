@@ -3,7 +3,7 @@
 use super::{
     super::Kept,
     kv::{KEPT_FOR, KvStore, Said, Version},
-    offline::{Copy, Now, Place},
+    offline::{Copy, Place},
     settings::{Kv, KvPath},
 };
 use crate::sys::VaultBytes;
@@ -24,10 +24,6 @@ impl Kv {
 }
 
 impl KvStore {
-    fn now(&self) -> Now {
-        Now { boot: self.clock.boot(), wall: self.clock.wall() }
-    }
-
     /// A value as it was known last, for a server that cannot be asked, with its age in microseconds: younger than its secret allows.
     /// Without a version it is the newest.
     pub(super) async fn stale(&self, row: &Kv, version: Option<u64>) -> Option<(Arc<Version>, u64)> {
@@ -52,14 +48,14 @@ impl KvStore {
         let kept = self.kept.get(&(path.clone(), number))?;
         // That this is the newest version was said when the newest was asked for.
         let said = if version.is_none() { newest.map(|(_, said)| said)? } else { kept.said };
-        Some((kept, said.age(self.clock.boot())))
+        Some((kept, said.age(self.now())))
     }
 
     /// What was kept on the disk, as if it had been fetched then. Whatever is known better stays, and nothing comes back that was forgotten
     /// while the disk was read.
     fn take(&self, row: &Kv, copy: Copy, forgotten: u64) {
         let Copy { number, made, age, members } = copy;
-        let said = Said { at: self.clock.boot(), age };
+        let said = Said { at: self.now(), age };
         let mut known = self.known();
         if self.forgotten(&known, &row.path) != forgotten {
             return;
@@ -75,7 +71,7 @@ impl KvStore {
     pub(super) fn keep(&self, row: &Kv, version: &Version) {
         if row.offline && self.forgotten(&self.known(), &row.path) == version.forgotten {
             let now = self.now();
-            self.offline.save(&row.place(), (version.number, version.made), version.members.expose(), (version.said.age(now.boot), now));
+            self.offline.save(&row.place(), (version.number, version.made), version.members.expose(), (version.said.age(now), now));
         }
     }
 
@@ -108,15 +104,23 @@ impl KvStore {
         in_memory + self.offline.remove(&places).await
     }
 
+    /// Lets go of what is kept in memory, so that it rests there no longer. How much it was.
+    fn let_go(&self, which: impl Fn(&(KvPath, u64), &Version) -> bool) -> usize {
+        let gone: Vec<_> = self.kept.iter().filter(|(place, version)| which(place, version)).map(|(place, _)| place).collect();
+        gone.iter().for_each(|place| self.kept.invalidate(&**place));
+        if !gone.is_empty() {
+            self.kept.run_pending_tasks();
+        }
+        gone.len()
+    }
+
     /// The same of everything.
     pub(super) async fn forget_all(&self) -> usize {
         let in_memory = {
             let mut known = self.known();
             self.all_forgotten.fetch_add(1, Ordering::AcqRel);
             known.values_mut().for_each(|known| known.newest = None);
-            let kept = self.kept.iter().count();
-            self.kept.invalidate_all();
-            kept
+            self.let_go(|_, _| true)
         };
         in_memory + self.offline.only(&HashSet::new()).await
     }
@@ -126,7 +130,7 @@ impl KvStore {
         let (now, budget) = (self.now(), row.budget().unwrap_or(0));
         let of_path = self.kept.iter().filter(|(place, _)| place.0 == row.path && row.version.is_none_or(|version| version == place.1));
         let in_memory = |(place, version): (Arc<(KvPath, u64)>, Arc<Version>)| {
-            let age = version.said.age(now.boot);
+            let age = version.said.age(now);
             Kept {
                 version: place.1,
                 on_disk: false,
@@ -161,11 +165,7 @@ impl KvStore {
                 *longest = budget.max(*longest);
             }
         }
-        for (place, version) in &self.kept {
-            if budgets.get(&place.0).is_none_or(|budget| version.said.age(now.boot) >= *budget) {
-                self.kept.invalidate(&*place);
-            }
-        }
+        self.let_go(|place, version| budgets.get(&place.0).is_none_or(|budget| version.said.age(now) >= *budget));
         self.offline.only(&places.keys().cloned().collect()).await;
         let is_over = |place: &&Place| {
             let age = self.offline.at(place, now).and_then(|(_, age)| age);
