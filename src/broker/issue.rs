@@ -164,8 +164,9 @@ impl Broker {
         if self.reaper.is_gone(&lease.holder.key(), watch) {
             return Err((EndReason::HolderGone, Refusal::new(Code::PEER_GONE).into()));
         }
-        // It may have been ended while the record was written.
-        if !self.leases.find(lease.id).is_some_and(|now| now.state == State::Live) {
+        // It may have been ended while the record was written, or its credential withdrawn from those who have it.
+        let withdrawn = lease.shares.is_some() && self.leases.is_withdrawn(lease.credential());
+        if withdrawn || !self.leases.find(lease.id).is_some_and(|now| now.state == State::Live) {
             return Err((EndReason::Policy, Refusal::new(Code::LEASE_ENDED).into()));
         }
         if self.is_frozen() || self.governance().generation != governance.generation {

@@ -77,22 +77,28 @@ impl Broker {
 
     /// Ends everything that is selected and says what became of each. With `force`, endings that were given up are tried once more.
     pub async fn end_selected(self: &Arc<Self>, selection: &Selection, force: bool, request: RequestId) -> Result<Vec<EndRow>, Refusal> {
-        let leases: Vec<Arc<Lease>> = {
-            let tree = match selection {
-                Selection::Tree(root) => descendants(*root),
-                _ => HashSet::new(),
-            };
-            // Whoever wants one lease's credential dead wants it dead for all who have it.
-            let shared = match selection {
-                Selection::Lease(id) => Some(self.leases.find(*id).map_or(*id, |lease| lease.credential())),
-                _ => None,
-            };
-            let selected = |lease: &Arc<Lease>| selects(selection, lease, &tree) || shared == Some(lease.credential());
-            self.leases.all().into_iter().filter(selected).collect()
+        let tree = match selection {
+            Selection::Tree(root) => descendants(*root),
+            _ => HashSet::new(),
         };
+        // Whoever wants one lease's credential dead wants it dead for all who have it.
+        let shared = match selection {
+            Selection::Lease(id) => Some(self.leases.find(*id).map_or(*id, |lease| lease.credential())),
+            _ => None,
+        };
+        let selected = |lease: &Arc<Lease>| selects(selection, lease, &tree) || shared == Some(lease.credential());
+        let leases: Vec<Arc<Lease>> = self.leases.all().into_iter().filter(selected).collect();
         if leases.is_empty() {
             return Err(Refusal::new(Code::NOT_FOUND).message(format!("There is no live lease {selection}.")));
         }
+        let mut rows = self.end_all(leases, force, request).await?;
+        // Whoever joined in between has a credential that is to be dead; from now on nobody does.
+        let joined = |lease: &Arc<Lease>| lease.state == State::Live && self.leases.is_withdrawn(lease.credential()) && selected(lease);
+        rows.extend(self.end_all(self.leases.all().into_iter().filter(joined).collect(), force, request).await?);
+        Ok(rows)
+    }
+
+    async fn end_all(self: &Arc<Self>, leases: Vec<Arc<Lease>>, force: bool, request: RequestId) -> Result<Vec<EndRow>, Refusal> {
         let endings = leases.into_iter().map(|lease| {
             let broker = self.clone();
             tokio::spawn(async move {

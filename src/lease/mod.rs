@@ -146,7 +146,7 @@ impl Leases {
     }
 
     /// Takes a place beside those who have this credential, if one of them lives and has at least half of the time left that is wanted;
-    /// no longer than that. Whoever ends from now on leaves the credential alone. Written at commit.
+    /// no longer than that; never one that an operator withdrew. Whoever ends from now on leaves the credential alone. Written at commit.
     pub fn join(&self, lease: Lease, credential: LeaseId, now: BootTime) -> Result<Option<Slot>, ReserveError> {
         let lease = Lease { state: State::Reserved, shares: Some(credential), ..lease };
         match self.table.join(lease, now) {
@@ -154,6 +154,11 @@ impl Leases {
             Some(Err(table::KeyTaken)) => Err(ReserveError::KeyTaken),
             None => Ok(None),
         }
+    }
+
+    /// Whether an operator ended a lease of a credential that others have too: whoever is about to join is not to have it.
+    pub fn is_withdrawn(&self, credential: LeaseId) -> bool {
+        self.table.is_withdrawn(credential)
     }
 
     /// When the last of those who have this credential expires.

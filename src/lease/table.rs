@@ -26,6 +26,8 @@ struct Inner {
     by_key: HashMap<(IdentityName, String), LeaseId>,
     /// Those who have another lease's credential, by that lease.
     by_credential: HashMap<LeaseId, HashSet<LeaseId>>,
+    /// Credentials that somebody has still and an operator wants dead: nobody else gets them.
+    withdrawn: HashSet<LeaseId>,
     ended: VecDeque<Ended>,
 }
 
@@ -106,6 +108,9 @@ impl Table {
     /// left that is wanted.
     pub(super) fn join(&self, lease: Lease, now: BootTime) -> Option<Result<(Lease, UpstreamRef), KeyTaken>> {
         let mut inner = self.lock();
+        if inner.withdrawn.contains(&lease.credential()) {
+            return None;
+        }
         let live = inner.users(lease.credential()).filter(|other| other.state == State::Live);
         let longest = live.max_by_key(|other| other.deadline)?.clone();
         if longest.deadline.since(now) < u64::from(lease.ttl.as_secs()) * 500_000 {
@@ -118,6 +123,11 @@ impl Table {
         let lease = Lease { expires, deadline, ..lease };
         inner.insert(Arc::new(lease.clone()));
         Some(Ok((lease, longest.reference.clone())))
+    }
+
+    /// Whether an operator ended a lease of a credential that others have too.
+    pub(super) fn is_withdrawn(&self, credential: LeaseId) -> bool {
+        self.lock().withdrawn.contains(&credential)
     }
 
     pub(super) fn longest(&self, credential: LeaseId) -> Option<WallTime> {
@@ -260,6 +270,9 @@ impl Table {
         inner.replace(Arc::new(Lease { state, ..Lease::clone(&lease) }));
         // Now that it counts no more: of several that end at once, the last one sees nobody.
         let others = inner.users(lease.credential()).count();
+        if others > 0 && cause.reason == EndReason::Operator && !crate::mutation!("share-withdrawn") {
+            inner.withdrawn.insert(lease.credential());
+        }
         Some(Ending { lease, cause, since: at, was_reserved, others })
     }
 
@@ -296,6 +309,9 @@ impl Table {
         };
         let mut inner = self.lock();
         inner.remove(lease.id);
+        if inner.users(lease.credential()).next().is_none() {
+            inner.withdrawn.remove(&lease.credential());
+        }
         inner.ended.push_back(ended.clone());
         if inner.ended.len() > REMEMBERED {
             inner.ended.pop_front();

@@ -239,6 +239,41 @@ async fn a_start_does_not_build_on_what_a_failed_sync_may_have_lost() {
     assert!(continued > 2, "no moment had anything to lose");
 }
 
+/// What an operator wants dead is given to nobody who comes, while some have it still, nor kept by whoever is about to have it.
+#[tokio::test]
+async fn a_credential_that_an_operator_withdraws_is_joined_by_nobody() {
+    let volume = SimulatedVolume::new(1 << 30, 0);
+    let (leases, _) = open(&volume);
+    let slot = leases.reserve(lease(100), true).await.unwrap();
+    let mut reference = UpstreamRef::default();
+    reference.0.insert("role", "r");
+    let first = leases.commit(slot, reference).await.unwrap().id;
+    let join = |n| leases.join(lease(n), first, BootTime(0)).unwrap();
+    let (second, late) = (join(101).unwrap(), join(102).unwrap());
+    let reference = second.joined().unwrap().clone();
+    let second = leases.commit(second, reference.clone()).await.unwrap().id;
+    // Of its own accord one ends and others may come.
+    let third = leases.commit(join(103).unwrap(), reference.clone()).await.unwrap().id;
+    let asked = leases.begin_end(third, EndReason::Asked, WallTime(1)).unwrap();
+    assert!(!leases.is_withdrawn(first) && join(104).is_some());
+    let _ = leases.end(asked, EndResult::Shared, WallTime(1)).await;
+    let unfinished = leases.begin_end(lease(104).id, EndReason::Unfinished, WallTime(1)).unwrap();
+    let _ = leases.end(unfinished, EndResult::Shared, WallTime(1)).await;
+    let ending = leases.begin_end(first, EndReason::Operator, WallTime(1)).unwrap();
+    assert!(ending.others() == 2 && leases.is_withdrawn(first) && join(105).is_none(), "another one lives");
+    let _ = leases.end(ending, EndResult::Shared, WallTime(1)).await;
+    let ending = leases.begin_end(second, EndReason::Operator, WallTime(1)).unwrap();
+    let _ = leases.end(ending, EndResult::Shared, WallTime(1)).await;
+    // Whoever was on the way comes live and is told.
+    let late = leases.commit(late, reference).await.unwrap().id;
+    assert!(leases.is_withdrawn(first) && join(106).is_none());
+    let ending = leases.begin_end(late, EndReason::Policy, WallTime(1)).unwrap();
+    assert_eq!(ending.others(), 0);
+    let _ = leases.end(ending, EndResult::Revoked, WallTime(1)).await;
+    assert!(!leases.is_withdrawn(first), "nothing is left to remember");
+    leases.stop();
+}
+
 /// Of those who have a credential together exactly one is told to end it, and it is the last, in whatever order they come and go.
 #[tokio::test]
 async fn the_last_of_those_who_share_ends_the_credential() {

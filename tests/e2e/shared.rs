@@ -6,7 +6,7 @@ use super::{
     postgres::Postgres,
 };
 use serde_json::Value;
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 fn shared(cluster: &Postgres) -> Setup {
     let mut setup = setup(cluster);
@@ -24,6 +24,15 @@ fn user(answer: &Value) -> &str {
 
 async fn works(cluster: &Postgres, answer: &Value) -> bool {
     log_in_as(cluster, user(answer), answer["body"]["secret"]["value"].as_str().unwrap()).await.is_ok()
+}
+
+fn lease(record: &Value) -> &str {
+    record["lease"].as_str().unwrap()
+}
+
+/// Under whose lease the credential of an issue was made.
+fn credential(record: &Value) -> &str {
+    record["more"]["shares"].as_str().unwrap_or_else(|| lease(record))
 }
 
 fn result(host: &mut Host, lease: &str) -> String {
@@ -98,6 +107,61 @@ async fn many_at_once_make_one_and_an_operator_ends_it_for_all() {
         let _ = actor.kill();
         let _ = actor.wait();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_leases_have_one_credential() {
+    if !is_root() {
+        return;
+    }
+    let Some(cluster) = Postgres::start().await else { return };
+    let mut host = Host::start(shared(&cluster));
+    let commands: Vec<_> = (0..8).map(|_| host.actor(VICTIM, "orders", &["many", "125", ASK])).collect();
+    // All of them ask at the same time.
+    let starting: Vec<_> = commands.into_iter().map(|command| std::thread::spawn(|| Actor::of(command))).collect();
+    let mut actors: Vec<Actor> = starting.into_iter().map(|actor| actor.join().unwrap()).collect();
+    let live = host.live();
+    assert_eq!((live.len(), live.iter().filter(|lease| lease["shares"].is_null()).count()), (1_000, 1));
+    assert_eq!(roles(&cluster).await.len(), 1);
+    let last = actors.pop().unwrap();
+    drop(actors);
+    host.wait_until(Duration::from_secs(60), "the others' leases end", |host| host.live().len() == 125);
+    assert!(works(&cluster, &last.first).await, "it is still in use");
+    let answer = last.first.clone();
+    drop(last);
+    host.wait_until(Duration::from_secs(60), "all leases end", |host| host.live().is_empty());
+    assert!(!works(&cluster, &answer).await && roles(&cluster).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_operator_wants_dead_is_kept_by_nobody_who_comes_meanwhile() {
+    if !is_root() {
+        return;
+    }
+    let Some(cluster) = Postgres::start().await else { return };
+    let mut host = Host::start(shared(&cluster));
+    let commands: Vec<_> = (0..8).map(|_| host.actor(VICTIM, "orders", &["many", "100", ASK])).collect();
+    let starting: Vec<_> = commands.into_iter().map(|command| std::thread::spawn(|| Actor::of(command))).collect();
+    for _ in 0..5 {
+        // Some have it, and others are about to.
+        host.wait_until(Duration::from_secs(60), "there is something to end", |host| host.live().len() > 12);
+        host.operator("POST", "/v1/leases/end", r#"{"secret":"db/orders"}"#);
+        host.wait_until(Duration::from_secs(20), "whoever was about to have it has it no more", |host| {
+            let ended = host.records_of("end").into_iter().filter(|record| record["ended"]["reason"] == "operator");
+            let ended: BTreeSet<String> = ended.map(|record| record["lease"].as_str().unwrap().to_owned()).collect();
+            let issued = host.records_of("issue");
+            let dead: BTreeSet<&str> = issued.iter().filter(|record| ended.contains(lease(record))).map(credential).collect();
+            let live = host.live();
+            !dead.is_empty() && live.iter().all(|view| !dead.contains(view["shares"].as_str().unwrap_or(view["id"].as_str().unwrap())))
+        });
+    }
+    let actors: Vec<Actor> = starting.into_iter().map(|actor| actor.join().unwrap()).collect();
+    let live = host.live();
+    let credentials: BTreeSet<&str> = live.iter().map(|view| view["shares"].as_str().unwrap_or(view["id"].as_str().unwrap())).collect();
+    assert_eq!(roles(&cluster).await.len(), credentials.len());
+    drop(actors);
+    host.wait_until(Duration::from_secs(60), "all leases end", |host| host.live().is_empty());
+    assert!(roles(&cluster).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
