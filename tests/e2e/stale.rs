@@ -174,4 +174,13 @@ async fn a_copy_ends_with_its_definition() {
     host.write("secrets.d/test.toml", &row("app/strict", ""));
     host.launch();
     host.wait_until(Duration::from_secs(30), "it is gone", |host| copies(host).is_empty());
+    // And with its engine.
+    let folder = host.dir.join("state/openbao-bao");
+    fs::write(folder.join("0123.sealed"), "x").unwrap();
+    host.stop(false);
+    let config = fs::read_to_string(host.path("clavigerd.toml")).unwrap();
+    host.write("clavigerd.toml", &config.replace("name = \"bao\"", "name = \"other\""));
+    host.write("secrets.d/test.toml", &rows().replace("engine = \"bao\"", "engine = \"other\""));
+    host.launch();
+    assert!(!folder.exists(), "{}", host.log());
 }

@@ -92,10 +92,7 @@ impl KvStore {
             let known = known.entry(path.clone()).or_default();
             known.forgotten += 1;
             known.newest.take_if(|(number, _)| is_meant(*number));
-            let kept: Vec<_> =
-                self.kept.iter().filter(|(place, _)| place.0 == *path && is_meant(place.1)).map(|(place, _)| place).collect();
-            kept.iter().for_each(|place| self.kept.invalidate(&**place));
-            kept.len()
+            self.let_go(|place, _| place.0 == *path && is_meant(place.1))
         };
         let known = self.offline.places().into_iter().filter(|((at, _), number)| at == path && is_meant(*number)).map(|(place, _)| place);
         let mut places: Vec<Place> = known.collect();
