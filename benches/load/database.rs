@@ -1,13 +1,10 @@
 //! Credentials of a real PostgreSQL: how long one works after its holder has died, open session and all.
 
-#[path = "../../tests/support/postgres.rs"]
-mod postgres;
-
 use super::{
     holders::Holders,
+    postgres::Postgres,
     stage::{Stage, post, reply},
 };
-use postgres::Postgres;
 use std::{
     io::Write,
     os::unix::net::UnixStream,
@@ -24,56 +21,6 @@ pub fn credential(stream: &mut UnixStream) -> String {
     let text = |at: &str| answer.pointer(at).and_then(|value| value.as_str()).expect("a text").to_owned();
     format!("{} {} {}", text("/lease/id"), text("/attributes/username"), text("/secret/value"))
 }
-
-/// Logins made each second on 8 connections: by the daemon, on the record and each with its lease, and by a script of the same statements.
-pub struct Issues {
-    /// The daemon.
-    pub ours: f64,
-    /// PostgreSQL by itself.
-    pub own: f64,
-}
-
-const CONNECTIONS: usize = 8;
-
-/// Both in turn, so many seconds each; `None` without a server.
-pub fn issues(seconds: f64) -> Option<Issues> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-    let cluster = runtime.block_on(Postgres::start_for(100))?;
-    let stage = stage(&cluster);
-    let ask = [post("/v1/leases", r#"{"secret":"bench/database","purpose":"bench"}"#)];
-    let daemon = super::target("issue, postgres", &format!("unix:{}", stage.workload().display()), &ask, stage.pid());
-    let ours = super::measure(&[daemon], CONNECTIONS, seconds).remove(0).rate;
-    let made = runtime.block_on(async {
-        let mut tasks = Vec::new();
-        for task in 0..CONNECTIONS {
-            let client = cluster.superuser("app").await;
-            tasks.push(tokio::spawn(async move {
-                let (begin, mut made) = (Instant::now(), 0);
-                while begin.elapsed().as_secs_f64() < seconds {
-                    let role = format!("own_{task}_{made}");
-                    // Rights of one table are given by one at a time, or PostgreSQL fails ("tuple concurrently updated").
-                    let sql = format!(
-                        "BEGIN; CREATE ROLE {role} LOGIN PASSWORD '{VERIFIER}' VALID UNTIL '2030-01-01'; COMMENT ON ROLE {role} IS 'own';
-                         SELECT pg_advisory_xact_lock(7); GRANT USAGE ON SCHEMA app TO {role}; GRANT SELECT ON app.orders TO {role}; COMMIT"
-                    );
-                    client.batch_execute(&sql).await.expect("a superuser");
-                    made += 1;
-                }
-                made
-            }));
-        }
-        let mut all = 0;
-        for task in tasks {
-            all += task.await.expect("a task");
-        }
-        all
-    });
-    Some(Issues { ours, own: f64::from(made) / seconds })
-}
-
-/// A SCRAM verifier, so that the server computes none, as it does not for ours.
-const VERIFIER: &str =
-    "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
 
 /// What was seen, in milliseconds.
 pub struct Deaths {
@@ -125,16 +72,24 @@ pub fn deaths(me: &str, holders: usize, died: usize) -> Option<Deaths> {
 }
 
 /// A daemon with that server as an engine.
-fn stage(cluster: &Postgres) -> Stage {
+pub fn stage(cluster: &Postgres) -> Stage {
     let engine = format!(
         "[[engine]]\nkind = \"postgres\"\nname = \"pg\"\nhost = \"{}\"\nport = {}\ndatabase = \"app\"\nuser = \"postgres\"\n",
         cluster.socket_folder().display(),
         cluster.port
     );
-    let secret = "[[secret]]\nname = \"bench/database\"\nengine = \"pg\"\nowner = \"bench\"\nsensitivity = \"confidential\"\n\
-         environment = \"bench\"\npurposes = [\"bench\"]\noperation = \"read\"\nttl = { max = \"1h\" }\ndescription = \"for measuring\"\n\
-         settings = { grants = [\"GRANT USAGE ON SCHEMA app TO {{role}}\", \"GRANT SELECT ON app.orders TO {{role}}\"] }\n";
-    Stage::start_engine(&engine, secret).0
+    let table = "grants = [\"GRANT USAGE ON SCHEMA app TO {{role}}\", \"GRANT SELECT ON app.orders TO {{role}}\"]";
+    let secrets = secret("bench/database", "pg", table) + &secret("bench/member", "pg", "grants = [\"GRANT app_owner TO {{role}}\"]");
+    Stage::start_engine(&engine, &secrets, &["bench/database", "bench/member"]).0
+}
+
+/// A row of the catalogue with these settings.
+pub fn secret(name: &str, engine: &str, settings: &str) -> String {
+    format!(
+        "[[secret]]\nname = \"{name}\"\nengine = \"{engine}\"\nowner = \"bench\"\nsensitivity = \"confidential\"\n\
+         environment = \"bench\"\npurposes = [\"bench\"]\noperation = \"read\"\nttl = {{ max = \"1h\" }}\nreads_max = 1000000000\n\
+         description = \"for measuring\"\nsettings = {{ {settings} }}\n"
+    )
 }
 
 fn closed(session: &Client, since: Instant) {

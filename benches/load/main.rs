@@ -1,9 +1,11 @@
 //! The load benchmark: a bare hyper server and the daemon in one run, so that every figure has its floor beside it.
 //!
-//!     cargo bench --bench load                 about four minutes
-//!     cargo bench --bench load -- --quick      a minute
+//!     cargo bench --bench load                 about six minutes
+//!     cargo bench --bench load -- --quick      a minute; of real sources PostgreSQL alone
 //!     cargo bench --bench load -- --json       one JSON object instead of the table
-//!     ... -- --only re-read --connections 16 --seconds 10        one thing, with its floor
+//!     ... -- --only re-read --connections 16 --seconds 10        one thing, with its floor; such things are also `ready`, `restart`,
+//!                                              `postgres`, `openbao` and `cached` (real servers), `database` (deaths of its holders)
+//!     ... -- --processes 2                     the attestor as a process of its own, as the units run it; as root
 //!     ... -- --at unix:/run/x.sock --get /path [--pid N]         any HTTP server on a Unix or TCP socket
 //!
 //! The servers run in processes of their own, and the daemon attests this program by uid and path as any workload, under the policy that
@@ -11,9 +13,15 @@
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures time")]
 
+mod cached;
 mod database;
 mod decisions;
 mod holders;
+mod issues;
+#[path = "../../tests/support/openbao.rs"]
+mod openbao;
+#[path = "../../tests/support/postgres.rs"]
+mod postgres;
 mod stage;
 mod traffic;
 
@@ -40,28 +48,60 @@ fn main() {
         _ => {}
     }
     let run = Run { me, quick: flag(&arguments, "--quick"), json: flag(&arguments, "--json"), arguments };
-    match option::<String>(&run.arguments, "--at") {
-        Some(at) => run.elsewhere(&at),
-        None if option::<String>(&run.arguments, "--only").is_some_and(|only| only == "ready") => {
+    match option::<usize>(&run.arguments, "--processes").unwrap_or(1) {
+        1 => {}
+        2 if nix::unistd::Uid::effective().is_root() => {
+            stage::TWO.store(true, std::sync::atomic::Ordering::Relaxed);
+            let (stage, _) = Stage::start(0);
+            eprintln!("... two processes; {}", stage.processes());
+        }
+        2 => return eprintln!("--processes 2 needs root: the attestor has a user of its own"),
+        _ => return eprintln!("--processes is 1 or 2"),
+    }
+    if let Some(at) = option::<String>(&run.arguments, "--at") {
+        return run.elsewhere(&at);
+    }
+    match option::<String>(&run.arguments, "--only").as_deref() {
+        None => run.everything(),
+        Some("ready") => {
             let (per_lease, ready) = run.many();
             println!("{per_lease:.0} bytes for each of {} leases; ready with them after {ready:.0} ms", run.many_leases());
         }
-        None if option::<String>(&run.arguments, "--only").is_some_and(|only| only == "restart") => {
+        Some("restart") => {
             let (lost, gap) = run.restart(4_000);
             println!("restart with 4000 holders: {lost} leases lost, longest wait {gap:.0} ms");
         }
-        None if option::<String>(&run.arguments, "--only").is_some_and(|only| only == "database") => match run.database() {
-            Some((issues, deaths)) => {
-                print_issues(&issues);
-                print_deaths(&deaths);
-            }
+        Some("database") => match run.database() {
+            Some(deaths) => print_deaths(&deaths),
             None => println!("no PostgreSQL here"),
         },
-        None if option::<String>(&run.arguments, "--only").is_some() => {
+        Some(name @ ("postgres" | "openbao" | "cached")) => match run.sources(name) {
+            Some(sources) if run.json => println!("{}", Value::Object(sources.members().collect())),
+            Some(sources) => sources.print(),
+            None => println!("no {name} here"),
+        },
+        Some(_) => {
             let (stage, _) = Stage::start(0);
             print_rows(&run.traffic(&stage));
         }
-        None => run.everything(),
+    }
+}
+
+/// What was measured with real sources; what is not there was not asked for or has no server here.
+#[derive(Default)]
+struct Sources {
+    issues: Vec<issues::Rates>,
+    cached: Option<cached::Reads>,
+}
+
+impl Sources {
+    fn print(&self) {
+        issues::print(&self.issues);
+        self.cached.iter().for_each(cached::print);
+    }
+
+    fn members(&self) -> impl Iterator<Item = (String, Value)> + '_ {
+        issues::members(&self.issues).chain(self.cached.iter().flat_map(cached::members))
     }
 }
 
@@ -174,8 +214,15 @@ impl Run {
         drop((holders, stage));
         let (per_lease, ready_many) = self.many();
         let database = self.database();
+        let mut sources = Sources::default();
+        let names: &[&str] = if self.quick { &["postgres"] } else { &["postgres", "openbao", "cached"] };
+        for found in names.iter().filter_map(|name| self.sources(name)) {
+            sources.issues.extend(found.issues);
+            sources.cached = sources.cached.or(found.cached);
+        }
         let figures = Figures {
             database,
+            sources,
             ready,
             idle,
             storm,
@@ -213,10 +260,22 @@ impl Run {
         (lost, gap)
     }
 
-    fn database(&self) -> Option<(database::Issues, database::Deaths)> {
+    fn database(&self) -> Option<database::Deaths> {
         let (holders, died) = if self.quick { (100, 20) } else { (1_000, 100) };
         self.say(&format!("{holders} holders of database credentials"));
-        Some((database::issues(self.seconds())?, database::deaths(&self.me, holders, died)?))
+        database::deaths(&self.me, holders, died)
+    }
+
+    /// One of the names that `--only` takes; `None` without its server.
+    fn sources(&self, name: &str) -> Option<Sources> {
+        self.say(&format!("real sources: {name}"));
+        let seconds = self.seconds();
+        let load = issues::Load { connections: option(&self.arguments, "--connections").unwrap_or(8), seconds };
+        Some(match name {
+            "postgres" => Sources { issues: issues::postgres(load)?, ..Sources::default() },
+            "openbao" => Sources { issues: issues::openbao(load)?, ..Sources::default() },
+            _ => Sources { cached: Some(cached::measure_all(seconds)?), ..Sources::default() },
+        })
     }
 
     fn many_leases(&self) -> usize {
@@ -314,7 +373,8 @@ fn health(path: &std::path::Path) -> bool {
 }
 
 struct Figures {
-    database: Option<(database::Issues, database::Deaths)>,
+    database: Option<database::Deaths>,
+    sources: Sources,
     ready: f64,
     idle: f64,
     storm: Option<Vec<f64>>,
@@ -337,7 +397,8 @@ impl Figures {
         let rate = |name: &str, connections| find(name, connections).map_or(f64::NAN, |row| row.rate);
         let p50 = |name: &str| find(name, 1).map_or(f64::NAN, |row| row.p50);
         let by_grants = |of: fn(&decisions::Decided) -> f64| decided.iter().map(|d| (d.grants.to_string(), json!(of(d)))).collect();
-        json!({
+        let mut figures = json!({
+            "processes": if stage::TWO.load(std::sync::atomic::Ordering::Relaxed) { 2 } else { 1 },
             "reread_ratio_16": rate("re-read", 16) / rate("floor", 16),
             "reread_p50_over_floor_us": p50("re-read") - p50("floor"),
             "issue_per_s_64": rate("issue, each another", 64),
@@ -349,9 +410,8 @@ impl Figures {
             "exit_to_end_p50_ms": percentile(&self.deaths, 0.5),
             "exit_to_end_p99_ms": percentile(&self.deaths, 0.99),
             "mass_exit_ms": self.mass,
-            "dead_p99_ms": self.database.as_ref().map(|(_, deaths)| percentile(&deaths.one, 0.99)),
-            "dead_all_ms": self.database.as_ref().map(|(_, deaths)| deaths.all),
-            "issue_postgres_ratio": self.database.as_ref().map(|(issues, _)| issues.ours / issues.own),
+            "dead_p99_ms": self.database.as_ref().map(|deaths| percentile(&deaths.one, 0.99)),
+            "dead_all_ms": self.database.as_ref().map(|deaths| deaths.all),
             "holders": self.count,
             "decide_p50_us": Value::Object(by_grants(|d| d.new)),
             "decide_repeated_p50_us": Value::Object(by_grants(|d| d.repeated)),
@@ -362,7 +422,9 @@ impl Figures {
             "ready_100k_ms": self.ready_many,
             "verify_per_s": self.verify,
             "exec_ms": self.exec,
-        })
+        });
+        figures.as_object_mut().expect("an object").extend(self.sources.members());
+        figures
     }
 
     fn print(&self, decided: &[decisions::Decided]) {
@@ -378,10 +440,10 @@ impl Figures {
         println!("holder killed to lease ended, {} watched: p50 {p50:.2} ms, p99 {p99:.2} ms of {}", self.count, self.deaths.len());
         println!("restart with {} holders: {} leases lost, longest wait {:.0} ms", self.count - self.deaths.len(), self.lost, self.gap);
         println!("all of them killed at once: every lease ended after {:.0} ms", self.mass);
-        if let Some((issues, deaths)) = &self.database {
-            print_issues(issues);
+        if let Some(deaths) = &self.database {
             print_deaths(deaths);
         }
+        self.sources.print();
         println!("memory idle {:.1} MiB; {:.0} bytes for each of {} leases", self.idle / 1024.0, self.per_lease, self.leases);
         println!("ready after {:.0} ms, with {} leases after {:.0} ms", self.ready, self.leases, self.ready_many);
         println!("clav audit verify: {:.0} records a second of {}", self.verify, self.records);
@@ -412,14 +474,6 @@ fn print_rows(rows: &[Row]) {
             row.rate / floor
         );
     }
-}
-
-fn print_issues(issues: &database::Issues) {
-    let (ours, own) = (issues.ours, issues.own);
-    println!(
-        "logins of PostgreSQL, 8 connections: {ours:.0} a second, by a script of the same statements {own:.0}: {:.2} of it",
-        ours / own
-    );
 }
 
 fn print_deaths(deaths: &database::Deaths) {

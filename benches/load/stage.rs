@@ -19,8 +19,15 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant, SystemTime},
 };
+
+/// The attestor is a process of its own, and the daemon has no privilege. Needs root.
+pub static TWO: AtomicBool = AtomicBool::new(false);
+
+/// The attestor's uid: one that no account has.
+const ATTESTOR: u32 = 61_900;
 
 /// Uids of the identities that ask all at once, from this one on.
 pub const STORM_UID: u32 = 61_000;
@@ -46,6 +53,15 @@ pub struct Stage {
     dir: tempfile::TempDir,
     listeners: [UnixListener; 2],
     daemon: Guard,
+    /// Ended after the daemon.
+    attestor: Option<Guard>,
+    kept: std::cell::RefCell<Vec<PathBuf>>,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.kept.borrow().iter().for_each(|folder| drop(fs::remove_dir_all(folder)));
+    }
 }
 
 impl Stage {
@@ -54,9 +70,23 @@ impl Stage {
         Self::start_with(more, OPEN, "")
     }
 
-    /// The same with an engine and its secrets.
-    pub fn start_engine(engine: &str, secrets: &str) -> (Self, f64) {
-        Self::start_all(0, &format!("{OPEN}{engine}"), "", secrets)
+    /// The same with an engine and its secrets, of which these may be asked for by name alone.
+    pub fn start_engine(engine: &str, secrets: &str, declared: &[&str]) -> (Self, f64) {
+        // Behind the one identity that there is: they are its own.
+        let uses = declared.iter().map(|secret| format!("[[identity.use]]\nsecret = \"{secret}\"\npurpose = \"bench\"\n"));
+        Self::start_all(0, &format!("{OPEN}{engine}"), &uses.collect::<String>(), secrets)
+    }
+
+    /// Removes that folder too when it is over.
+    pub fn keep(&self, folder: PathBuf) {
+        self.kept.borrow_mut().push(folder);
+    }
+
+    /// One process or two, as the daemon itself says it.
+    pub fn processes(&self) -> String {
+        let status = self.operator("GET", "/v1/status", "");
+        let attestor = self.attestor.as_ref().map_or_else(String::new, |attestor| format!(", {}", attestor.0.id()));
+        format!("attestor: {} (pids {}{attestor})", status["attestor"].as_str().unwrap_or_default(), self.pid())
     }
 
     /// The same with these limits, and with more rows of identities.
@@ -75,8 +105,9 @@ impl Stage {
             claviger::sys::pass_credentials(&listener).expect("a socket");
             listener
         });
+        let attestor = TWO.load(Ordering::Relaxed).then(|| launch_attestor(dir.path()));
         let (daemon, ready) = launch(dir.path(), &listeners);
-        let stage = Self { dir, listeners, daemon };
+        let stage = Self { dir, listeners, daemon, attestor, kept: Default::default() };
         stage.operator("PUT", "/v1/secrets/local/bench/confidential", &"p".repeat(40));
         (stage, ready)
     }
@@ -136,7 +167,16 @@ pub fn folder() -> tempfile::TempDir {
 
 fn launch(dir: &Path, listeners: &[UnixListener; 2]) -> (Guard, f64) {
     let mut command = Command::new("sh");
-    command.args(["-c", "LISTEN_PID=$$ exec \"$@\"", "sh", env!("CARGO_BIN_EXE_clavigerd"), "--config"]).arg(dir.join("clavigerd.toml"));
+    command.args(["-c", "LISTEN_PID=$$ exec \"$@\"", "sh"]);
+    let two = TWO.load(Ordering::Relaxed);
+    if two {
+        // Root by number, for the files are root's, and nothing of what root may.
+        command.args(["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"]);
+    }
+    command.arg(env!("CARGO_BIN_EXE_clavigerd")).arg("--config").arg(dir.join("clavigerd.toml"));
+    if two {
+        command.arg("--attestor").arg(dir.join("attest/attest.sock"));
+    }
     command.env("CLAVIGER_LOG", "warn").env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", "workload:operator").stdin(Stdio::null());
     let passed = [listeners[0].as_raw_fd(), listeners[1].as_raw_fd()];
     // SAFETY: only dup2 and fcntl, between fork and exec; above the numbers first, so that none overwrites the other.
@@ -162,6 +202,27 @@ fn launch(dir: &Path, listeners: &[UnixListener; 2]) -> (Guard, f64) {
     (child, began.elapsed().as_secs_f64() * 1000.0)
 }
 
+/// The attestor with the two capabilities that its unit gives it.
+fn launch_attestor(dir: &Path) -> Guard {
+    let folder = dir.join("attest");
+    fs::create_dir(&folder).expect("own folder");
+    std::os::unix::fs::chown(&folder, Some(ATTESTOR), None).expect("root");
+    let mut command = Command::new("setpriv");
+    command.args([&format!("--reuid={ATTESTOR}"), &format!("--regid={ATTESTOR}"), "--clear-groups"]);
+    for set in ["--inh-caps", "--ambient-caps", "--bounding-set"] {
+        command.args([set, "-all,+sys_ptrace,+dac_read_search"]);
+    }
+    command.args(["--", env!("CARGO_BIN_EXE_clavigerd"), "attest", "--config"]).arg(dir.join("clavigerd.toml"));
+    command.arg("--socket").arg(folder.join("attest.sock")).env("CLAVIGER_LOG", "warn").stdin(Stdio::null());
+    let child = Guard(command.spawn().expect("the attestor starts"));
+    let until = Instant::now() + Duration::from_secs(20);
+    while !folder.join("attest.sock").exists() {
+        assert!(Instant::now() < until, "the attestor does not listen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
 fn files(dir: &Path, more: u32, limits: &str, rows: &str) {
     for folder in ["policy.d", "secrets.d", "identities.d", "audit"] {
         fs::create_dir(dir.join(folder)).expect("own folder");
@@ -172,9 +233,10 @@ fn files(dir: &Path, more: u32, limits: &str, rows: &str) {
     let config = format!(
         "[sockets]\nworkload = \"{d}/workload.sock\"\noperator = \"{d}/operator.sock\"\n[paths]\nstate = \"{d}/state\"\naudit = \"{d}/audit\"\n\
          policy = \"{d}/policy.d\"\nsecrets = \"{d}/secrets.d\"\nidentities = \"{d}/identities.d\"\n[local]\nkey_file = \"{d}/key\"\n\
-         [attest]\nclients = [\"{}\"]\n\
+         [attest]\nclients = [\"{}\"]\n{}\
          {limits}[leases]\nper_identity = 100000000\n[audit]\nanchors = []\nhourly_bytes_per_identity = 68719476736\n",
-        env!("CARGO_BIN_EXE_clav")
+        env!("CARGO_BIN_EXE_clav"),
+        if TWO.load(Ordering::Relaxed) { format!("attestor_user = \"{ATTESTOR}\"\ndaemon_user = \"root\"\n") } else { String::new() }
     );
     let write = |name: &str, text: &str| fs::write(dir.join(name), text).expect("own folder");
     write("clavigerd.toml", &config);

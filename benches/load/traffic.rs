@@ -72,6 +72,11 @@ pub fn measure(targets: &[Target], connections: usize, seconds: f64) -> Vec<Row>
     rows.collect()
 }
 
+/// Answers a second in one turn.
+pub fn rate(target: &Target, connections: usize, seconds: f64) -> f64 {
+    turn(target, connections, seconds).0.len() as f64 / seconds
+}
+
 /// The latencies of one turn in nanoseconds, and the seconds of CPU that the server used.
 fn turn(target: &Target, connections: usize, seconds: f64) -> (Vec<u32>, f64) {
     let begin = Instant::now() + Duration::from_millis(100);

@@ -261,7 +261,8 @@ impl Drop for OpenBao {
     }
 }
 
-fn find_program() -> Option<PathBuf> {
+/// Where the program is, if it is here.
+pub fn find_program() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("CLAVIGER_TEST_OPENBAO") {
         return Some(named.into());
     }

@@ -101,7 +101,7 @@ impl Role {
         for grant in settings.grants_for(&role) {
             add(&grant);
         }
-        add(&format!("SELECT oid FROM pg_roles WHERE rolname = {}", self.literal()));
+        add(&format!("SELECT {}::regrole::oid", self.literal()));
         sql
     }
 

@@ -1,0 +1,233 @@
+//! Credentials of real sources each second, beside what the same source gives to a script by itself. The two take turns, so that what else
+//! the machine does meanwhile falls on both.
+
+use super::{
+    openbao::OpenBao,
+    postgres::{BROKER, BROKER_PASSWORD, Postgres},
+    stage::{self, Stage, post},
+    traffic::{Target, rate},
+};
+use claviger::outbound::Method;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    future::Future,
+    os::unix::fs::PermissionsExt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::runtime::Runtime;
+
+const TURNS: usize = 5;
+
+/// What came out.
+pub struct Rates {
+    /// As the table says it.
+    pub what: &'static str,
+    /// As the JSON says it.
+    pub key: &'static str,
+    pub connections: usize,
+    /// The daemon's: on the record, each with its lease, both on the disk.
+    pub ours: f64,
+    /// The source's own.
+    pub own: f64,
+    /// The same by a script that gives each login a password of its own, of which the server makes what it keeps.
+    pub hashed: Option<f64>,
+}
+
+/// How many ask at a time, of us as of the source, and for how long altogether.
+#[derive(Clone, Copy)]
+pub struct Load {
+    pub connections: usize,
+    pub seconds: f64,
+}
+
+/// Takes turns of the daemon at `daemon` and of `script`, which does one thing for one of the connections, so many seconds each altogether.
+fn turns<F: Future<Output = ()> + Send + 'static>(
+    (what, key): (&'static str, &'static str),
+    runtime: &Runtime,
+    daemon: &Target,
+    Load { connections, seconds }: Load,
+    script: impl Fn(usize) -> F + Send + Sync + 'static,
+    between: impl Fn(),
+) -> Rates {
+    let (script, seconds) = (Arc::new(script), seconds / TURNS as f64);
+    let mut rates = Rates { what, key, connections, ours: 0.0, own: 0.0, hashed: None };
+    for _ in 0..TURNS {
+        between();
+        rates.ours += rate(daemon, connections, seconds) / TURNS as f64;
+        between();
+        rates.own += runtime.block_on(alone(&script, connections, seconds)) / TURNS as f64;
+    }
+    rates
+}
+
+/// How often a second the script is done with all connections busy; the first tenth of a second does not count, as it does not for us.
+async fn alone<F: Future<Output = ()> + Send + 'static>(
+    script: &Arc<impl Fn(usize) -> F + Send + Sync + 'static>,
+    connections: usize,
+    seconds: f64,
+) -> f64 {
+    let begin = Instant::now() + Duration::from_millis(100);
+    let end = begin + Duration::from_secs_f64(seconds);
+    let tasks: Vec<_> = (0..connections)
+        .map(|connection| {
+            let script = script.clone();
+            tokio::spawn(async move {
+                let mut done = 0u32;
+                loop {
+                    let sent = Instant::now();
+                    script(connection).await;
+                    let now = Instant::now();
+                    if now >= end {
+                        return done;
+                    }
+                    done += u32::from(sent >= begin);
+                }
+            })
+        })
+        .collect();
+    let mut all = 0;
+    for task in tasks {
+        all += task.await.expect("a task");
+    }
+    f64::from(all) / seconds
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+}
+
+fn target(stage: &Stage, secret: &str) -> Target {
+    let ask = [post("/v1/leases", &format!(r#"{{"secret":"{secret}","purpose":"bench"}}"#))];
+    super::target(secret, &format!("unix:{}", stage.workload().display()), &ask, stage.pid())
+}
+
+/// A SCRAM verifier, so that the server computes none, as it does not for ours.
+const VERIFIER: &str =
+    "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
+
+/// Logins of PostgreSQL: with rights of a schema and a table, and as members of a role that has them. `None` without a server.
+pub fn postgres(load: Load) -> Option<Vec<Rates>> {
+    let runtime = runtime();
+    let cluster = runtime.block_on(Postgres::start_for(100))?;
+    let stage = super::database::stage(&cluster);
+    let clients: Vec<_> = (0..load.connections).map(|_| Arc::new(runtime.block_on(cluster.superuser("app")))).collect();
+    let made = Arc::new(AtomicU64::new(0));
+    let script = |rights: fn(&str) -> String, verifier: Option<&'static str>| {
+        let (clients, made) = (clients.clone(), made.clone());
+        move |connection: usize| {
+            let n = made.fetch_add(1, Ordering::Relaxed);
+            let (client, role) = (clients[connection].clone(), format!("own_{n}"));
+            let password = verifier.map_or_else(|| format!("a-password-of-its-own-of-{n:020}"), str::to_owned);
+            async move {
+                let make =
+                    format!("CREATE ROLE {role} LOGIN PASSWORD '{password}' VALID UNTIL '2030-01-01'; COMMENT ON ROLE {role} IS 'own'");
+                client.batch_execute(&format!("BEGIN; {make}; {}; COMMIT", rights(&role))).await.expect("a superuser");
+            }
+        }
+    };
+    // Rights of one table are given by one at a time, or PostgreSQL fails ("tuple concurrently updated").
+    let direct: fn(&str) -> String =
+        |role| format!("SELECT pg_advisory_xact_lock(7); GRANT USAGE ON SCHEMA app TO {role}; GRANT SELECT ON app.orders TO {role}");
+    let member: fn(&str) -> String = |role| format!("GRANT app_owner TO {role}");
+    let mut all = Vec::new();
+    for (what, key, secret, rights) in [
+        ("logins of PostgreSQL, rights of a table", "issue_postgres", "bench/database", direct),
+        ("logins of PostgreSQL, members of a role", "issue_postgres_member", "bench/member", member),
+    ] {
+        // A table or schema keeps who may do what in its own row, which is copied each time and takes some hundred names in all.
+        let forget = || {
+            let all =
+                "UPDATE pg_class SET relacl = NULL WHERE relname = 'orders'; UPDATE pg_namespace SET nspacl = NULL WHERE nspname = 'app'";
+            runtime.block_on(clients[0].batch_execute(all)).expect("a superuser");
+        };
+        let mut rates = turns((what, key), &runtime, &target(&stage, secret), load, script(rights, Some(VERIFIER)), forget);
+        forget();
+        rates.hashed = Some(runtime.block_on(alone(&Arc::new(script(rights, None)), load.connections, load.seconds / TURNS as f64)));
+        all.push(rates);
+    }
+    Some(all)
+}
+
+/// A daemon that logs in to this server, and what it has there: a login of a database and a token.
+pub fn openbao_stage(runtime: &Runtime, cluster: &Postgres, server: &OpenBao) -> Stage {
+    let (role, secret) = runtime.block_on(async {
+        server.prepare().await;
+        server.with_database(cluster.port, (BROKER, BROKER_PASSWORD)).await;
+        server.put("secret/data/app/db", json!({"data": {"user": "u", "password": "p".repeat(40)}})).await;
+        server.approle(json!({"token_policies": "claviger", "token_ttl": "1h"})).await
+    });
+    let at = stage::folder().keep();
+    for (name, text) in [("secret-id", &secret), ("bao-ca.pem", &server.ca_pem)] {
+        fs::write(at.join(name), text).expect("own folder");
+    }
+    fs::set_permissions(at.join("secret-id"), fs::Permissions::from_mode(0o400)).expect("own file");
+    let engine = format!(
+        "[[engine]]\nkind = \"openbao\"\nname = \"bao\"\naddress = \"https://localhost:{}\"\nca_file = \"{at}/bao-ca.pem\"\ntimeout_seconds = 20\n\
+         login = {{ method = \"approle\", role_id = \"{role}\", secret_id_file = \"{at}/secret-id\" }}\n",
+        server.port,
+        at = at.display()
+    );
+    let row = |name: &str, settings: &str| super::database::secret(name, "bao", settings);
+    let secrets = row("bench/login", "read = \"database/creds/long\", field = \"password\", attributes = [\"username\"]")
+        + &row("bench/token", "token = { policies = [\"app\"] }")
+        + &row("bench/kv", "kv = \"secret/app/db\"");
+    let stage = Stage::start_engine(&engine, &secrets, &["bench/login", "bench/token", "bench/kv"]).0;
+    stage.keep(at);
+    stage
+}
+
+/// Logins of a database that OpenBao makes, and its tokens. `None` without one of the servers.
+pub fn openbao(load: Load) -> Option<Vec<Rates>> {
+    let runtime = runtime();
+    let (cluster, server) = (runtime.block_on(Postgres::start_for(200))?, Arc::new(runtime.block_on(OpenBao::start())?));
+    let stage = openbao_stage(&runtime, &cluster, &server);
+    // It may what the daemon and its leases may, and no more: for root the server does less.
+    let own = runtime.block_on(server.put("auth/token/create", json!({"policies": ["claviger", "app"], "ttl": "1h"})));
+    let own: Arc<str> = own["auth"]["client_token"].as_str().expect("a token").into();
+    let script = |method: Method, path: &'static str, body: fn(u64) -> Value| {
+        let (server, own, made) = (server.clone(), own.clone(), AtomicU64::new(0));
+        move |_: usize| {
+            let (server, own, body) = (server.clone(), own.clone(), body(made.fetch_add(1, Ordering::Relaxed)));
+            async move {
+                let (status, answer) = server.call_as(&own, method, path, body).await;
+                assert_eq!(status, 200, "{answer}");
+            }
+        }
+    };
+    let login = script(Method::Get, "database/creds/long", |_| Value::Null);
+    // As many words as ours, which bear what joins the two logs.
+    let token = script(Method::Put, "auth/token/create/claviger", |n| {
+        let text = "abcdefghijklmnopqrstuvwxyz012345";
+        json!({"id": format!("own-{n}-{text}"), "policies": ["app"], "ttl": "3600s", "renewable": true, "no_default_policy": true,
+               "display_name": format!("own-{n}-{text}"),
+               "meta": {"mark": text, "lease": text, "request": text, "secret": "bench/token", "identity": "bench", "purpose": "bench", "intent": text}})
+    });
+    Some(vec![
+        turns(("logins of a database by OpenBao", "issue_openbao"), &runtime, &target(&stage, "bench/login"), load, login, || ()),
+        turns(("tokens of OpenBao", "issue_openbao_token"), &runtime, &target(&stage, "bench/token"), load, token, || ()),
+    ])
+}
+
+/// One line for each.
+pub fn print(rates: &[Rates]) {
+    for Rates { what, connections, ours, own, hashed, .. } in rates {
+        let hashed = hashed.map_or_else(String::new, |rate| format!("; by one that gives each a password of its own {rate:.0}"));
+        println!(
+            "{what}, {connections} at a time: {ours:.0} a second; by a script without claviger {own:.0}: {:.2} of it{hashed}",
+            ours / own
+        );
+    }
+}
+
+/// Members of the JSON.
+pub fn members(rates: &[Rates]) -> impl Iterator<Item = (String, Value)> + '_ {
+    rates.iter().flat_map(|Rates { key, ours, own, hashed, .. }| {
+        let row = [("per_s", Some(*ours)), ("own_per_s", Some(*own)), ("ratio", Some(ours / own)), ("own_password_per_s", *hashed)];
+        row.into_iter().filter_map(move |(name, value)| Some((format!("{key}_{name}"), json!(value?))))
+    })
+}
