@@ -82,7 +82,7 @@ pub enum ReserveError {
 pub struct Postponed {
     /// Failed tries so far.
     pub tries: u32,
-    /// No further try will be made by itself.
+    /// Given up: for an operator to look at.
     pub irrevocable: bool,
 }
 
