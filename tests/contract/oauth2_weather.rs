@@ -186,6 +186,25 @@ async fn bad_weather_is_told_and_what_may_have_come_of_it_is_owed() {
     assert_eq!(reached.load(Ordering::SeqCst), 0, "nobody is followed");
 }
 
+/// How long a call is owed that nobody heard follows from what was said when it was made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shorter_life_that_is_configured_later_settles_nothing_sooner() {
+    let mut site = Site::new(LIMIT).await;
+    let (engine, row) = site.engine();
+    site.server.set(Some(("/token", Weather::DoneAndClosed)));
+    let asked = Asked::new();
+    assert!(engine.issue(&asked.order(&row)).await.is_err());
+    site.server.set(None);
+    drop(engine);
+    site.bench.max_ttl = "5m";
+    site.clock.advance(3_600_000_000);
+    let (engine, row) = site.engine();
+    assert_eq!(engine.inventory().await.unwrap(), [asked.lease], "its start forgets nothing either");
+    assert!(engine.settle(asked.lease, Some(&row)).await.is_err());
+    site.clock.advance(301_000_000);
+    assert_eq!(engine.settle(asked.lease, Some(&row)).await.unwrap(), EndResult::Lapsed);
+}
+
 /// A token that is more, longer or other than what was asked for is not handed out and does not stay.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_as_it_was_asked_for_is_taken_back() {

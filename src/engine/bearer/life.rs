@@ -20,7 +20,8 @@ impl<S: TokenSource> BearerEngine<S> {
     pub(super) async fn make(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
         let noted = self.source.revokes() && !crate::mutation!("bearer-noted");
         if noted {
-            self.notes.begin(order.lease, self.clock.wall()).map_err(on_disk)?;
+            let now = self.clock.wall();
+            self.notes.begin(order.lease, now, self.over_at_last(now)).map_err(on_disk)?;
         }
         crate::failpoint!("bearer-noted");
         let given = match self.source.ask(order).await {
@@ -161,8 +162,9 @@ impl<S: TokenSource> BearerEngine<S> {
                 }
                 self.ended(lease, done, dies)
             }
-            Some(Note::Called(at)) => {
-                let over = self.over_at_last(at);
+            Some(Note::Called { at, over }) => {
+                // As long as a token could live when it was called: what is configured by now is about others.
+                let over = over.unwrap_or_else(|| self.over_at_last(at));
                 if self.clock.wall() < over {
                     return Err(EngineError::Unreachable(format!(
                         "the call of {} was not heard; what it may have made nobody knows and nobody can name: dead for certain at {}",
@@ -193,7 +195,7 @@ impl<S: TokenSource> BearerEngine<S> {
         for lease in self.notes.leases().map_err(on_disk)? {
             match self.notes.find(lease).map_err(on_disk)? {
                 Some(Note::Made { .. }) => made.push(lease),
-                Some(Note::Called(_)) => called.push(lease),
+                Some(Note::Called { .. }) => called.push(lease),
                 None => {}
             }
         }
@@ -207,7 +209,7 @@ impl<S: TokenSource> BearerEngine<S> {
         for lease in self.notes.leases()? {
             let over = match self.notes.find(lease) {
                 Ok(Some(Note::Made { dies, .. })) => dies.is_some_and(|dies| later(dies, SLACK) < now),
-                Ok(Some(Note::Called(at))) => self.over_at_last(at) < now,
+                Ok(Some(Note::Called { at, over })) => over.unwrap_or_else(|| self.over_at_last(at)) < now,
                 Ok(None) => false,
                 Err(error) => {
                     tracing::warn!(engine = %self.name, folder = %self.notes.folder().display(), %error, "a note of a token cannot be read");
