@@ -108,7 +108,7 @@ impl Broker {
         let event = trail.fill(record::of_lease(Kind::Renew, &extended), None).outcome(Outcome::Done);
         // On the record before the source is told: a credential never outlives what the record says.
         let _recorded = self.audit.append(event, Need::Durable).await?;
-        self.engine(&lease.engine)?.renew(&order(&extended, intent.secret()), &lease.reference).await?;
+        self.engine(&lease.engine)?.renew(&order(&extended, intent.secret(), self.clock.boot()), &lease.reference).await?;
         self.attestor.still(peer)?;
         let renewed = self.leases.renew(&lease, expires, deadline).await?;
         self.watchers.tell(&lease.identity);
@@ -147,7 +147,7 @@ impl Broker {
             return Err(Refusal::new(Code::READS_EXCEEDED).into());
         }
         let engine = self.engine(&lease.engine)?;
-        let issued = match engine.read(&order(lease, secret), &lease.reference).await {
+        let issued = match engine.read(&order(lease, secret, self.clock.boot()), &lease.reference).await {
             Err(EngineError::NoValue) if !engine.is_newest(secret, &lease.reference) => {
                 let gone = "The value that this lease was given has been changed since; ask for another lease.";
                 return Err(Refusal::new(Code::NO_VALUE).message(gone).into());

@@ -276,7 +276,7 @@ impl Leases {
         }
     }
 
-    /// The right to carry on an end that did not come through: for the one task that retries.
+    /// The right to carry on an end that did not come through; `None` while somebody has it. It goes back by [`Leases::postpone`].
     pub fn resume_end(&self, id: LeaseId) -> Option<Ending> {
         self.table.resume_end(id)
     }

@@ -22,6 +22,8 @@ struct Inner {
     by_deadline: BTreeSet<(BootTime, LeaseId)>,
     by_key: HashMap<(IdentityName, String), LeaseId>,
     ended: VecDeque<Ended>,
+    /// Leases that somebody is ending right now.
+    taken: HashSet<LeaseId>,
 }
 
 struct Entry {
@@ -30,7 +32,7 @@ struct Entry {
     decided: Option<u64>,
 }
 
-/// The right to end one lease: given out once.
+/// The right to end one lease: given out once, and again after a try that failed ([`Table::postpone`]).
 #[must_use]
 pub struct Ending {
     lease: Arc<Lease>,
@@ -223,13 +225,18 @@ impl Table {
         };
         let state = State::Ending { reason: cause.reason, by: cause.by, since: at, tries: 0, irrevocable: false };
         inner.replace(Arc::new(Lease { state, ..Lease::clone(&lease) }));
+        inner.taken.insert(id);
         Some(Ending { lease, cause, since: at, was_reserved })
     }
 
-    /// Takes up an end that did not come through before.
+    /// Takes up an end that did not come through before, unless somebody is at it.
     pub(super) fn resume_end(&self, id: LeaseId) -> Option<Ending> {
-        let lease = self.find(id)?;
+        let mut inner = self.lock();
+        let lease = inner.leases.get(&id)?.lease.clone();
         let State::Ending { reason, by, since, .. } = lease.state else { return None };
+        if !inner.taken.insert(id) {
+            return None;
+        }
         let was_reserved = lease.reference.0.is_empty();
         Some(Ending { lease, cause: Cause { reason, by }, since, was_reserved })
     }
@@ -241,6 +248,7 @@ impl Table {
         let State::Ending { reason, by, since, .. } = lease.state else { return None };
         let lease = Arc::new(Lease { state: State::Ending { reason, by, since, tries, irrevocable }, ..Lease::clone(&lease) });
         inner.replace(lease.clone());
+        inner.taken.remove(&id);
         Some(lease)
     }
 
@@ -258,6 +266,7 @@ impl Table {
         };
         let mut inner = self.lock();
         inner.remove(lease.id);
+        inner.taken.remove(&lease.id);
         inner.ended.push_back(ended.clone());
         if inner.ended.len() > REMEMBERED {
             inner.ended.pop_front();

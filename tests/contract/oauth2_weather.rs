@@ -179,6 +179,7 @@ async fn bad_weather_is_told_and_what_may_have_come_of_it_is_owed() {
         let (engine, row) = site.engine();
         let mut asked = Asked::new();
         asked.expires.0 = site.clock.wall().0 + 300_000_000;
+        asked.at = Some(site.clock.wall());
         let good = engine.issue(&asked.order(&row)).await.unwrap_or_else(|error| panic!("{weather:?}: {error}"));
         engine.end(asked.lease, &good.reference).await.unwrap();
     }

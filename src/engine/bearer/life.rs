@@ -46,7 +46,7 @@ impl<S: TokenSource> BearerEngine<S> {
             (_, false) => Some(EngineError::Setup(format!("a token of more than {TOKEN_MAX} bytes"))),
             _ => None,
         };
-        match wrong.or_else(|| self.unfit(order, &given, now)) {
+        match wrong.or_else(|| self.unfit(order, &given)) {
             None => Ok(self.issued(order, given, dies)),
             Some(error) => Err(match self.undo(order.lease, &tokens, noted).await {
                 Ok(()) => error,
@@ -56,13 +56,13 @@ impl<S: TokenSource> BearerEngine<S> {
     }
 
     /// What is wrong with a token; a credential lasts as long as its lease, and whatever is more than was granted is not handed out.
-    fn unfit(&self, order: &Order<'_>, given: &Given, now: WallTime) -> Option<EngineError> {
+    fn unfit(&self, order: &Order<'_>, given: &Given) -> Option<EngineError> {
         let text = match &given.wrong {
             Some(EngineError::Refused(text)) => return Some(EngineError::Refused(text.clone())),
             Some(error) => Some(error.to_string()),
             None => None,
         };
-        let wanted = order.expires.0.saturating_sub(now.0).div_ceil(1_000_000);
+        let wanted = u64::try_from(order.left.as_micros().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         let longest = u64::from(self.source.longest().as_secs());
         let lasting = || match given.seconds {
             None => Some("the source does not say how long the token lives, so nobody can say when it is dead".to_owned()),
