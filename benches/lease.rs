@@ -175,6 +175,7 @@ fn lease(n: u64) -> Result<Lease, Failed> {
         grant: "grant.orders-api.prod-db".into(),
         bundle: "a".repeat(64).into(),
         idempotency: None,
+        shares: None,
         reference: UpstreamRef::default(),
         state: State::Reserved,
     })

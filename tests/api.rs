@@ -143,7 +143,7 @@ fn references_lead_somewhere_and_nothing_is_left_over() {
 #[test]
 fn members_are_those_of_the_wire() {
     let api = api();
-    let source = read("src/wire/workload.rs") + &read("src/wire/operator.rs") + &read("src/wire/rotation.rs");
+    let source = read("src/wire/workload.rs") + &read("src/wire/operator.rs") + &read("src/wire/rotation.rs") + &read("src/wire/cache.rs");
     let schemas = &api["components"]["schemas"];
     let lease = &schemas["LeaseView"];
     let rows = [
@@ -168,6 +168,10 @@ fn members_are_those_of_the_wire() {
         ("EndRow", &schemas["EndAnswer"]["properties"]["ended"]["items"]),
         ("StoredList", &schemas["StoredList"]),
         ("StoredView", &schemas["StoredList"]["properties"]["values"]["items"]),
+        ("KeptRow", &schemas["KeptList"]["properties"]["kept"]["items"]),
+        ("KeptList", &schemas["KeptList"]),
+        ("EvictAnswer", &schemas["EvictAnswer"]),
+        ("EvictRow", &schemas["EvictAnswer"]["properties"]["evicted"]["items"]),
         ("RotationRow", &schemas["RotationRow"]),
         ("RotationList", &schemas["RotationList"]),
         ("RotationAnswer", &schemas["RotationAnswer"]),

@@ -1,7 +1,7 @@
 //! Every parser under mutated samples, on stable: a fixed seed, and a fuzzer that knows the grammar's words.
 //!
 //! `CLAVIGER_TEST_FUZZ=N` feeds each N inputs (100,000 without), slow ones a share of it. A parser that cannot take as many in 20 s is given what it can take, and
-//! the output says how many that were.
+//! the output says how many that were. `CLAVIGER_TEST_FUZZ_ONLY=http,journal` names parsers, for long runs in parts.
 
 #![allow(clippy::disallowed_methods, reason = "tests wait and measure")]
 
@@ -101,12 +101,13 @@ fn feed(target: &Target, number: usize, enough: u64) -> (u64, u64, Duration) {
 #[test]
 fn no_input_breaks_a_parser() {
     let enough = std::env::var("CLAVIGER_TEST_FUZZ").ok().map_or(CI, |text| text.parse().expect("a number of inputs"));
+    let only = std::env::var("CLAVIGER_TEST_FUZZ_ONLY").unwrap_or_default();
+    let is_wanted = |name: &str| only.is_empty() || only.split(',').any(|wanted| wanted == name);
+    let wanted: Vec<(usize, &Target)> = TARGETS.iter().enumerate().filter(|(_, target)| is_wanted(target.name)).collect();
+    assert!(!wanted.is_empty(), "there is no parser {only}");
     let next = AtomicUsize::new(0);
     let worker = || {
-        while let Some((number, target)) = TARGETS.get(next.fetch_add(1, Ordering::Relaxed)).map(|target| {
-            let number = TARGETS.iter().position(|other| other.name == target.name).unwrap_or_default();
-            (number, target)
-        }) {
+        while let Some((number, target)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
             let enough = if enough > CI { (enough / target.share).max(CI) } else { enough };
             let (fed, accepted, took) = feed(target, number, enough);
             let short = if fed < enough { ", as many as fit in 20 s" } else { "" };

@@ -74,11 +74,16 @@ impl Authority {
     }
 
     fn client(&self, algorithm: &'static rcgen::SignatureAlgorithm) -> ClientCertificate {
+        let (chain, key) = self.client_pem(algorithm);
+        ClientCertificate::new(chain.as_bytes(), &SecretBytes::new(key.into_bytes())).unwrap()
+    }
+
+    /// A certificate and its key.
+    fn client_pem(&self, algorithm: &'static rcgen::SignatureAlgorithm) -> (String, String) {
         let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
         let mut params = rcgen::CertificateParams::new(vec!["host.test".to_owned()]).unwrap();
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-        let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
-        ClientCertificate::new(pem.as_bytes(), &SecretBytes::new(key.serialize_pem().into_bytes())).unwrap()
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 }
 
@@ -189,6 +194,51 @@ async fn tls_says_what_is_wrong() {
         std::future::pending::<()>().await;
     });
     assert!(matches!(get(&secure(talks, "localhost", None, &ours.pem, None)).await, Err(CallError::Tls(TlsReason::NotTls))));
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_exchanged_is_shown_from_the_next_call_on() {
+    let (ours, other) = (Authority::new(), Authority::new());
+    // It keeps connections open, and so does the client while it has calls to make.
+    let port = serve(Some(ours.server("localhost", (2020, 2099), Some(&ours))), |_, _| Act::Answer(ok("{}"))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (chain, key) = (folder.path().join("svid.pem"), folder.path().join("svid_key.pem"));
+    // As spiffe-helper does: written in place, one after the other.
+    let put = |path: &std::path::Path, text: &str| {
+        std::fs::write(path, text).unwrap();
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    };
+    let (good, wrong) = (ours.client_pem(&rcgen::PKCS_ECDSA_P256_SHA256), other.client_pem(&rcgen::PKCS_ECDSA_P256_SHA256));
+    put(&chain, &good.0);
+    put(&key, &wrong.1);
+    assert!(ClientCertificate::of_files(chain.clone(), key.clone()).is_err(), "not with the key of another");
+    put(&key, &good.1);
+    let client = secure(port, "localhost", None, &ours.pem, Some(ClientCertificate::of_files(chain.clone(), key.clone()).unwrap()));
+    let answers = async || loop {
+        match get(&client).await {
+            Ok(answer) => return Ok(answer.status),
+            Err(CallError::Tls(reason)) => return Err(reason),
+            // After a failure it waits before it tries again.
+            Err(CallError::Waiting) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(answers().await, Ok(200));
+    put(&key, &wrong.1);
+    assert_eq!(answers().await, Ok(200), "between the two files the pair before holds");
+    put(&chain, &wrong.0);
+    assert_eq!(
+        answers().await,
+        Err(TlsReason::OurCertificate),
+        "neither on a connection that was kept nor in a session that could be resumed"
+    );
+    std::fs::remove_file(&key).unwrap();
+    assert_eq!(answers().await, Err(TlsReason::OurCertificate));
+    put(&chain, &good.0);
+    put(&key, &good.1);
+    assert_eq!(answers().await, Ok(200));
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    assert!(ClientCertificate::of_files(chain, key).is_err(), "a key that others can read");
 }
 
 #[tokio::test]

@@ -171,6 +171,12 @@ fn catalogue(config: &Config, files: &[File]) -> Result<Catalogue, String> {
                     login,
                     token_role: from.token_role.clone(),
                     timeout: std::time::Duration::from_secs(1),
+                    copies: openbao::Copies {
+                        folder: folder.path().canonicalize().unwrap().join(&name),
+                        server: from.address.clone(),
+                        boot: "boot".into(),
+                        not_before: claviger::model::WallTime(0),
+                    },
                 };
                 let root = SealKey::from_bytes(&[8; 32]).unwrap();
                 let (mark, random) = (Mark::new(b"m", b"s"), Arc::new(SeededRandom::new(2)));

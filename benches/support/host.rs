@@ -78,6 +78,7 @@ fn secret(name: &str) -> SecretDefinition {
         reads_max: 100,
         quarantined: false,
         pinned: false,
+        share: Default::default(),
         rotate: None,
         description: String::new(),
         ends_by: EndsBy::Upstream,

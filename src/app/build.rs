@@ -112,13 +112,13 @@ pub fn build(config: &Config, attestor: Arc<Attestor>, lacking: Vec<String>) -> 
     let key = state::key(config)?;
     let previous = state::previous_key(config)?;
     let store = Arc::new(LocalStore::open(&config.paths.state.join("store"), key, previous, random.clone(), clock.clone())?);
-    let (engines, tokens) = engines(config, &state, &store, &clock, &random)?;
+    let boot = sys::boot_id().map_err(|error| BuildError::Io("boot id".into(), error))?;
+    let (engines, tokens) = engines(config, &state, &store, (&clock, &boot), &random)?;
     let places = Places::of(config);
     let governance = load::load(&places, &load::by_running(&engines), 1, clock.wall())?;
     for warning in &governance.warnings {
         tracing::warn!("{warning}");
     }
-    let boot = sys::boot_id().map_err(|error| BuildError::Io("boot id".into(), error))?;
     attestor.know_launches(Arc::new(Launches::open(&config.paths.state.join("launches"), &boot, &*random)?));
     let reserve = Reserve { bytes: config.audit.reserve_bytes, ..Reserve::default() };
     let journal = config.paths.state.join("leases");
@@ -143,6 +143,9 @@ pub fn build(config: &Config, attestor: Arc<Attestor>, lacking: Vec<String>) -> 
         }
         Restored::Yes(why) => (Some(why), Seen::default()),
     };
+    if state.read_only.is_none() && restored.is_none() {
+        super::openbao::remove_left(config);
+    }
     let loading = engines.clone();
     let broker = Broker::new(Parts {
         attestor,

@@ -36,7 +36,7 @@ pub(super) fn engines(
     config: &Config,
     state: &State,
     store: &Arc<LocalStore>,
-    clock: &Arc<dyn Clock>,
+    (clock, boot): (&Arc<dyn Clock>, &str),
     random: &Arc<SystemRandom>,
 ) -> Result<(Engines, Tokens), BuildError> {
     // A constant that is a name.
@@ -73,9 +73,9 @@ pub(super) fn engines(
                 rows.push((postgres.name.clone(), Arc::new(engine)));
             }
             EngineConfig::OpenBao(from) => {
-                // The same for ids of tokens and values that are sealed into leases.
+                // The same for ids of tokens, and values that are sealed into leases or kept for when the server is away.
                 let root: SealKey = store.own_key("openbao")?;
-                let config = super::openbao::config(from, &tokens, clock)?;
+                let config = super::openbao::config(from, &tokens, (&config.paths, boot), clock)?;
                 let engine = OpenBaoEngine::new(config, state.mark.clone(), &root, store.clone(), clock.clone(), random.clone())?;
                 rows.push((from.name.clone(), Arc::new(engine)));
             }

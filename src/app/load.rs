@@ -6,7 +6,7 @@ use crate::{
     broker::{Governance, LoadProblems},
     config::{self, Config, EngineConfig, File},
     engine::{Engines, command, openbao, postgres},
-    model::{Catalogue, EndsBy, Registry, SecretDefinition, WallTime},
+    model::{Catalogue, EndsBy, Registry, SecretDefinition, Sensitivity, Share, WallTime},
     policy::{Bundle, Source},
     sys,
 };
@@ -46,6 +46,9 @@ pub fn by_running(engines: &Engines) -> impl Fn(&SecretDefinition) -> Result<End
             return Err(format!("engine {} is not configured; there is {}", row.engine, known.join(", ")));
         };
         engine.check(row)?;
+        if row.share == Share::Identity && !engine.has_upstream(row) {
+            return Err("share = \"identity\": nothing is made for each lease that could be shared".into());
+        }
         lasting(row, engine.ends_by(row))
     }
 }
@@ -73,6 +76,9 @@ pub fn by_configuration(config: &Config) -> impl Fn(&SecretDefinition) -> Result
 /// What ends by itself or with its lease is not changed now and then.
 fn lasting(row: &SecretDefinition, ends_by: EndsBy) -> Result<EndsBy, String> {
     match row.rotate {
+        _ if row.share == Share::Identity && row.sensitivity >= Sensitivity::Restricted => {
+            Err(format!("share = \"identity\": a credential that is {} belongs to one holder", row.sensitivity))
+        }
         Some(_) if ends_by != EndsBy::None => Err(format!("rotate goes with values that last; this one ends by {ends_by}")),
         _ => Ok(ends_by),
     }

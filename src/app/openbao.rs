@@ -6,32 +6,32 @@ use super::{
     trust::{authorities, secret_source},
 };
 use crate::{
-    config::{OpenBaoConfig, OpenBaoLogin},
+    config::{Config, EngineConfig, OpenBaoConfig, OpenBaoLogin, PathConfig},
     engine::{
         jwt::JwtEngine,
-        openbao::{self, Login, Source},
+        openbao::{self, Copies, Login, Source},
     },
-    model::EngineName,
-    outbound::{Address, Client, ClientCertificate, Limits, TrustError},
+    model::{EngineName, WallTime},
+    outbound::{Address, Client, ClientCertificate, ClientCertificateError, Limits, TrustError},
     sys::{self, Clock},
 };
 use std::{sync::Arc, time::Duration};
 
 /// How long a token lives that we log in with, in seconds.
 const LOGIN_SECONDS: u64 = 120;
-/// The longest file of certificates or of a secret to log in with.
-const MAX_FILE: usize = 1 << 20;
-const MAX_SECRET: usize = 16 << 10;
+/// What the folders of copies begin with, in the state folder.
+const COPIES: &str = "openbao-";
 
 /// The address of a row.
 pub(super) fn address(from: &OpenBaoConfig) -> Result<Address, BuildError> {
     Address::parse(&from.address, from.plain_loopback).map_err(|why| wrong(from, &format!("address {why}")))
 }
 
-/// The row with everything that it names read or ready to be read. `tokens` are the host's own `jwt` engines.
+/// The row with everything that it names read or ready to be read. `tokens` are the host's own `jwt` engines, `boot` is this boot's id.
 pub(super) fn config(
     from: &OpenBaoConfig,
     tokens: &[(EngineName, Arc<JwtEngine>)],
+    (paths, boot): (&PathConfig, &str),
     clock: &Arc<dyn Clock>,
 ) -> Result<openbao::OpenBaoConfig, BuildError> {
     let timeout = Duration::from_secs(u64::from(from.timeout_seconds.max(1)));
@@ -50,7 +50,39 @@ pub(super) fn config(
         login: login(from, tokens)?,
         token_role: from.token_role.clone(),
         timeout,
+        copies: copies(from, paths, boot),
     })
+}
+
+/// Copies of values lie beside the rest of the state. What was written last by this host tells whether its wall clock went back since.
+fn copies(from: &OpenBaoConfig, paths: &PathConfig, boot: &str) -> Copies {
+    let written = [paths.state.join("leases"), paths.audit.clone()];
+    Copies {
+        folder: paths.state.join(format!("{COPIES}{}", from.name)),
+        server: format!("{} {}", from.address, from.namespace.as_deref().unwrap_or_default()),
+        boot: boot.into(),
+        not_before: written.iter().filter_map(|folder| sys::last_written(folder)).max().unwrap_or(WallTime(0)),
+    }
+}
+
+/// Copies of an engine that is configured no more: nobody is given them, and nobody else would remove them.
+pub(super) fn remove_left(config: &Config) {
+    let is_configured =
+        |name: &str| config.engines.iter().any(|engine| matches!(engine, EngineConfig::OpenBao(row) if row.name.as_str() == name));
+    // A state that cannot be read is told elsewhere.
+    for folder in sys::file_names(&config.paths.state).unwrap_or_default() {
+        if folder.strip_prefix(COPIES).is_some_and(|name| !is_configured(name)) {
+            let folder = config.paths.state.join(folder);
+            match std::fs::remove_dir_all(&folder) {
+                Ok(()) => {
+                    tracing::info!(folder = %folder.display(), "copies of values were removed: their engine is not configured any more")
+                }
+                Err(error) => {
+                    tracing::error!(folder = %folder.display(), %error, "copies of values of an engine that is gone could not be removed")
+                }
+            }
+        }
+    }
 }
 
 fn certificate(from: &OpenBaoConfig) -> Result<Option<ClientCertificate>, BuildError> {
@@ -61,9 +93,10 @@ fn certificate(from: &OpenBaoConfig) -> Result<Option<ClientCertificate>, BuildE
             _ => Err(wrong(from, "certificate_file goes with key_file or key_credential")),
         };
     };
-    let chain = sys::read_trusted(chain, MAX_FILE).map_err(|error| wrong(from, &error.to_string()))?;
-    let key = sys::read_private(key, MAX_SECRET)?;
-    ClientCertificate::new(chain.as_bytes(), &key).map(Some).map_err(|error| wrong(from, &error.to_string()))
+    ClientCertificate::of_files(chain.clone(), key.clone()).map(Some).map_err(|error| match error {
+        ClientCertificateError::File(error) => BuildError::File(error),
+        error => wrong(from, &error.to_string()),
+    })
 }
 
 fn login(from: &OpenBaoConfig, tokens: &[(EngineName, Arc<JwtEngine>)]) -> Result<Login, BuildError> {
@@ -97,17 +130,34 @@ fn wrong(from: &OpenBaoConfig, what: &str) -> BuildError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        config::{Config, EngineConfig, File},
-        sys::SystemClock,
-    };
+    use crate::{config::File, sys::SystemClock};
 
     fn problem(more: &str) -> String {
         let text = format!("[[engine]]\nkind = \"openbao\"\nname = \"bao\"\n{more}");
         let parsed = Config::parse(&File { path: "c.toml".into(), text }).unwrap();
         let Some(EngineConfig::OpenBao(row)) = parsed.engines.first() else { panic!("{parsed:?}") };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        config(row, &[], &clock).err().map_or_else(|| "none".into(), |error| error.to_string())
+        config(row, &[], (&parsed.paths, "boot"), &clock).err().map_or_else(|| "none".into(), |error| error.to_string())
+    }
+
+    #[test]
+    fn copies_of_an_engine_that_is_gone_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().canonicalize().unwrap();
+        for name in ["openbao-bao", "openbao-bao-2", "openbao-gone", "oauth2-gone"] {
+            std::fs::create_dir(state.join(name)).unwrap();
+            std::fs::write(state.join(name).join("x.sealed"), "x").unwrap();
+        }
+        let row = |name: &str| {
+            format!(
+                "[[engine]]\nkind = \"openbao\"\nname = \"{name}\"\naddress = \"unix:/run/bao.sock\"\n\
+                 login = {{ method = \"token\", token_file = \"/t\" }}\n"
+            )
+        };
+        let text = format!("[paths]\nstate = \"{}\"\n{}{}", state.display(), row("bao"), row("bao-2"));
+        remove_left(&Config::parse(&File { path: "c.toml".into(), text }).unwrap());
+        assert_eq!(sys::file_names(&state).unwrap(), ["oauth2-gone", "openbao-bao", "openbao-bao-2"]);
+        assert!(state.join("openbao-bao/x.sealed").exists());
     }
 
     #[test]

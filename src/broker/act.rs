@@ -68,6 +68,12 @@ struct Counts {
     lapsed: usize,
     retrying: usize,
     irrevocable: usize,
+    #[serde(skip_serializing_if = "is_none")]
+    shared: usize,
+}
+
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Parsed names, ids, numbers and counts.
@@ -94,6 +100,7 @@ impl Broker {
             lapsed: count(EndResult::Lapsed),
             retrying: count(EndResult::Retrying),
             irrevocable: count(EndResult::Irrevocable),
+            shared: count(EndResult::Shared),
         };
         let failed = counts.retrying + counts.irrevocable > 0;
         self.put_result(operator, act, if failed { Outcome::Failed } else { Outcome::Done }, Some(counts)).await;

@@ -69,7 +69,7 @@ impl Broker {
             Some(Delivery::new(request, lease.clone(), credential, Vec::new(), recorded))
         })();
         match &delivery {
-            Some(_) => self.metrics.read(),
+            Some(delivery) => self.metrics.read(delivery.attributes()),
             None => self.leases.uncount_read(id),
         }
         delivery

@@ -103,13 +103,16 @@ impl Broker {
 
     async fn tell_source(&self, ending: &Ending) -> Result<Over, EngineError> {
         let lease = ending.lease();
+        if ending.others() > 0 && !crate::mutation!("share-counted") {
+            return Ok(Over::SHARED);
+        }
         let engine = self
             .engines
             .find(&lease.engine)
             .ok_or_else(|| EngineError::Setup(format!("engine {} is no longer configured", lease.engine)))?;
         match ending.was_reserved() {
-            true => engine.settle(lease.id, self.governance().catalogue.find(&lease.secret).map(|secret| &**secret)).await,
-            false => engine.end(lease.id, &lease.reference).await,
+            true => engine.settle(lease.credential(), self.governance().catalogue.find(&lease.secret).map(|secret| &**secret)).await,
+            false => engine.end(lease.credential(), &lease.reference).await,
         }
     }
 

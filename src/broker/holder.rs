@@ -8,7 +8,7 @@ use crate::{
     model::{Code, HolderKind, Refusal},
     sys::Pidfd,
 };
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 /// A holder with what keeps it from being taken for another.
 #[derive(Clone)]
@@ -65,15 +65,22 @@ impl Broker {
         }
     }
 
+    /// Every holder that the peer could name, and so whatever it may use that is or will be held.
+    pub(super) async fn holders_of(&self, peer: &Peer, workload: &Workload) -> HashSet<HolderKey> {
+        let mut keys = HashSet::new();
+        for choice in [HolderChoice::Process, HolderChoice::Client, HolderChoice::Ancestor, HolderChoice::Unit, HolderChoice::Container] {
+            // What it has not got it cannot name.
+            if let Ok(bound) = self.bind(peer, workload, Some(choice)).await {
+                keys.insert(bound.holder.key());
+            }
+        }
+        keys
+    }
+
     pub(super) fn process(&self, kind: HolderKind, subject: Arc<Subject>) -> Bound {
         let process = &subject.evidence.process;
         let holder = self.describe(kind, process, &subject.pins.pidfd, None);
         Bound { holder: self.leases.share(holder), by: By::Process(subject) }
-    }
-
-    /// Under which key a process holds.
-    pub(super) fn process_key(&self, subject: &Subject) -> HolderKey {
-        self.describe(HolderKind::Process, &subject.evidence.process, &subject.pins.pidfd, None).key()
     }
 
     fn describe(&self, kind: HolderKind, process: &ProcessEvidence, pidfd: &Pidfd, cgroup: Option<HolderGroup>) -> Holder {

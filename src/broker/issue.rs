@@ -11,7 +11,7 @@ use crate::{
     approval::Clearance,
     audit::{AuditError, Event, Kind, Need, Outcome, Word},
     digest::sha256,
-    engine::{Issued, Order},
+    engine::{Issued, Order, stale_age},
     intent::{Ask, Intent},
     lease::{Lease, Slot, State},
     model::{BootTime, Channel, Code, EndReason, LeaseId, Refusal, RequestId, SecretDefinition},
@@ -36,7 +36,7 @@ impl Broker {
             trail.pinned = pinned.is_some();
             match broker.run(&peer, &ask, digest, &mut trail).await {
                 Ok(delivery) => {
-                    broker.metrics.issued();
+                    broker.metrics.issued(delivery.attributes());
                     broker.watchers.tell(&delivery.lease().identity);
                     Ok(delivery.to(pinned))
                 }
@@ -87,13 +87,21 @@ impl Broker {
         self.must_have_room().await?;
         let draft = self.draft(clearance.permit(), &bound, key, trail.request)?;
         let engine = self.engine(&draft.engine)?;
-        let slot = self.leases.reserve(draft, engine.has_upstream(clearance.permit().intent().secret())).await?; // the debt is written down first
+        let secret = clearance.permit().intent().secret();
+        let (joined, turn) = self.join(secret, &draft).await?;
+        let slot = match joined {
+            Some(slot) => slot,
+            None => self.leases.reserve(draft, engine.has_upstream(secret)).await?, // the debt is written down first
+        };
         crate::failpoint!("reserved");
         let id = slot.lease().id;
         let unsettled = Unsettled { broker: self, id };
         match self.deliver(peer, &governance, &clearance, slot, bound, trail).await {
             Ok(delivery) => {
                 std::mem::forget(unsettled);
+                if let Some(mut turn) = turn {
+                    *turn = Some(id);
+                }
                 Ok(delivery)
             }
             Err((reason, stop)) => {
@@ -129,12 +137,16 @@ impl Broker {
         let engine = self.engine(&slot.lease().engine).map_err(unfinished)?;
         let order = order(slot.lease(), permit.intent().secret(), self.clock.boot());
         crate::failpoint!("before-issue");
-        let issued = engine.issue(&order).await.map_err(|error| unfinished(error.into()))?;
+        let issued = match slot.joined() {
+            None => engine.issue(&order).await,
+            Some(reference) => engine.read(&order, reference).await,
+        };
+        let issued = issued.map_err(|error| unfinished(error.into()))?;
         crate::failpoint!("after-issue");
         // Watched before it is live: a holder that dies in between is noticed.
         let watch = self.reaper.watch(self, slot.lease(), bound);
         let event = record::of_lease(Kind::Issue, slot.lease());
-        let event = Self::issue_event(event, trail, &issued, &order.intent_digest());
+        let event = Self::issue_event(event, trail, &issued, &order.intent_digest(), slot.lease().shares);
         let reference = issued.reference.clone();
         let never = crate::dies_next!("unrecorded");
         let record = async {
@@ -172,18 +184,21 @@ impl Broker {
             return Err((reason, refusal.into()));
         }
         crate::failpoint!("looked-again");
-        let clamped = clamped(permit);
+        let mut clamped = clamped(permit);
+        if lease.expires < lease.issued.plus(lease.ttl) {
+            clamped.push(format!("ttl {} was shortened: the credential is shared and lasts until {}", lease.ttl, lease.expires.rfc3339()));
+        }
         Ok(Delivery::new(trail.request, lease, issued, clamped, recorded))
     }
 
-    fn issue_event(lease: Event, trail: &Trail, issued: &Issued, intent: &str) -> Event {
+    fn issue_event(lease: Event, trail: &Trail, issued: &Issued, intent: &str, shares: Option<LeaseId>) -> Event {
         let version = issued.reference.0.get("version").and_then(serde_json::Value::as_u64);
         let event = record::with(trail.fill(lease, version).outcome(Outcome::Done), Event::credential, &issued.reference.named());
         let event = match Word::parse(intent) {
             Ok(digest) => event.intent(digest),
             Err(_) => event,
         };
-        if trail.pinned { record::with(event, Event::more, &record::Given { pinned: true }) } else { event }
+        record::Given { pinned: trail.pinned, shares, age: stale_age(&issued.attributes) }.on(event)
     }
 
     /// Puts a refusal on the record and says what the caller is told.
@@ -273,6 +288,7 @@ impl Broker {
             grant: permit.grant().id.clone(),
             bundle: permit.bundle().clone(),
             idempotency: key.map(Box::new),
+            shares: None,
             reference: Default::default(),
             state: State::Reserved,
         })
@@ -304,7 +320,7 @@ pub(super) fn may_be_given(secret: &SecretDefinition, trail: &Trail) -> Result<(
 /// What the engine is told about a lease.
 pub(super) fn order<'a>(lease: &'a Lease, secret: &'a SecretDefinition, now: BootTime) -> Order<'a> {
     Order {
-        lease: lease.id,
+        lease: lease.credential(),
         request: lease.request,
         secret,
         identity: &lease.identity,

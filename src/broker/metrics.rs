@@ -1,5 +1,6 @@
 //! Figures for operators' collectors.
 
+use crate::engine::{Attribute, stale_age};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -28,6 +29,7 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     issued: Counter,
     reads: Counter,
+    stale: Counter,
     refused: Family<ByCode, Counter>,
     ended: Family<ByEnd, Counter>,
     irrevocable: Counter,
@@ -50,6 +52,7 @@ impl Default for Metrics {
         let metrics = Self {
             issued: Counter::default(),
             reads: Counter::default(),
+            stale: Counter::default(),
             refused: Family::default(),
             ended: Family::default(),
             irrevocable: Counter::default(),
@@ -68,6 +71,7 @@ impl Default for Metrics {
         };
         registry.register("leases_issued", "Leases issued", metrics.issued.clone());
         registry.register("lease_reads", "Values of live leases read again", metrics.reads.clone());
+        registry.register("stale_values", "Values given as they were known, their sources could not be asked", metrics.stale.clone());
         registry.register("requests_refused", "Requests refused, by code", metrics.refused.clone());
         registry.register("leases_ended", "Leases ended, by reason and result", metrics.ended.clone());
         registry.register("leases_irrevocable", "Leases whose end was given up", metrics.irrevocable.clone());
@@ -89,11 +93,18 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    pub(super) fn issued(&self) {
+    pub(super) fn issued(&self, attributes: &[Attribute]) {
         self.issued.inc();
+        self.given(attributes);
     }
-    pub(super) fn read(&self) {
+    pub(super) fn read(&self, attributes: &[Attribute]) {
         self.reads.inc();
+        self.given(attributes);
+    }
+    fn given(&self, attributes: &[Attribute]) {
+        if stale_age(attributes).is_some() {
+            self.stale.inc();
+        }
     }
     pub(super) fn refused(&self, code: &str) {
         self.refused.get_or_create(&ByCode { code: code.to_owned() }).inc();

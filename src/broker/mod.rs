@@ -7,6 +7,7 @@
 mod act;
 mod admit;
 mod again;
+mod cache;
 mod caller;
 mod credential;
 mod delivery;
@@ -29,6 +30,7 @@ mod renew;
 mod revive;
 mod rota;
 mod rotate;
+mod share;
 mod stop;
 mod unbound;
 mod view;
@@ -146,6 +148,8 @@ pub struct Broker {
     keys: KeyPlaces,
     rotating: tokio::sync::Mutex<()>,
     rotations: rotate::Rotations,
+    stale_reads: cache::StaleReads,
+    shares: share::Shares,
 }
 
 impl Broker {
@@ -183,6 +187,8 @@ impl Broker {
             keys: parts.keys,
             rotating: tokio::sync::Mutex::default(),
             rotations: rotate::Rotations::default(),
+            stale_reads: cache::StaleReads::default(),
+            shares: share::Shares::default(),
         })
     }
 

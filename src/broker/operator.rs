@@ -82,7 +82,13 @@ impl Broker {
                 Selection::Tree(root) => descendants(*root),
                 _ => HashSet::new(),
             };
-            self.leases.all().into_iter().filter(|lease| selects(selection, lease, &tree)).collect()
+            // Whoever wants one lease's credential dead wants it dead for all who have it.
+            let shared = match selection {
+                Selection::Lease(id) => Some(self.leases.find(*id).map_or(*id, |lease| lease.credential())),
+                _ => None,
+            };
+            let selected = |lease: &Arc<Lease>| selects(selection, lease, &tree) || shared == Some(lease.credential());
+            self.leases.all().into_iter().filter(selected).collect()
         };
         if leases.is_empty() {
             return Err(Refusal::new(Code::NOT_FOUND).message(format!("There is no live lease {selection}.")));

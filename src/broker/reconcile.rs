@@ -191,7 +191,7 @@ impl Broker {
     }
 
     fn known_leases(&self) -> HashSet<LeaseId> {
-        self.leases.all().iter().map(|lease| lease.id).collect()
+        self.leases.all().iter().flat_map(|lease| [lease.id, lease.credential()]).collect()
     }
 
     async fn note(&self, event: Event) {

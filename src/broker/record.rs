@@ -7,7 +7,7 @@ use crate::{
     engine::Named,
     intent::{Adapter, Ask, Claimed, Effective, Intent, Source},
     lease::Lease,
-    model::{CredentialName, Operation, Purpose, RequestId, SecretName, Ttl},
+    model::{CredentialName, LeaseId, Operation, Purpose, RequestId, SecretName, Ttl},
     policy::Because,
 };
 use serde::Serialize;
@@ -30,14 +30,41 @@ impl Recordable for Effective {}
 /// Names only, by the engines' contract.
 impl Recordable for Named {}
 
-/// How an issued value travelled; the `more` of its record.
-#[derive(Serialize)]
+/// How a value was given, where that is not as usual: the `more` of its record.
+#[derive(Default)]
 pub(super) struct Given {
+    /// Sealed to a key of the caller's.
     pub(super) pinned: bool,
+    /// The lease whose credential it has.
+    pub(super) shares: Option<LeaseId>,
+    /// As it was known so many seconds ago: its source could not be asked.
+    pub(super) age: Option<u64>,
 }
 
-/// A flag.
-impl Recordable for Given {}
+/// The same in words.
+#[derive(Serialize)]
+struct Said {
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pinned: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shares: Option<LeaseId>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    stale: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age: Option<u64>,
+}
+
+/// Flags, an id and a number.
+impl Recordable for Said {}
+
+impl Given {
+    /// Puts it on the record, if there is anything to say.
+    pub(super) fn on(self, event: Event) -> Event {
+        let Self { pinned, shares, age } = self;
+        let said = Said { pinned, shares, stale: age.is_some(), age };
+        if pinned || shares.is_some() || age.is_some() { with(event, Event::more, &said) } else { event }
+    }
+}
 
 /// What was asked for, as long as there is no intent: so that a secret that nobody knows is named on the record all the same.
 #[derive(Serialize)]

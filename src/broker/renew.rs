@@ -9,12 +9,12 @@ use super::{
 use crate::{
     attest::Workload,
     audit::{Kind, Need, Outcome},
-    engine::EngineError,
+    engine::{EngineError, Order, stale_age},
     lease::{Lease, State},
     model::{Code, EndReason, LeaseId, Refusal, RequestId, Sensitivity},
     policy::{Decision, Permit},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 impl Broker {
     /// The value of a live lease, for its holder.
@@ -102,13 +102,20 @@ impl Broker {
         let permit = self.decide_lease(&governance, &workload, &lease, self.is_frozen(), trail)?;
         let intent = permit.intent();
         let ttl = permit.effective().ttl.min(lease.ttl);
+        // Nobody else makes it shorter or longer meanwhile, if others have it too.
+        let _turn = self.turn_to_prolong(intent.secret(), &lease).await;
         let expires = self.clock.wall().plus(ttl).max(lease.expires);
         let deadline = self.clock.boot().plus(ttl).max(lease.deadline);
         let extended = Lease { expires, deadline, ..Lease::clone(&lease) };
         let event = trail.fill(record::of_lease(Kind::Renew, &extended), None).outcome(Outcome::Done);
         // On the record before the source is told: a credential never outlives what the record says.
         let _recorded = self.audit.append(event, Need::Durable).await?;
-        self.engine(&lease.engine)?.renew(&order(&extended, intent.secret(), self.clock.boot()), &lease.reference).await?;
+        // Of those who have the credential as well, whoever has it longest says how long it lives.
+        let (until, last) =
+            self.leases.longest(lease.credential()).map_or((expires, deadline), |(until, last)| (until.max(expires), last.max(deadline)));
+        let asked = self.clock.boot();
+        let order = Order { expires: until, left: Duration::from_micros(last.since(asked)), ..order(&extended, intent.secret(), asked) };
+        self.engine(&lease.engine)?.renew(&order, &lease.reference).await?;
         self.attestor.still(peer)?;
         let renewed = self.leases.renew(&lease, expires, deadline).await?;
         self.watchers.tell(&lease.identity);
@@ -154,13 +161,16 @@ impl Broker {
             }
             issued => issued?,
         };
-        let each = lease.sensitivity.max(secret.sensitivity) >= Sensitivity::Restricted;
+        // One whose source could not be asked says so now and then, and for how long that has been.
+        let age = stale_age(&issued.attributes);
+        let stale = age.is_some() && self.stale_reads.is_due(lease.id, self.clock.boot());
+        let each = stale || lease.sensitivity.max(secret.sensitivity) >= Sensitivity::Restricted;
         let recorded = match if each { None } else { self.audit.count_read(lease.id) } {
             Some(recorded) => recorded,
             None => {
                 let need = if each { Need::Durable } else { Need::Soon };
                 let event = trail.fill(record::of_lease(Kind::Read, lease), None).secret(secret, None).outcome(Outcome::Done);
-                self.audit.append(event, need).await?
+                self.audit.append(record::Given { age, ..Default::default() }.on(event), need).await?
             }
         };
         self.attestor.still(peer)?;
@@ -168,7 +178,7 @@ impl Broker {
         if !self.leases.find(lease.id).is_some_and(|now| now.state == State::Live) {
             return Err(Refusal::new(Code::LEASE_ENDED).into());
         }
-        self.metrics.read();
+        self.metrics.read(&issued.attributes);
         Ok(Delivery::new(trail.request, lease.clone(), issued, Vec::new(), recorded))
     }
 

@@ -123,6 +123,7 @@ impl Broker {
         tokio::spawn(self.clone().sweep());
         tokio::spawn(self.clone().keep_rotating());
         tokio::spawn(self.clone().keep_trying());
+        tokio::spawn(self.clone().keep_tidy());
         revived
     }
 

@@ -43,6 +43,7 @@ impl Broker {
             ttl: lease.ttl.as_secs(),
             uses: (lease.uses != UNLIMITED).then_some(lease.uses),
             renewable: lease.renewable,
+            shares: lease.shares,
             reason,
             result: None,
         }

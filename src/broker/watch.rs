@@ -95,6 +95,8 @@ pub struct LeaseWatch {
     peer: Arc<Caller>,
     identity: IdentityName,
     changes: Receiver<()>,
+    /// Who the caller is or belongs to.
+    holders: HashSet<HolderKey>,
     told: BTreeMap<LeaseId, Told>,
     /// What the first answer is made of.
     first: Option<Vec<Arc<Lease>>>,
@@ -104,17 +106,16 @@ impl Broker {
     /// Begins to watch the leases of a caller: those that it has, and those that the same holders get later.
     pub async fn watch(self: &Arc<Self>, peer: Arc<Caller>, request: RequestId) -> Result<LeaseWatch, Refusal> {
         let mut trail = Trail::new(request, &peer);
-        let begun = self.attested(&peer, &mut trail).map(|workload| {
-            let identity = workload.identity().name.clone();
-            // Before the leases are looked at, so that no change falls in between.
-            let changes = self.watchers.join(&identity);
-            let own = self.leases.all().into_iter().filter(|lease| self.is_told(&peer, &workload, lease)).collect();
-            LeaseWatch { broker: self.clone(), peer: peer.clone(), identity, changes, told: BTreeMap::new(), first: Some(own) }
-        });
-        match begun {
-            Ok(watch) => Ok(watch),
-            Err(stop) => Err(self.refuse(&trail, stop).await),
-        }
+        let workload = match self.attested(&peer, &mut trail) {
+            Ok(workload) => workload,
+            Err(stop) => return Err(self.refuse(&trail, stop).await),
+        };
+        let identity = workload.identity().name.clone();
+        let holders = self.holders_of(&peer, &workload).await;
+        // Before the leases are looked at, so that no change falls in between.
+        let changes = self.watchers.join(&identity);
+        let own = self.leases.all().into_iter().filter(|lease| self.is_told(&peer, &workload, lease)).collect();
+        Ok(LeaseWatch { broker: self.clone(), peer, identity, changes, holders, told: BTreeMap::new(), first: Some(own) })
     }
 
     fn is_told(&self, peer: &Caller, workload: &Workload, lease: &Lease) -> bool {
@@ -196,9 +197,8 @@ impl LeaseWatch {
     /// The leases that the caller may use now, if it is who began this.
     fn own(&self) -> Option<Vec<Arc<Lease>>> {
         let workload = self.broker.watcher(&self.peer, &self.identity).ok()?;
-        let mut keys: HashSet<HolderKey> = self.told.values().map(|told| told.key.clone()).collect();
-        keys.extend([self.peer.subject(), self.peer.own()].map(|process| self.broker.process_key(process)));
-        let held = keys.iter().flat_map(|key| self.broker.leases.of_holder(key));
+        let told = self.told.values().map(|told| &told.key).filter(|key| !self.holders.contains(*key)).collect::<HashSet<_>>();
+        let held = self.holders.iter().chain(told).flat_map(|key| self.broker.leases.of_holder(key));
         let mut own: Vec<Arc<Lease>> = held.filter(|lease| self.broker.is_told(&self.peer, &workload, lease)).collect();
         own.sort_by_key(|lease| lease.id);
         Some(own)

@@ -47,7 +47,7 @@ pub(super) async fn run(desk: &Desk, arguments: Arguments) -> Done {
     if !arguments.quiet {
         let style = Style::of(std::io::stderr().is_terminal());
         eprintln!("{}", style.dim(&told(&delivered.lease)));
-        delivered.clamped.iter().for_each(|what| eprintln!("{}", style.yellow(&format!("not as asked: {what}"))));
+        beside(&delivered).iter().for_each(|what| eprintln!("{}", style.yellow(what)));
     }
     let feed = std::io::stdout().is_terminal();
     match delivered.attributes.get(field) {
@@ -61,6 +61,15 @@ pub(super) async fn run(desk: &Desk, arguments: Arguments) -> Done {
 /// One line about what was got: for how long, and what ends it.
 pub(super) fn told(lease: &LeaseView) -> String {
     format!("{}: lease {} held by {} until {} ({})", lease.secret, lease.id, holder(&lease.holder), lease.expires, relative(&lease.expires))
+}
+
+/// What whoever asked should know about what was got: where it is not what was asked for, or may be out of date.
+pub(super) fn beside(delivered: &Delivered) -> Vec<String> {
+    let mut out: Vec<String> = delivered.clamped.iter().map(|what| format!("not as asked: {what}")).collect();
+    if let (Some(_), Some(age)) = (delivered.attributes.get("stale"), delivered.attributes.get("age")) {
+        out.push(format!("stale: the source of {} cannot be asked; it confirmed this value {age} s ago", delivered.lease.secret));
+    }
+    out
 }
 
 /// A holder in words.

@@ -16,6 +16,8 @@ use std::time::Duration;
 /// After a failure it is tried again in this time, twice that, and so on, in microseconds.
 const AGAIN: u64 = 5_000_000;
 const LONGEST: u64 = 300_000_000;
+/// How long whoever was told of new values may go on with those from before.
+pub(super) const CHANGING_OVER: Duration = Duration::from_secs(30);
 
 /// What to do when a value should be asked for anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +46,10 @@ pub(super) struct Held {
     replacing: Replacing,
     quiet: bool,
     rows: Vec<Row>,
-    /// Followed by others, and still in use for a moment.
-    before: Vec<LeaseId>,
+    /// Followed by others, and still in use.
+    replaced: Vec<LeaseId>,
+    /// To be given back then, on the boot clock in microseconds; the earliest first.
+    leaving: Vec<(u64, LeaseId)>,
     events: Option<Events>,
     random: SystemRandom,
 }
@@ -58,9 +62,9 @@ impl Held {
         replacing: Replacing,
         quiet: bool,
     ) -> Result<Self, Failure> {
-        let (rows, before) = (Vec::new(), Vec::new());
-        let client = desk.workload().await?;
-        Ok(Self { client, declaration, holder, replacing, quiet, rows, before, events: None, random: SystemRandom::default() })
+        let (rows, replaced, leaving) = (Vec::new(), Vec::new(), Vec::new());
+        let (client, random) = (desk.workload().await?, SystemRandom::default());
+        Ok(Self { client, declaration, holder, replacing, quiet, rows, replaced, leaving, events: None, random })
     }
 
     /// A value on a lease of its own; it follows the one that this secret had.
@@ -69,23 +73,24 @@ impl Held {
         let lease = &delivered.lease;
         if !self.quiet {
             eprintln!("{}", super::get::told(lease));
-            delivered.clamped.iter().for_each(|what| eprintln!("not as asked: {what}"));
+            super::get::beside(&delivered).iter().for_each(|what| eprintln!("{what}"));
         }
         let due = (lease.renewable || self.replacing == Replacing::Told).then(|| self.due(lease));
         let row = Row { secret: secret.to_owned(), lease: lease.id, due, renewable: lease.renewable, tries: 0 };
         match self.rows.iter_mut().find(|row| row.secret == secret) {
-            Some(known) => self.before.push(std::mem::replace(known, row).lease),
+            Some(known) => self.replaced.push(std::mem::replace(known, row).lease),
             None => self.rows.push(row),
         }
         Ok(delivered)
     }
 
-    /// Waits until secrets should be asked for anew, and names them; renews what is due meanwhile. Dropping the future loses nothing that
-    /// is not seen again.
+    /// Waits until secrets should be asked for anew, and names them; renews and gives back what is due meanwhile. Dropping the future
+    /// loses nothing that is not seen again.
     pub(super) async fn next(&mut self, desk: &Desk) -> Vec<String> {
         loop {
             self.listen(desk).await;
-            let due = self.rows.iter().filter_map(|row| row.due).min();
+            self.give_back_left().await;
+            let due = self.rows.iter().filter_map(|row| row.due).chain(self.leaving.first().map(|(due, _)| *due)).min();
             // A daemon that restarts is asked for events again.
             let deaf = self.replacing == Replacing::Told && self.events.is_none();
             let due = if deaf { due.into_iter().chain([SystemClock.boot().0 + AGAIN]).min() } else { due };
@@ -173,18 +178,28 @@ impl Held {
         SystemClock.boot().0 + (left / 3 * 2 - left / 10_000 * early).max(500_000)
     }
 
-    /// Gives back what was followed by another.
-    pub(super) async fn give_back_before(&mut self) {
-        for id in std::mem::take(&mut self.before) {
-            self.give_back(id).await;
+    /// Whoever has the values knows the new ones: what they followed is given back after that time.
+    pub(super) fn changed_over(&mut self, after: Duration) {
+        let due = SystemClock.boot().0.saturating_add(after.as_micros() as u64);
+        self.leaving.extend(self.replaced.drain(..).map(|lease| (due, lease)));
+        self.leaving.sort_unstable();
+    }
+
+    async fn give_back_left(&mut self) {
+        while let Some((due, lease)) = self.leaving.first().copied()
+            && due <= SystemClock.boot().0
+        {
+            self.give_back(lease).await;
+            // Last, so that one is given back twice rather than never.
+            self.leaving.retain(|(_, other)| *other != lease);
         }
     }
 
     /// Gives everything back.
     pub(super) async fn end(&mut self) {
-        self.give_back_before().await;
-        for row in std::mem::take(&mut self.rows) {
-            self.give_back(row.lease).await;
+        let leases: Vec<LeaseId> = self.leaving.drain(..).map(|(_, lease)| lease).chain(self.replaced.drain(..)).collect();
+        for lease in leases.into_iter().chain(std::mem::take(&mut self.rows).into_iter().map(|row| row.lease)) {
+            self.give_back(lease).await;
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod ask;
 mod audit;
+mod cache;
 mod demo;
 mod doctor;
 mod engine;
@@ -119,6 +120,9 @@ enum Verb {
     /// Secrets engines, and what of ours is at their sources
     #[command(subcommand)]
     Engine(engine::Verb),
+    /// What is kept of values beside their sources, and letting go of it
+    #[command(subcommand)]
+    Cache(cache::Verb),
     /// Keys of a jwt engine for its verifiers
     #[command(subcommand)]
     Jwks(jwks::Verb),
@@ -127,7 +131,10 @@ enum Verb {
     /// Make folders, key and sample files (root, once; never overwrites)
     Init(init::Arguments),
     /// Play the whole story in a temporary folder, with a real daemon and real processes
-    Demo,
+    Demo(demo::Arguments),
+    /// Tidies up behind the demo
+    #[command(hide = true)]
+    DemoKeeper,
     /// A child process of the demo
     #[command(hide = true)]
     DemoActor {
@@ -207,12 +214,14 @@ async fn run(desk: &Desk, verb: Verb) -> Done {
         Verb::Status => status::run(desk).await,
         Verb::Freeze(arguments) => freeze::run(desk, arguments).await,
         Verb::Engine(verb) => engine::run(desk, verb).await,
+        Verb::Cache(verb) => cache::run(desk, verb).await,
         Verb::Audit(verb) => audit::run(desk, verb).await,
         Verb::Key(verb) => key::run(desk, verb).await,
         Verb::Jwks(verb) => jwks::run(desk, verb).await,
         Verb::Doctor => doctor::run(desk).await,
         Verb::Init(arguments) => init::run(desk, arguments),
-        Verb::Demo => Ok(u8::from(!demo::play())),
+        Verb::Demo(arguments) => demo::play(&arguments),
+        Verb::DemoKeeper => demo::keep().map(|()| 0).map_err(Failure::fault),
         Verb::DemoActor { socket, body } => demo::act(&socket, &body).map(|()| 0).map_err(Failure::fault),
     }
 }

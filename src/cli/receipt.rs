@@ -34,7 +34,7 @@ pub(super) fn run(desk: &Desk, arguments: &Arguments) -> Done {
 
 /// What a receipt comes to.
 struct Told {
-    /// `looked`, `told`, `expired`, `books`, `listed`; `none` where it ended and nothing was seen; `irrevocable`, `retrying`, `live`.
+    /// `looked`, `told`, `expired`, `books`, `listed`; `none` where it ended and nothing was seen; `shared`, `irrevocable`, `retrying`, `live`.
     state: String,
     fits: bool,
 }
@@ -44,6 +44,7 @@ impl Told {
         let ended = found.end.as_ref().map(|end| member(end, "ended"));
         let state = match &ended {
             Some(ended) if ended["result"] == "irrevocable" => "irrevocable",
+            Some(ended) if ended["result"] == "shared" => "shared",
             Some(ended) => ended["proof"]["by"].as_str().unwrap_or("none"),
             None => match found.tries.last() {
                 Some(entry) => entry.record.kind.as_str(),
@@ -64,6 +65,7 @@ impl Told {
             "books" => "nothing of it was ever asked for at the source",
             "listed" => "on the revocation list: dead for verifiers that read the list, good for others until it expires",
             "none" => "its lease is over; nothing shows that a copy of the value is dead",
+            "shared" => "its lease is over; other leases of the identity have the same credential, which dies with the last of them",
             "irrevocable" => "given up: the source never confirmed that it is dead",
             "retrying" => "not dead yet for all that is known: the source has not confirmed",
             _ => "its lease has not ended, as far as this log goes",
@@ -104,7 +106,7 @@ impl Told {
         let meaning = self.meaning();
         let colour = match self.state.as_str() {
             "looked" | "told" | "expired" | "books" => style.green(meaning),
-            "listed" | "none" => style.yellow(meaning),
+            "listed" | "none" | "shared" => style.yellow(meaning),
             _ => style.red(meaning),
         };
         row("lease", &found.lease.to_string())?;

@@ -87,6 +87,7 @@ fn print(desk: &Desk, answer: &EndAnswer, closed: bool) -> Done {
                 EndResult::Revoked => "dead: the source confirmed it",
                 EndResult::Lapsed => "nothing to revoke at the source: a copy stays usable until it expires or is rotated",
                 EndResult::Retrying => "the source has not confirmed yet; it is tried again",
+                EndResult::Shared => "shared with other leases, and dead when the last of them ends",
                 EndResult::Irrevocable if closed => "given up for good, as you said: it may be usable still",
                 EndResult::Irrevocable => "given up after many tries; look at the source, then --force, or --give-up REASON",
             };

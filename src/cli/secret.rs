@@ -148,6 +148,6 @@ fn note(desk: &Desk, row: Option<&RotationRow>) -> String {
     }
 }
 
-fn secret_name(text: &str) -> Result<SecretName, Failure> {
+pub(super) fn secret_name(text: &str) -> Result<SecretName, Failure> {
     SecretName::parse(text).map_err(|error| Failure::Usage(format!("the name {error}")))
 }

@@ -4,6 +4,15 @@ use super::Failure;
 use crate::sys;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// One signal.
+#[derive(Clone, Copy)]
+pub(super) struct Received {
+    /// Its number.
+    pub(super) number: i32,
+    /// It is from the terminal's keys, so the child has it too.
+    pub(super) shared: bool,
+}
+
 /// Signals for the child, and the news that it has ended.
 pub(super) struct Signals {
     child: Signal,
@@ -34,8 +43,8 @@ impl Signals {
         Ok(Self { child: signal(SignalKind::child())?, passed, foreground: sys::in_foreground() })
     }
 
-    /// A signal to pass on, or none when the child should be looked at. The terminal sends its keys' signals to the child by itself.
-    pub(super) async fn next(&mut self) -> Option<i32> {
+    /// The next signal, or none when the child should be looked at.
+    pub(super) async fn next(&mut self) -> Option<Received> {
         let foreground = self.foreground;
         let (child, passed) = (&mut self.child, &mut self.passed);
         std::future::poll_fn(move |context| {
@@ -44,8 +53,8 @@ impl Signals {
             }
             for (kind, signal) in passed.iter_mut() {
                 if signal.poll_recv(context).is_ready() {
-                    let from_keys = foreground && [SignalKind::interrupt(), SignalKind::quit()].contains(kind);
-                    return std::task::Poll::Ready((!from_keys).then(|| kind.as_raw_value()));
+                    let shared = foreground && [SignalKind::interrupt(), SignalKind::quit()].contains(kind);
+                    return std::task::Poll::Ready(Some(Received { number: kind.as_raw_value(), shared }));
                 }
             }
             std::task::Poll::Pending

@@ -6,9 +6,9 @@ use crate::{
     model::{EngineName, LeaseId, RequestId, SecretBytes, SecretName},
     sys::{Clock, SystemClock},
     wire::{
-        AllLeases, BundleAnswer, EndAnswer, EndRequest, EngineList, Explanation, FreezeRequest, Health, IdentityList, IdentityTry,
-        KeyAnswer, KeyList, LeaseAnswer, LeaseList, LeaseRequest, ReconcileAnswer, ReconcileRequest, RotationAnswer, RotationList,
-        SecretList, Status, StoredList, WhoAmI,
+        AllLeases, BundleAnswer, EndAnswer, EndRequest, EngineList, EvictAnswer, Explanation, FreezeRequest, Health, IdentityList,
+        IdentityTry, KeptList, KeyAnswer, KeyList, LeaseAnswer, LeaseList, LeaseRequest, ReconcileAnswer, ReconcileRequest, RotationAnswer,
+        RotationList, SecretList, Status, StoredList, WhoAmI,
     },
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -132,6 +132,17 @@ impl Client {
     /// `DELETE /v1/secrets/local/{name}`.
     pub async fn remove(&mut self, name: &SecretName) -> Result<Value, ClientError> {
         self.call(Method::DELETE, &format!("/v1/secrets/local/{name}"), Bytes::new()).await?.read()
+    }
+
+    /// `GET /v1/cache`: what is kept of values beside their sources.
+    pub async fn kept(&mut self) -> Result<KeptList, ClientError> {
+        self.get("/v1/cache").await
+    }
+
+    /// `DELETE /v1/cache/{name}`, or without a name all: nobody is given any more what is kept.
+    pub async fn evict(&mut self, name: Option<&SecretName>) -> Result<EvictAnswer, ClientError> {
+        let path = name.map_or_else(|| "/v1/cache".to_owned(), |name| format!("/v1/cache/{name}"));
+        self.call(Method::DELETE, &path, Bytes::new()).await?.read()
     }
 
     /// `GET /v1/rotations`: how values that last stand.

@@ -4,8 +4,8 @@ use super::{ConfigError, File, line_of, parse};
 use crate::{
     digest::sha256,
     model::{
-        EndsBy, EngineName, Environment, Operation, Owner, Period, Purpose, Rotation, SecretDefinition, SecretName, Sensitivity, Target,
-        Ttl, TtlLimits, WallTime,
+        EndsBy, EngineName, Environment, Operation, Owner, Period, Purpose, Rotation, SecretDefinition, SecretName, Sensitivity, Share,
+        Target, Ttl, TtlLimits, WallTime,
     },
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -38,6 +38,8 @@ struct Row {
     quarantined: bool,
     #[serde(default)]
     pinned: bool,
+    #[serde(default)]
+    share: Share,
     rotate: Option<RotateRow>,
     description: String,
     #[serde(default)]
@@ -165,6 +167,7 @@ pub fn secrets(files: &[File]) -> Result<Vec<RowDraft>, Vec<ConfigError>> {
                         reads_max: row.reads_max,
                         quarantined: row.quarantined,
                         pinned: row.pinned,
+                        share: row.share,
                         rotate,
                         description: row.description,
                         ends_by: EndsBy::None,

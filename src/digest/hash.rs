@@ -1,6 +1,8 @@
-//! SHA-256 and HMAC-SHA-256.
+//! SHA-256, HMAC-SHA-256, and PBKDF2 with it.
 
-use ring::{digest, hmac};
+use ring::{digest, hmac, pbkdf2};
+use std::num::NonZeroU32;
+use zeroize::Zeroizing;
 
 /// 32 bytes of SHA-256.
 pub type Digest = [u8; 32];
@@ -46,5 +48,12 @@ impl Hasher {
 pub fn hmac_sha256(key: &[u8], message: &[u8]) -> Digest {
     let mut out = [0; 32];
     out.copy_from_slice(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message).as_ref());
+    out
+}
+
+/// PBKDF2 with HMAC-SHA-256 (RFC 8018 5.2), 32 bytes of it.
+pub fn pbkdf2_hmac_sha256(password: &[u8], salt: &[u8], rounds: NonZeroU32) -> Zeroizing<Digest> {
+    let mut out = Zeroizing::new([0; 32]);
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, salt, password, &mut *out);
     out
 }

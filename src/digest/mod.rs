@@ -9,7 +9,7 @@ mod rsa;
 mod seal;
 mod sign;
 
-pub use hash::{Digest, Hasher, hmac_sha256, sha256};
+pub use hash::{Digest, Hasher, hmac_sha256, pbkdf2_hmac_sha256, sha256};
 pub use hpke::{Opener, SealTo};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use rsa::RsaKey;

@@ -21,6 +21,8 @@
 //!    deleted can still be ended.
 //! 10. `rotate` gives a new value to its source before it is given to anybody, and gives nobody a value that was not tried where that can
 //!     be done. Cut short at any step, it loses neither the value before nor the one after; what works is found out by the next call.
+//! 11. A value whose source could not be asked is given only where its definition says so, says so itself ([`STALE`], [`AGE`]), and ends
+//!     when its definition says; a source that says no ends it at once. `kept`, `evict` and `tidy` are about what is kept for that.
 
 pub mod bearer;
 pub mod command;
@@ -48,7 +50,7 @@ use crate::model::{
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 /// The mark that everything made upstream bears: which daemon, and which state of it, it belongs to. Two daemons never share one, nor do
 /// a machine and its clone that began with states of their own; a daemon touches only what bears its mark.
@@ -140,6 +142,37 @@ impl UpstreamRef {
 
 /// A name beside a value and what it stands for; neither is secret.
 pub type Attribute = (Cow<'static, str>, String);
+
+/// Beside a value that its source could not be asked for: it is given as it was known, and may be out of date.
+pub const STALE: &str = "stale";
+/// Beside the same: for how many seconds its source has not confirmed it, at most.
+pub const AGE: &str = "age";
+
+/// What tells a holder that a value is given as it was known so many microseconds ago.
+pub fn stale_attributes(age: u64) -> [Attribute; 2] {
+    [(STALE.into(), "true".to_owned()), (AGE.into(), (age / 1_000_000).to_string())]
+}
+
+/// For how many seconds the source has not confirmed a value that has these beside it; `None` if it was asked.
+pub fn stale_age(attributes: &[Attribute]) -> Option<u64> {
+    let find = |wanted: &str| attributes.iter().find(|(name, _)| name == wanted).map(|(_, text)| text.as_str());
+    find(STALE).and(find(AGE))?.parse().ok()
+}
+
+/// Something of a secret's value that is kept on this host beside its source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Which version of the value.
+    pub version: u64,
+    /// A sealed copy on the disk; in the vault otherwise.
+    pub on_disk: bool,
+    /// Since its source confirmed it, in microseconds; `None` where the clocks do not tell any more, and it is given to nobody.
+    pub age: Option<u64>,
+    /// For how long it may still be given, in microseconds, if its source does not confirm it again.
+    pub left: u64,
+    /// It is given only while its source cannot be asked; otherwise leases read it again without asking.
+    pub stale: bool,
+}
 
 /// A credential that exists.
 pub struct Issued {
@@ -243,6 +276,21 @@ pub trait Engine: Send + Sync {
     async fn rotate(&self, _secret: &SecretDefinition) -> Result<Version, EngineError> {
         Err(EngineError::Setup("this value is not changed from here".into()))
     }
+
+    /// What is kept of this secret's value.
+    fn kept(&self, _secret: &SecretDefinition) -> Vec<Kept> {
+        Vec::new()
+    }
+
+    /// Forgets what is kept of this secret's value, also for others that name the same, and returns when it is gone from the disk. How many
+    /// copies it were.
+    async fn evict(&self, _secret: &SecretDefinition) -> usize {
+        0
+    }
+
+    /// Forgets what none of these definitions, all that name this engine, lets be given any more. Called at start, after each change of
+    /// definitions, and every minute.
+    async fn tidy(&self, _secrets: &[Arc<SecretDefinition>]) {}
 
     /// Makes the credential last until `order.expires`.
     async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError>;

@@ -5,7 +5,7 @@ use crate::model::{EndResult, Proof};
 /// What became of a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Over {
-    /// `Revoked` or `Lapsed`.
+    /// `Revoked` or `Lapsed`; `Shared` where no engine was asked.
     pub result: EndResult,
     /// What was seen; none where nothing exists that could be looked at.
     pub proof: Option<Proof>,
@@ -24,6 +24,9 @@ impl Over {
 
     /// There never was anything at a source: a copy lives on until it expires or is rotated.
     pub const LAPSED: Self = Self { result: EndResult::Lapsed, proof: None };
+
+    /// Other leases have the same credential, so it lives.
+    pub const SHARED: Self = Self { result: EndResult::Shared, proof: None };
 }
 
 /// For whoever does not ask how it is known.

@@ -35,12 +35,18 @@ pub use table::Ending;
 pub struct Slot {
     lease: Lease,
     written: bool,
+    joined: Option<UpstreamRef>,
 }
 
 impl Slot {
     /// The lease to be.
     pub fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    /// The reference of the credential that is shared; nothing is to be made then.
+    pub fn joined(&self) -> Option<&UpstreamRef> {
+        self.joined.as_ref()
     }
 }
 
@@ -136,7 +142,23 @@ impl Leases {
             self.table.forget(lease.id);
             return Err(error.into());
         }
-        Ok(Slot { lease, written: durable })
+        Ok(Slot { lease, written: durable, joined: None })
+    }
+
+    /// Takes a place beside those who have this credential, if one of them lives and has at least half of the time left that is wanted;
+    /// no longer than that. Whoever ends from now on leaves the credential alone. Written at commit.
+    pub fn join(&self, lease: Lease, credential: LeaseId, now: BootTime) -> Result<Option<Slot>, ReserveError> {
+        let lease = Lease { state: State::Reserved, shares: Some(credential), ..lease };
+        match self.table.join(lease, now) {
+            Some(Ok((lease, reference))) => Ok(Some(Slot { lease, written: false, joined: Some(reference) })),
+            Some(Err(table::KeyTaken)) => Err(ReserveError::KeyTaken),
+            None => Ok(None),
+        }
+    }
+
+    /// When the last of those who have this credential expires.
+    pub fn longest(&self, credential: LeaseId) -> Option<(WallTime, BootTime)> {
+        self.table.longest(credential)
     }
 
     /// Makes the lease live. On an error it stays reserved, to be ended by the caller.
@@ -144,10 +166,16 @@ impl Leases {
     /// Where something exists upstream it is on the disk when this returns. Where nothing does, it is in the file, which outlives the
     /// daemon however that ends, and on the disk within 10 ms: only a power cut comes in between, and no holder survives that.
     pub async fn commit(&self, slot: Slot, reference: UpstreamRef) -> Result<Arc<Lease>, AppendError> {
+        let joined = slot.joined.is_some();
         let lease = Arc::new(Lease { reference, state: State::Live, ..slot.lease });
         self.put_live(&lease);
         // A reservation on the disk may use the reserve to become a lease: refusing it would leave something upstream with less known.
-        let (sync, room) = if slot.written { (Sync::Now, Room::Ending) } else { (Sync::Soon, Room::Ordinary) };
+        let (sync, room) = match slot.written {
+            true => (Sync::Now, Room::Ending),
+            // Others may end and leave the credential to this one.
+            false if joined => (Sync::Now, Room::Ordinary),
+            false => (Sync::Soon, Room::Ordinary),
+        };
         self.log.append(journal::now(&lease), sync, room).await?;
         crate::failpoint!("committed");
         crate::failpoint!("unrecorded");

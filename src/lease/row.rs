@@ -175,11 +175,21 @@ pub struct Lease {
     /// The caller's key against repetition with the digest of the body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency: Option<Box<(String, String)>>,
+    /// The lease under whose id the credential was made, where that is another one of the identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares: Option<LeaseId>,
     /// The engine's reference.
     pub reference: UpstreamRef,
     /// Where it is in its life.
     #[serde(flatten)]
     pub state: State,
+}
+
+impl Lease {
+    /// The id under which its credential is known at the source.
+    pub fn credential(&self) -> LeaseId {
+        self.shares.unwrap_or(self.id)
+    }
 }
 
 /// What is remembered of an ended lease, for a while.

@@ -1,7 +1,10 @@
 //! The leases in memory: the one place where a lease changes its state.
 
 use super::row::{Cause, Ended, Holder, HolderKey, Lease, State};
-use crate::model::{BootTime, EndReason, EndResult, IdentityName, LeaseId, RequestId, WallTime};
+use crate::{
+    engine::UpstreamRef,
+    model::{BootTime, EndReason, EndResult, IdentityName, LeaseId, RequestId, WallTime},
+};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,6 +24,8 @@ struct Inner {
     by_identity: HashMap<IdentityName, usize>,
     by_deadline: BTreeSet<(BootTime, LeaseId)>,
     by_key: HashMap<(IdentityName, String), LeaseId>,
+    /// Those who have another lease's credential, by that lease.
+    by_credential: HashMap<LeaseId, HashSet<LeaseId>>,
     ended: VecDeque<Ended>,
     /// Leases that somebody is ending right now.
     taken: HashSet<LeaseId>,
@@ -39,7 +44,11 @@ pub struct Ending {
     cause: Cause,
     since: WallTime,
     was_reserved: bool,
+    others: usize,
 }
+
+/// The identity's key against repetition is another lease's.
+pub(super) struct KeyTaken;
 
 impl Ending {
     /// The lease as it was.
@@ -61,6 +70,10 @@ impl Ending {
     /// It was never committed: there is no reference, only the name that follows from its id.
     pub fn was_reserved(&self) -> bool {
         self.was_reserved
+    }
+    /// How many others had the same credential when this began, and have it still: the last of them ends it.
+    pub fn others(&self) -> usize {
+        self.others
     }
 }
 
@@ -84,11 +97,35 @@ impl Table {
     /// Adds a reservation, unless the identity's key against repetition is taken.
     pub(super) fn reserve(&self, lease: Arc<Lease>) -> bool {
         let mut inner = self.lock();
-        let taken = lease.idempotency.as_ref().is_some_and(|known| inner.by_key.contains_key(&(lease.identity.clone(), known.0.clone())));
+        let taken = inner.is_key_taken(&lease);
         if !taken {
             inner.insert(lease);
         }
         !taken
+    }
+
+    /// Adds a reservation beside a live lease with the same credential, with that one's reference; `None` when none has half of the time
+    /// left that is wanted.
+    pub(super) fn join(&self, lease: Lease, now: BootTime) -> Option<Result<(Lease, UpstreamRef), KeyTaken>> {
+        let mut inner = self.lock();
+        let live = inner.users(lease.credential()).filter(|other| other.state == State::Live);
+        let longest = live.max_by_key(|other| other.deadline)?.clone();
+        if longest.deadline.since(now) < u64::from(lease.ttl.as_secs()) * 500_000 {
+            return None;
+        }
+        if inner.is_key_taken(&lease) {
+            return Some(Err(KeyTaken));
+        }
+        let (expires, deadline) = (lease.expires.min(longest.expires), lease.deadline.min(longest.deadline));
+        let lease = Lease { expires, deadline, ..lease };
+        inner.insert(Arc::new(lease.clone()));
+        Some(Ok((lease, longest.reference.clone())))
+    }
+
+    pub(super) fn longest(&self, credential: LeaseId) -> Option<(WallTime, BootTime)> {
+        let inner = self.lock();
+        let ends = inner.users(credential).map(|lease| (lease.expires, lease.deadline));
+        ends.reduce(|one, other| (one.0.max(other.0), one.1.max(other.1)))
     }
 
     /// Adds or replaces a lease.
@@ -226,7 +263,9 @@ impl Table {
         let state = State::Ending { reason: cause.reason, by: cause.by, since: at, tries: 0, irrevocable: false };
         inner.replace(Arc::new(Lease { state, ..Lease::clone(&lease) }));
         inner.taken.insert(id);
-        Some(Ending { lease, cause, since: at, was_reserved })
+        // Now that it counts no more: of several that end at once, the last one sees nobody.
+        let others = inner.users(lease.credential()).count();
+        Some(Ending { lease, cause, since: at, was_reserved, others })
     }
 
     /// Takes up an end that did not come through before, unless somebody is at it.
@@ -237,8 +276,8 @@ impl Table {
         if !inner.taken.insert(id) {
             return None;
         }
-        let was_reserved = lease.reference.0.is_empty();
-        Some(Ending { lease, cause: Cause { reason, by }, since, was_reserved })
+        let (was_reserved, others) = (lease.reference.0.is_empty(), inner.users(lease.credential()).count());
+        Some(Ending { lease, cause: Cause { reason, by }, since, was_reserved, others })
     }
 
     /// A try to end it failed. The new state is returned for the journal.
@@ -276,6 +315,17 @@ impl Table {
 }
 
 impl Inner {
+    fn is_key_taken(&self, lease: &Lease) -> bool {
+        lease.idempotency.as_ref().is_some_and(|known| self.by_key.contains_key(&(lease.identity.clone(), known.0.clone())))
+    }
+
+    /// Who has this credential, or is about to.
+    fn users(&self, credential: LeaseId) -> impl Iterator<Item = &Arc<Lease>> {
+        let others = self.by_credential.get(&credential).into_iter().flatten().copied();
+        let all = std::iter::once(credential).chain(others).filter_map(|id| self.leases.get(&id));
+        all.map(|entry| &entry.lease).filter(|lease| !matches!(lease.state, State::Ending { .. }))
+    }
+
     fn insert(&mut self, lease: Arc<Lease>) {
         self.unlink(lease.id);
         self.by_holder.entry(lease.holder.key()).or_default().insert(lease.id);
@@ -285,6 +335,9 @@ impl Inner {
         }
         if let Some(key) = lease.idempotency.as_deref().map(|known| &known.0) {
             self.by_key.insert((lease.identity.clone(), key.clone()), lease.id);
+        }
+        if let Some(credential) = lease.shares {
+            self.by_credential.entry(credential).or_default().insert(lease.id);
         }
         let (reads, decided) = self.leases.get(&lease.id).map_or((0, None), |entry| (entry.reads, entry.decided));
         self.leases.insert(lease.id, Entry { lease, reads, decided });
@@ -315,6 +368,14 @@ impl Inner {
             }
         }
         self.by_deadline.remove(&(lease.deadline, id));
+        if let Some(credential) = lease.shares
+            && let Some(ids) = self.by_credential.get_mut(&credential)
+        {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_credential.remove(&credential);
+            }
+        }
         if let Some(key) = lease.idempotency.as_deref().map(|known| &known.0) {
             self.by_key.remove(&(lease.identity.clone(), key.clone()));
         }

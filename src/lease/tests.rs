@@ -48,6 +48,7 @@ fn lease(n: u128) -> Lease {
         grant: "grant.x".into(),
         bundle: "b".into(),
         idempotency: (n == 1).then(|| Box::new(("0123456789abcdef".to_owned(), "d".to_owned()))),
+        shares: None,
         reference: UpstreamRef::default(),
         state: State::Reserved,
     }
@@ -239,4 +240,68 @@ async fn a_start_does_not_build_on_what_a_failed_sync_may_have_lost() {
         leases.stop();
     }
     assert!(continued > 2, "no moment had anything to lose");
+}
+
+/// Of those who have a credential together exactly one is told to end it, and it is the last, in whatever order they come and go.
+#[tokio::test]
+async fn the_last_of_those_who_share_ends_the_credential() {
+    use crate::digest::{Random, SeededRandom};
+    for seed in 0..200 {
+        let random = SeededRandom::new(seed);
+        let roll = |sides: usize| (random.u128() % sides as u128) as usize;
+        let volume = SimulatedVolume::new(1 << 30, 0);
+        let (mut leases, _) = open(&volume);
+        let slot = leases.reserve(lease(100), true).await.unwrap();
+        let mut reference = UpstreamRef::default();
+        reference.0.insert("role", "r");
+        let origin = leases.commit(slot, reference).await.unwrap().id;
+        let (mut live, mut reserved, mut ended_it) = (vec![origin], Vec::new(), 0);
+        for n in 101..140 {
+            let users = live.len() + reserved.len();
+            match roll(5) {
+                0 | 1 => match leases.join(lease(n), origin, BootTime(0)).unwrap() {
+                    Some(slot) => {
+                        assert!(!live.is_empty() && slot.lease().credential() == origin && slot.joined().is_some());
+                        reserved.push(slot);
+                    }
+                    None => assert!(live.is_empty(), "seed {seed}: it lives and cannot be joined"),
+                },
+                2 if !reserved.is_empty() => {
+                    let slot = reserved.swap_remove(roll(reserved.len()));
+                    let reference = slot.joined().unwrap().clone();
+                    live.push(leases.commit(slot, reference).await.unwrap().id);
+                }
+                3 if !live.is_empty() => {
+                    let ending = leases.begin_end(live.swap_remove(roll(live.len())), EndReason::Asked, WallTime(1)).unwrap();
+                    assert_eq!(ending.others(), users - 1, "seed {seed}");
+                    ended_it += usize::from(ending.others() == 0);
+                    let _ = leases.end(ending, EndResult::Revoked, WallTime(1)).await;
+                }
+                4 if !reserved.is_empty() => {
+                    let slot = reserved.swap_remove(roll(reserved.len()));
+                    let ending = leases.begin_end(slot.lease().id, EndReason::Unfinished, WallTime(1)).unwrap();
+                    assert_eq!(ending.others(), users - 1, "seed {seed}");
+                    ended_it += usize::from(ending.others() == 0);
+                    let _ = leases.end(ending, EndResult::Revoked, WallTime(1)).await;
+                }
+                _ if reserved.is_empty() => {
+                    // The daemon is killed and starts again.
+                    leases.stop();
+                    leases = open(&volume).0;
+                }
+                _ => {}
+            }
+        }
+        for slot in reserved {
+            live.push(slot.lease().id);
+        }
+        for (n, id) in live.iter().enumerate() {
+            let ending = leases.begin_end(*id, EndReason::Unfinished, WallTime(2)).unwrap();
+            assert_eq!(ending.others(), live.len() - n - 1, "seed {seed}");
+            ended_it += usize::from(ending.others() == 0);
+            let _ = leases.end(ending, EndResult::Revoked, WallTime(2)).await;
+        }
+        assert_eq!(ended_it, 1, "seed {seed}");
+        leases.stop();
+    }
 }

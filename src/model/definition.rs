@@ -70,6 +70,8 @@ pub struct SecretDefinition {
     pub quarantined: bool,
     /// Given only to a key that the attested process made.
     pub pinned: bool,
+    /// Who has one credential of it together.
+    pub share: Share,
     /// When its value is to be changed, where it has one that lasts.
     pub rotate: Option<Rotation>,
     /// One line for people.
@@ -80,6 +82,17 @@ pub struct SecretDefinition {
     pub settings: serde_json::Map<String, serde_json::Value>,
     /// SHA-256 over the row as loaded, in hex: a changed row is another generation.
     pub generation: Arc<str>,
+}
+
+/// Who has one credential together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Share {
+    /// Nobody: each lease has its own.
+    #[default]
+    Holder,
+    /// The processes of one identity, for the same purpose, operation and targets. It is revoked when the last of their leases ends.
+    Identity,
 }
 
 /// Every secret of the host.

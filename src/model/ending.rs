@@ -88,6 +88,8 @@ pub enum EndResult {
     Retrying,
     /// Given up after many tries; somebody must look.
     Irrevocable,
+    /// Other leases of the identity have the same credential: it lives until the last of them ends.
+    Shared,
 }
 
 impl EndResult {
@@ -98,6 +100,7 @@ impl EndResult {
             EndResult::Lapsed => "lapsed",
             EndResult::Retrying => "retrying",
             EndResult::Irrevocable => "irrevocable",
+            EndResult::Shared => "shared",
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::{
     digest::{EcdsaKey, Ed25519Key},
     model::SecretBytes,
+    sys::{self, FileError},
 };
 use rustls::{
     SignatureAlgorithm, SignatureScheme,
@@ -10,7 +11,16 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     sign::{CertifiedKey, Signer, SigningKey},
 };
-use std::{fmt, sync::Arc};
+use std::{
+    fmt, fs,
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// The longest file of certificates, and of a key.
+const MAX_CHAIN: usize = 1 << 20;
+const MAX_KEY: usize = 16 << 10;
 
 /// Why a certificate and its key are not used.
 #[derive(Debug, thiserror::Error)]
@@ -24,30 +34,121 @@ pub enum ClientCertificateError {
     /// Of another certificate.
     #[error("client certificate: the key is not the certificate's")]
     Mismatch,
+    /// The certificate's file cannot be read, or others could have written it.
+    #[error("client certificate: {0}")]
+    Chain(#[from] sys::TrustError),
+    /// The key's cannot be read, or others could have read it.
+    #[error("client certificate: {0}")]
+    File(#[from] FileError),
 }
 
 /// A chain of certificates and the key of the first, which rests in the vault.
-pub struct ClientCertificate(Arc<CertifiedKey>);
+pub struct ClientCertificate {
+    current: Mutex<Current>,
+    files: Option<Files>,
+}
+
+/// The newest pair that belongs together.
+struct Current {
+    certified: Arc<CertifiedKey>,
+    stamps: Option<Stamps>,
+    /// Of a pair that cannot be used, so that it is read and complained about once.
+    refused: Option<Stamps>,
+    /// How often it was exchanged.
+    generation: u64,
+}
+
+/// Where both are, to be read anew when somebody exchanged them: certificates that live for hours come this way (SPIFFE's `spiffe-helper`).
+struct Files {
+    chain: PathBuf,
+    key: PathBuf,
+}
+
+/// What changes when a file is exchanged or written to: device, inode, length, and the time of its last change in nanoseconds.
+type Stamp = (u64, u64, u64, i64, i64);
+type Stamps = [Stamp; 2];
+
+impl Files {
+    /// Nothing where one is not there, which is for a moment only if somebody is about to exchange it.
+    fn stamps(&self) -> Option<Stamps> {
+        let stamp = |path: &PathBuf| {
+            let meta = fs::metadata(path).ok()?;
+            Some((meta.dev(), meta.ino(), meta.size(), meta.ctime(), meta.ctime_nsec()))
+        };
+        Some([stamp(&self.chain)?, stamp(&self.key)?])
+    }
+
+    fn read(&self) -> Result<Arc<CertifiedKey>, ClientCertificateError> {
+        let chain = sys::read_trusted(&self.chain, MAX_CHAIN)?;
+        certified(chain.as_bytes(), &sys::read_private(&self.key, MAX_KEY)?)
+    }
+}
 
 impl ClientCertificate {
     /// Reads both from PEM.
     pub fn new(chain_pem: &[u8], key_pem: &SecretBytes) -> Result<Self, ClientCertificateError> {
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain_pem).collect();
-        let chain = chain.ok().filter(|chain| !chain.is_empty()).ok_or(ClientCertificateError::Certificate)?;
-        // What the library copies is wiped when it is freed, by the allocator of the daemon.
-        let key = PrivateKeyDer::from_pem_slice(key_pem.expose()).map_err(|_| ClientCertificateError::Key)?;
-        let PrivateKeyDer::Pkcs8(key) = &key else { return Err(ClientCertificateError::Key) };
-        let bytes = key.secret_pkcs8_der();
-        let key = match (EcdsaKey::from_pkcs8(bytes), Ed25519Key::from_pkcs8(bytes)) {
-            (Ok(key), _) => VaultKey::P256(key),
-            (_, Ok(key)) => VaultKey::Ed25519(key),
-            _ => return Err(ClientCertificateError::Key),
-        };
-        let info = info(&key);
-        let certified = CertifiedKey::new(chain, Arc::new(Key { key: Arc::new(key), info }));
-        certified.keys_match().map_err(|_| ClientCertificateError::Mismatch)?;
-        Ok(Self(Arc::new(certified)))
+        Ok(Self::of(certified(chain_pem, key_pem)?, None, None))
     }
+
+    /// Reads both from files, now and whenever a connection begins and they are others than before: a trusted file with the chain and a
+    /// private one with the key ([`sys::read_trusted`], [`sys::read_private`]).
+    pub fn of_files(chain: PathBuf, key: PathBuf) -> Result<Self, ClientCertificateError> {
+        let files = Files { chain, key };
+        // Before they are read: what is written meanwhile is seen at the next look.
+        let stamps = files.stamps();
+        Ok(Self::of(files.read()?, stamps, Some(files)))
+    }
+
+    fn of(certified: Arc<CertifiedKey>, stamps: Option<Stamps>, files: Option<Files>) -> Self {
+        Self { current: Mutex::new(Current { certified, stamps, refused: None, generation: 0 }), files }
+    }
+
+    /// How often it was exchanged: a connection that began under another number shows another certificate.
+    pub(super) fn generation(&self) -> u64 {
+        self.current().generation
+    }
+
+    /// Looks whether the files are others now.
+    fn current(&self) -> MutexGuard<'_, Current> {
+        // Held for a few lines that cannot leave it half changed.
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(files) = &self.files
+            && let Some(stamps) = files.stamps()
+            && ![current.stamps, current.refused].contains(&Some(stamps))
+            && !crate::mutation!("certificate-exchanged")
+        {
+            match files.read() {
+                Ok(certified) => {
+                    tracing::info!(file = %files.chain.display(), "our certificate was exchanged");
+                    *current = Current { certified, stamps: Some(stamps), refused: None, generation: current.generation + 1 };
+                }
+                // Who writes two files is between them for a moment: the pair before holds until they change again.
+                Err(why) => {
+                    tracing::warn!(file = %files.chain.display(), %why, "our certificate was changed and cannot be used; the one before is shown");
+                    current.refused = Some(stamps).filter(|_| !sys::is_passing(&why));
+                }
+            }
+        }
+        current
+    }
+}
+
+fn certified(chain_pem: &[u8], key_pem: &SecretBytes) -> Result<Arc<CertifiedKey>, ClientCertificateError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain_pem).collect();
+    let chain = chain.ok().filter(|chain| !chain.is_empty()).ok_or(ClientCertificateError::Certificate)?;
+    // What the library copies is wiped when it is freed, by the allocator of the daemon.
+    let key = PrivateKeyDer::from_pem_slice(key_pem.expose()).map_err(|_| ClientCertificateError::Key)?;
+    let PrivateKeyDer::Pkcs8(key) = &key else { return Err(ClientCertificateError::Key) };
+    let bytes = key.secret_pkcs8_der();
+    let key = match (EcdsaKey::from_pkcs8(bytes), Ed25519Key::from_pkcs8(bytes)) {
+        (Ok(key), _) => VaultKey::P256(key),
+        (_, Ok(key)) => VaultKey::Ed25519(key),
+        _ => return Err(ClientCertificateError::Key),
+    };
+    let info = info(&key);
+    let certified = CertifiedKey::new(chain, Arc::new(Key { key: Arc::new(key), info }));
+    certified.keys_match().map_err(|_| ClientCertificateError::Mismatch)?;
+    Ok(Arc::new(certified))
 }
 
 impl fmt::Debug for ClientCertificate {
@@ -58,7 +159,8 @@ impl fmt::Debug for ClientCertificate {
 
 impl ResolvesClientCert for ClientCertificate {
     fn resolve(&self, _hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.0.key.choose_scheme(schemes).is_some().then(|| self.0.clone())
+        let current = self.current().certified.clone();
+        current.key.choose_scheme(schemes).is_some().then_some(current)
     }
 
     fn has_certs(&self) -> bool {

@@ -104,6 +104,7 @@ pub struct Client {
     address: Address,
     host: HeaderValue,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    own: Option<Arc<ClientCertificate>>,
     limits: Limits,
     slots: Semaphore,
     pool: Pool,
@@ -121,17 +122,18 @@ impl Client {
         limits: Limits,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, TrustError> {
+        let own = own.map(Arc::new);
         let tls = match &address.place {
             Place::Tls { host, .. } => {
                 let name = ServerName::try_from(server_name.unwrap_or(host).to_owned())
                     .map_err(|_| TrustError::Certificate("server_name is no host name".into()))?;
-                Some((trust()?.config(own)?, name))
+                Some((trust()?.config(own.clone())?, name))
             }
             _ => None,
         };
         let host = HeaderValue::from_str(&address.authority()).map_err(|_| TrustError::Certificate("the host is no header".into()))?;
         let (slots, pool) = (Semaphore::new(limits.connections), Pool::new(clock.clone()));
-        Ok(Self { address, host, tls, limits, slots, pool, setback: Setback::new(clock) })
+        Ok(Self { address, host, tls, own, limits, slots, pool, setback: Setback::new(clock) })
     }
 
     /// Where it calls.
@@ -158,7 +160,9 @@ impl Client {
         // Never closed.
         let _slot = self.slots.acquire().await.map_err(|_| CallError::Request("the client is closed".into()))?;
         let body = Bytes::from_owner(call.body.take().unwrap_or_default());
-        if let Some(connection) = self.pool.take().filter(|_| kept) {
+        let generation = self.generation();
+        let as_now = |connection: &Connection| connection.generation == generation || crate::mutation!("certificate-kept");
+        if let Some(connection) = self.pool.take().filter(|connection| kept && as_now(connection)) {
             match self.over(connection, self.request(&call, body.clone())?, sent).await {
                 // The server had closed it meanwhile.
                 Err(failed) if failed.unsent || (failed.closed && call.repeatable) => {}
@@ -174,10 +178,17 @@ impl Client {
             return Err(CallError::Waiting);
         }
         let limit = self.limits.connect;
-        let opened = timeout(limit, Connection::open(&self.address, self.tls.as_ref())).await;
+        // Before it is opened: one that begins while the certificate is exchanged is not kept.
+        let generation = self.generation();
+        let opened = timeout(limit, Connection::open(&self.address, self.tls.as_ref(), generation)).await;
         let opened = opened.unwrap_or_else(|_| Err(CallError::Unreachable(format!("no connection within {} ms", limit.as_millis()))));
         self.setback.note(opened.is_err());
         opened
+    }
+
+    /// Which of our certificates is shown now.
+    fn generation(&self) -> u64 {
+        self.own.as_ref().map_or(0, |own| own.generation())
     }
 
     async fn over(&self, mut connection: Connection, request: Request<Full<Bytes>>, sent: &AtomicBool) -> Result<Answer, Failed> {

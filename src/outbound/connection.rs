@@ -22,7 +22,11 @@ use zeroize::Zeroizing;
 const MAX_HEAD: usize = 64 << 10;
 
 /// An open connection; dropping it closes it, also in the middle of an answer.
-pub(super) struct Connection(SendRequest<Full<Bytes>>);
+pub(super) struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    /// Which of our certificates it began with.
+    pub(super) generation: u64,
+}
 
 /// Why an exchange failed, and whether it may be sent again.
 pub(super) struct Failed {
@@ -35,26 +39,30 @@ pub(super) struct Failed {
 
 impl Connection {
     /// Dials. What is dialled is the address and nothing else.
-    pub(super) async fn open(address: &Address, tls: Option<&(Arc<ClientConfig>, ServerName<'static>)>) -> Result<Self, CallError> {
+    pub(super) async fn open(
+        address: &Address,
+        tls: Option<&(Arc<ClientConfig>, ServerName<'static>)>,
+        generation: u64,
+    ) -> Result<Self, CallError> {
         let refused = |error: io::Error| CallError::Unreachable(format!("connecting: {error}"));
         match (&address.place, tls) {
-            (Place::Unix(path), _) => Self::over(UnixStream::connect(path).await.map_err(refused)?).await,
-            (Place::Plain { host, port }, _) => Self::over(dial(host, *port).await.map_err(refused)?).await,
+            (Place::Unix(path), _) => Self::over(UnixStream::connect(path).await.map_err(refused)?, generation).await,
+            (Place::Plain { host, port }, _) => Self::over(dial(host, *port).await.map_err(refused)?, generation).await,
             (Place::Tls { host, port }, Some((config, name))) => {
                 let stream = dial(host, *port).await.map_err(refused)?;
                 let stream = TlsConnector::from(config.clone()).connect(name.clone(), stream).await;
-                Self::over(stream.map_err(|error| match tls_reason(&error) {
+                let stream = stream.map_err(|error| match tls_reason(&error) {
                     Some(reason) => CallError::Tls(reason),
                     None => CallError::Unreachable(format!("the TLS handshake broke off: {error}")),
-                })?)
-                .await
+                })?;
+                Self::over(stream, generation).await
             }
             // A client for such an address is never made without it.
             (Place::Tls { .. }, None) => Err(CallError::Request("no authority is named".into())),
         }
     }
 
-    async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Self, CallError> {
+    async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, generation: u64) -> Result<Self, CallError> {
         let (sender, connection) = Builder::new()
             .max_buf_size(MAX_HEAD)
             .handshake(TokioIo::new(stream))
@@ -62,19 +70,19 @@ impl Connection {
             .map_err(|error| CallError::Unreachable(format!("connecting: {error}")))?;
         // It ends with the sender or the server; what went wrong shows in the answer that is missing.
         tokio::spawn(connection);
-        Ok(Self(sender))
+        Ok(Self { sender, generation })
     }
 
     /// Whether it can no longer be used.
     pub(super) fn is_closed(&self) -> bool {
-        self.0.is_closed()
+        self.sender.is_closed()
     }
 
     /// Sends a request and reads the head of its answer.
     pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failed> {
         let unsent = |error: CallError| Failed { error, unsent: true, closed: true };
-        self.0.ready().await.map_err(|error| unsent(CallError::Unreachable(format!("the connection was closed: {error}"))))?;
-        self.0.try_send_request(request).await.map_err(|mut failed| {
+        self.sender.ready().await.map_err(|error| unsent(CallError::Unreachable(format!("the connection was closed: {error}"))))?;
+        self.sender.try_send_request(request).await.map_err(|mut failed| {
             let unsent = failed.take_message().is_some();
             let error = failed.into_error();
             let closed = error.is_incomplete_message() || error.is_closed() || error.is_canceled();

@@ -3,6 +3,7 @@
 use super::ClientCertificate;
 use rustls::{
     ClientConfig, RootCertStore,
+    client::Resumption,
     pki_types::{CertificateDer, pem::PemObject},
 };
 use std::sync::Arc;
@@ -46,14 +47,21 @@ impl Trust {
     }
 
     /// TLS 1.2 and 1.3 with ring; our own certificate is shown to a server that asks for one.
-    pub fn config(self, own: Option<ClientCertificate>) -> Result<Arc<ClientConfig>, TrustError> {
+    pub fn config(self, own: Option<Arc<ClientCertificate>>) -> Result<Arc<ClientConfig>, TrustError> {
         let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(TrustError::Library)?
             .with_root_certificates(self.0);
         Ok(Arc::new(match own {
             None => config.with_no_client_auth(),
-            Some(own) => config.with_client_cert_resolver(Arc::new(own)),
+            Some(own) => {
+                let mut config = config.with_client_cert_resolver(own);
+                // A session that is resumed is that of the certificate with which it began, which may have been exchanged since.
+                if !crate::mutation!("certificate-resumed") {
+                    config.resumption = Resumption::disabled();
+                }
+                config
+            }
         }))
     }
 }

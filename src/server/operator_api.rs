@@ -12,8 +12,8 @@ use crate::{
     intent::Ask,
     model::{Code, EngineName, Line, Refusal, RequestId, SecretBytes, SecretName},
     wire::{
-        AllLeases, BundleAnswer, EndAnswer, EndRequest, EngineList, FreezeRequest, IdentityList, KeyAnswer, KeyList, ReconcileRequest,
-        RotationList, SecretList, SecretView, Status, StoredList,
+        AllLeases, BundleAnswer, EndAnswer, EndRequest, EngineList, FreezeRequest, IdentityList, KeptList, KeyAnswer, KeyList,
+        ReconcileRequest, RotationList, SecretList, SecretView, Status, StoredList,
     },
 };
 use hyper::{Response, StatusCode};
@@ -59,6 +59,9 @@ pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Resu
             removed?;
             Ok(reply::json(ok, id, &json!({"request": id})))
         }
+        ("GET", "/v1/cache") => Ok(reply::json(ok, id, &KeptList { request: id, kept: broker.list_kept() })),
+        ("DELETE", "/v1/cache") => Ok(reply::json(ok, id, &broker.evict(operator, None, id).await?)),
+        ("DELETE", "/v1/cache/{name}") => Ok(reply::json(ok, id, &broker.evict(operator, Some(secret_name(&call)?), id).await?)),
         ("GET", "/v1/rotations") => Ok(reply::json(ok, id, &RotationList { request: id, rotations: broker.list_rotations() })),
         ("POST", "/v1/rotations/{name}") => Ok(reply::json(ok, id, &broker.rotate_secret(operator, secret_name(&call)?, id).await?)),
         ("POST", "/v1/policy/check") => Ok(reply::json(ok, id, &check(broker, id))),

@@ -58,6 +58,9 @@ routes! {
     "operator" "GET" "/v1/secrets/local";
     "operator" "PUT" "/v1/secrets/local/{name}";
     "operator" "DELETE" "/v1/secrets/local/{name}";
+    "operator" "GET" "/v1/cache";
+    "operator" "DELETE" "/v1/cache";
+    "operator" "DELETE" "/v1/cache/{name}";
     "operator" "GET" "/v1/rotations";
     "operator" "POST" "/v1/rotations/{name}";
     "operator" "POST" "/v1/policy/check";

@@ -1,7 +1,7 @@
 //! Private files: read only when nobody else can have written them, written so that a crash leaves the old or the new one.
 
 use super::FileOwner;
-use crate::model::SecretBytes;
+use crate::model::{SecretBytes, WallTime};
 use nix::{
     errno::Errno,
     fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, openat, renameat},
@@ -187,6 +187,13 @@ pub fn file_names(path: &Path) -> Result<Vec<String>, FileError> {
     }
     names.sort();
     Ok(names)
+}
+
+/// When the file of a folder that was written to last was written to, by the wall clock of then; `None` where there is none.
+pub fn last_written(folder: &Path) -> Option<WallTime> {
+    let modified = std::fs::read_dir(folder).ok()?.flatten().filter_map(|entry| entry.metadata().ok()?.modified().ok());
+    let micros = modified.max()?.duration_since(std::time::SystemTime::UNIX_EPOCH).ok()?.as_micros();
+    u64::try_from(micros).ok().map(WallTime)
 }
 
 /// A lock on a file, held until dropped or until the process ends, however it ends.

@@ -42,7 +42,7 @@ pub use confine::{Reach, Role, Shortfall, confine, harden};
 #[cfg(feature = "testing")]
 pub use exe::file_system_in;
 pub use exe::{Executable, FileId, TRUSTED_FILE_SYSTEMS, file_id};
-pub use file::{FileError, FileLock, file_names, private_folder, read_private, share_folder, write_atomic, write_atomic_for};
+pub use file::{FileError, FileLock, file_names, last_written, private_folder, read_private, share_folder, write_atomic, write_atomic_for};
 pub use host::{Host, HostFile};
 pub use journal::{JOURNAL_SOCKET, SYSLOG_SOCKET, send_journal, send_syslog};
 pub use launch::{

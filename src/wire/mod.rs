@@ -2,10 +2,12 @@
 //!
 //! Field names are the API: `docs/api/openapi.yaml` describes them and a test holds it against the router.
 
+mod cache;
 mod operator;
 mod rotation;
 mod workload;
 
+pub use cache::*;
 pub use operator::*;
 pub use rotation::*;
 pub use workload::*;

@@ -83,6 +83,9 @@ pub struct LeaseView {
     pub uses: Option<u64>,
     /// Whether it may be renewed.
     pub renewable: bool,
+    /// The lease whose credential it has, where that is another one of the identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares: Option<LeaseId>,
     /// Why it is ending or ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<EndReason>,

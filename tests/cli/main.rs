@@ -6,6 +6,7 @@
 mod daemon;
 
 mod audit;
+mod demo;
 mod host;
 mod keys;
 mod mistakes;

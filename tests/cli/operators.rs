@@ -45,6 +45,26 @@ fn values_come_from_a_pipe_and_are_never_shown() {
 }
 
 #[test]
+fn what_is_kept_is_listed_and_let_go_of() {
+    let daemon = sample();
+    // The local store makes its values again each time.
+    exits(&daemon.plain(["get", "hello", "-q"]), 0);
+    assert!(exits(&daemon.clav(["cache", "ls"]), 0).contains("Nothing is kept."));
+    assert_eq!(json(&daemon.clav(["cache", "ls", "--json"]))["kept"], serde_json::json!([]));
+    assert!(exits(&daemon.clav(["cache", "evict", "hello"]), 0).contains("Nothing was kept."));
+    assert_eq!(json(&daemon.clav(["cache", "evict", "--all", "--json"]))["evicted"], serde_json::json!([]));
+    let none = daemon.clav(["cache", "evict", "nowhere"]);
+    exits(&none, 10);
+    assert!(errors(&none).contains("No definition in secrets.d names nowhere"), "{}", text(&none));
+    exits(&daemon.clav(["cache", "evict"]), 2);
+    exits(&daemon.clav(["cache", "evict", "hello", "--all"]), 2);
+    exits(&daemon.clav(["cache", "evict", "Hello"]), 2);
+    let acts = exits(&daemon.clav(["audit", "search", "--kind", "operator", "--json"]), 0);
+    let acts = acts.lines().filter(|line| line.contains("\"cache-evict\"")).count();
+    assert_eq!(acts, 4, "asked and done, each time it was");
+}
+
+#[test]
 fn why_says_who_what_and_what_to_change() {
     let daemon = sample();
     let refused = errors(&daemon.plain(["get", "other", "--purpose", "try"]));

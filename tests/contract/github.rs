@@ -70,6 +70,8 @@ struct State {
     odd: Value,
     /// It says 204 to whoever ends a token, and does nothing.
     deaf: bool,
+    /// It does not know its own tokens yet when they are ended.
+    slow: bool,
 }
 
 type Shared = Arc<Mutex<State>>;
@@ -110,7 +112,7 @@ fn answer(state: &Shared, clock: &dyn Clock, request: &Request) -> (u16, String)
             }
             (201, reply.to_string())
         }
-        ("DELETE", "/installation/token") if state.alive.contains_key(bearer) => {
+        ("DELETE", "/installation/token") if state.alive.contains_key(bearer) && !state.slow => {
             if !state.deaf {
                 state.alive.remove(bearer);
             }
@@ -286,6 +288,12 @@ async fn the_record_names_a_token_as_github_does_and_a_killed_daemon_leaves_none
     drop(engine);
     let engine = site.engine();
     assert_eq!(engine.inventory().await.unwrap(), [asked.lease]);
+    drop(engine);
+    // Nor is one forgotten because the clock is days ahead at a start.
+    let ahead = Arc::new(ManualClock::new(0, site.clock.wall().0 + 2 * 86_400_000_000));
+    assert_eq!(site.engine_with(&KEYS.pkcs1, ahead).inventory().await.unwrap(), [asked.lease]);
+    let engine = site.engine();
+    site.clock.advance(61_000_000);
     assert_eq!(engine.settle(asked.lease, None).await.unwrap(), EndResult::Revoked);
     assert_eq!((site.alive(), site.noted()), (0, 0));
 }
@@ -433,13 +441,19 @@ async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
         assert!(ended.is_err(), "{weather:?}: {ended:?}");
         assert!(!ended.unwrap_err().to_string().contains(CANARY), "{weather:?}");
         site.server.set(None);
-        let ended = until_settled(async || engine.end(asked.lease, &issued.reference).await, |_| true).await;
+        let again = async || {
+            // After a lost yes only a 401 comes, which is believed when a minute is over.
+            site.clock.advance(10_000_000);
+            engine.end(asked.lease, &issued.reference).await
+        };
+        let ended = until_settled(again, |_| true).await;
         assert_eq!((ended.result, site.alive(), site.noted()), (EndResult::Revoked, 0, 0), "{weather:?}");
     }
     // Somebody else was faster: dead is dead.
     let asked = site.asked();
     let issued = engine.issue(&asked.order(&row)).await.unwrap();
     site.state.lock().unwrap().alive.clear();
+    site.clock.advance(61_000_000);
     assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
     // A yes that has no effect is found out.
     let issued = engine.issue(&asked.order(&row)).await.unwrap();
@@ -447,5 +461,42 @@ async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
     let Err(EngineError::Unreachable(why)) = engine.end(asked.lease, &issued.reference).await else { panic!("it lives") };
     assert!(why.contains("lives after it was ended"), "{why}");
     site.state.lock().unwrap().deaf = false;
+    assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
+}
+
+/// A "no such token" soon after its making says nothing; later, or once it was known, it does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_not_known_yet_is_not_called_dead() {
+    let site = Site::new(LIMIT).await;
+    let engine = site.engine();
+    let row = site.row(&engine);
+    // Ended by its reference, and by its note alone, as after a crash.
+    for settled in [false, true] {
+        let asked = site.asked();
+        let issued = engine.issue(&asked.order(&row)).await.unwrap();
+        let end = async || match settled {
+            true => engine.settle(asked.lease, None).await,
+            false => engine.end(asked.lease, &issued.reference).await,
+        };
+        site.state.lock().unwrap().slow = true;
+        let Err(EngineError::Unreachable(why)) = end().await else { panic!("called dead, and {} live", site.alive()) };
+        assert!(why.contains("not yet") && site.alive() == 1, "{why}");
+        // A clock that is set back makes it no older.
+        site.clock.step_wall(site.clock.wall().0 - 3_600_000_000);
+        assert!(matches!(end().await, Err(EngineError::Unreachable(_))));
+        site.clock.step_wall(site.clock.wall().0 + 3_600_000_000);
+        site.state.lock().unwrap().slow = false;
+        assert_eq!(end().await.unwrap(), EndResult::Revoked);
+        assert_eq!((site.alive(), site.noted()), (0, 0));
+        if !settled {
+            assert_eq!(end().await.unwrap(), EndResult::Revoked, "once more");
+        }
+    }
+    // Somebody else ended it: known as soon as a 401 can mean nothing else.
+    let asked = site.asked();
+    let issued = engine.issue(&asked.order(&row)).await.unwrap();
+    site.state.lock().unwrap().alive.clear();
+    assert!(matches!(engine.end(asked.lease, &issued.reference).await, Err(EngineError::Unreachable(_))));
+    site.clock.advance(61_000_000);
     assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
 }

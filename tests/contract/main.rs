@@ -16,6 +16,7 @@ mod oauth_server;
 mod openbao;
 #[path = "../support/openbao.rs"]
 mod openbao_server;
+mod openbao_stale;
 mod openbao_weather;
 mod postgres;
 mod postgres_faults;

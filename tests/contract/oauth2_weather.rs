@@ -49,8 +49,8 @@ fn answer(tokens: &Shared, request: &Request) -> (u16, String) {
             tokens.alive.insert(token.clone());
             let mut reply = json!({"access_token": token, "token_type": "bearer", "expires_in": 3600});
             for (name, value) in tokens.odd.clone().as_object().into_iter().flatten() {
-                if name == "refresh_token" {
-                    tokens.alive.insert(value.as_str().unwrap().to_owned());
+                if let ("refresh_token", Some(text)) = (name.as_str(), value.as_str()) {
+                    tokens.alive.insert(text.to_owned());
                 }
                 match value {
                     Value::Null => drop(reply.as_object_mut().unwrap().remove(name)),
@@ -221,6 +221,7 @@ async fn what_is_not_as_it_was_asked_for_is_taken_back() {
         (json!({"expires_in": 60}), "lower ttl"),
         (json!({"expires_in": 86400}), "its longest here"),
         (json!({"refresh_token": "canary-of-the-weather-refresh"}), "refresh token came along"),
+        (json!({"refresh_token": {"value": "canary-of-the-weather-refresh"}}), "refresh token came along"),
     ] {
         site.answers(odd.clone());
         let asked = Asked::new();

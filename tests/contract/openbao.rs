@@ -11,7 +11,7 @@ use claviger::{
     engine::{
         Engine, EngineError, Issued, Mark, Over, UpstreamRef, jwt,
         local::LocalStore,
-        openbao::{Login, OpenBaoConfig, OpenBaoEngine, Source},
+        openbao::{Copies, Login, OpenBaoConfig, OpenBaoEngine, Source},
     },
     model::{EndResult, EndsBy, EngineName, SecretBytes, Ttl, WallTime},
     outbound::{Client, Limits, Method},
@@ -37,6 +37,8 @@ fn engine_in(store: Arc<LocalStore>, client: Client, login: Login, state: &[u8],
         login,
         token_role: "claviger".into(),
         timeout: limit,
+        // Nothing is written there but for secrets that say so.
+        copies: Copies { folder: "/nonexistent/copies".into(), server: "".into(), boot: "boot".into(), not_before: WallTime(0) },
     };
     let root = SealKey::from_bytes(&[9; 32]).unwrap();
     let random = Arc::new(SystemRandom::default());

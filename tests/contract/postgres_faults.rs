@@ -3,6 +3,7 @@
 use crate::{
     postgres::{Door, attribute, build, build_as, cluster, config, log_in, reader},
     suite::{Asked, every_wait_has_a_deadline, secret},
+    support::Postgres,
 };
 use claviger::{
     digest::SealKey,
@@ -67,6 +68,62 @@ async fn grants_on_one_table_do_not_collide() {
     futures_util::future::join_all(rounds).await;
     stop.store(true, Ordering::Relaxed);
     other.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_issued_outlives_a_crash_of_the_server() {
+    let Some(mut cluster) = Postgres::start().await else { return };
+    for _ in 0..3 {
+        let engine = build(config(&cluster, Door::Socket));
+        let (asked, secret) = (Asked::new(), reader(&engine));
+        let issued = engine.issue(&asked.order(&secret)).await.unwrap();
+        cluster.stop(true);
+        cluster.start_again();
+        cluster.serves().await;
+        log_in(&cluster, &issued, "app").await.expect("the role was on the server's disk before anybody was answered");
+        assert_eq!(build(config(&cluster, Door::Socket)).end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_nobody_needs_are_closed() {
+    let Some(cluster) = Postgres::start().await else { return };
+    let engine = build(PostgresConfig { max_connections: 8, ..config(&cluster, Door::Socket) });
+    let (superuser, secret) = (cluster.superuser("app").await, reader(&engine));
+    let open = async || {
+        let count = superuser.query_one("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'clavigerd'", &[]).await;
+        count.unwrap().get::<_, i64>(0)
+    };
+    let asked: Vec<Asked> = (0..32).map(|_| Asked::new()).collect();
+    let issued = futures_util::future::join_all(asked.iter().map(async |asked| engine.issue(&asked.order(&secret)).await.unwrap())).await;
+    assert!((3..=8).contains(&open().await), "as many as are needed, and no more");
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    while open().await > 2 {
+        assert!(std::time::Instant::now() < until, "{} stay", open().await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(open().await, 2, "those are for the next ending");
+    for (asked, issued) in asked.iter().zip(&issued) {
+        assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_of_one_role_are_made_beside_each_other() {
+    let Some(cluster) = cluster().await else { return };
+    let engines = [Door::Socket, Door::Tls].map(|door| build(PostgresConfig { max_connections: 4, ..config(cluster, door) }));
+    let rounds = (0..40).map(|n| {
+        let engine = &engines[n % 2];
+        async move {
+            let asked = Asked::new();
+            let secret = secret("prod-db/member", engine, serde_json::json!({ "grants": ["GRANT app_owner TO {{role}}"] }));
+            let issued = engine.issue(&asked.order(&secret)).await.unwrap();
+            let session = log_in(cluster, &issued, "app").await.unwrap();
+            session.batch_execute("SELECT id FROM app.orders").await.unwrap();
+            assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
+        }
+    });
+    futures_util::future::join_all(rounds).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -209,7 +266,7 @@ fn a_configuration_that_cannot_work_is_refused_at_start() {
     };
     build(&|_| {}).unwrap();
     assert!(build(&|config| config.max_connections = 0).is_err());
-    assert!(build(&|config| config.max_connections = 5).is_err());
+    assert!(build(&|config| config.max_connections = 9).is_err());
     assert!(build(&|config| config.reassign_to = "broker".into()).is_err());
     assert!(build(&|config| config.database = "x".repeat(64)).is_err());
     assert!(build(&|config| config.call_timeout = Duration::from_millis(1)).is_err());

@@ -89,6 +89,7 @@ pub fn secret(name: &str, engine: &dyn Engine, settings: serde_json::Value) -> S
         ttl: TtlLimits { default: Ttl::parse("5m").unwrap(), max: Ttl::parse("1h").unwrap() },
         reads_max: 10,
         quarantined: false,
+        share: Default::default(),
         pinned: false,
         rotate: None,
         description: "for the contract suite".into(),

@@ -68,13 +68,14 @@ fn lease(n: u128) -> Lease {
         ttl: Ttl::from_secs(60).unwrap(),
         issued: WallTime(0),
         expires: WallTime(0),
-        deadline: BootTime(n as u64),
+        deadline: BootTime(60_000_000 + n as u64),
         uses: 1,
         reads_max: 2,
         renewable: true,
         grant: "g".into(),
         bundle: "b".into(),
         idempotency: None,
+        shares: None,
         reference: UpstreamRef::default(),
         state: State::Reserved,
     }
@@ -165,19 +166,28 @@ fn step<'a>(leases: &'a Leases, life: Life, dice: &Dice) -> BoxFuture<'a, Done> 
     async move {
         match life {
             Life::New(n) => {
+                let before = lease(n.saturating_sub(1 + second as u128 % 3)).id;
                 let lease = lease(n);
                 let then = Some((lease.deadline, State::Reserved));
+                // Some have the credential of one that lives; nothing is written down before that is a lease.
+                if first == 4
+                    && let Some(known) = leases.find(before)
+                    && let Ok(Some(slot)) = leases.join(lease.clone(), known.credential(), BootTime(0))
+                {
+                    let then = Some((slot.lease().deadline, State::Reserved));
+                    return (Life::Reserved(Box::new(slot)), then, Ok(None));
+                }
                 match leases.reserve(lease, first > 1).await {
                     Ok(slot) => (Life::Reserved(Box::new(slot)), then, Ok((first > 1).then_some(true))),
                     Err(_) => (Life::Over, then, Err(())),
                 }
             }
             Life::Reserved(slot) => {
-                let lease = slot.lease().clone();
+                let (lease, joined) = (slot.lease().clone(), slot.joined().is_some());
                 let durable = leases.commit(*slot, UpstreamRef::default()).await;
                 // As the broker does it: what did not become live is ended.
                 let live = leases.find(lease.id).unwrap_or_else(|| Arc::new(lease));
-                (Life::Live(live.clone()), Some((live.deadline, State::Live)), durable.map(|_| Some(false)).map_err(|_| ()))
+                (Life::Live(live.clone()), Some((live.deadline, State::Live)), durable.map(|_| Some(joined)).map_err(|_| ()))
             }
             Life::Live(lease) if first > 1 => {
                 let deadline = BootTime(second as u64);

@@ -63,6 +63,9 @@ impl Seen {
     }
 }
 
+/// Long runs say how far they are each time so many states have been seen.
+const PROGRESS: u64 = 500_000;
+
 /// Runs seeds on two threads until enough states were seen.
 fn drive(enough: u64, run: impl Fn(u64, &mut Seen) -> Result<(), String> + Sync) -> Seen {
     let (seed, done) = (AtomicU64::new(first()), AtomicU64::new(0));
@@ -75,7 +78,10 @@ fn drive(enough: u64, run: impl Fn(u64, &mut Seen) -> Result<(), String> + Sync)
                 done.store(enough, Ordering::Relaxed);
                 panic!("seed {seed}: {what}");
             }
-            done.fetch_add(seen.states, Ordering::Relaxed);
+            let before = done.fetch_add(seen.states, Ordering::Relaxed);
+            if before / PROGRESS != (before + seen.states) / PROGRESS {
+                println!("{} states, at seed {seed}", before + seen.states);
+            }
             all.add(&seen);
         }
         all

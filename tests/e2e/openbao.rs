@@ -64,7 +64,7 @@ fn live(host: &Host) -> BTreeSet<String> {
 }
 
 /// All text below a folder.
-fn contents(folder: &Path) -> String {
+pub(super) fn contents(folder: &Path) -> String {
     let mut out = String::new();
     for entry in std::fs::read_dir(folder).unwrap().flatten() {
         match entry.path().is_dir() {

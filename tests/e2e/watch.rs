@@ -25,6 +25,13 @@ fn a_holder_is_told_what_happens_to_its_lease_and_nobody_else_is() {
     assert_eq!(neighbour.first["comment"], "nothing new", "{}", neighbour.first);
     let stranger = host.act(ATTACKER, "attacker", &["call", "GET", "/v1/watch"]);
     assert_eq!(stranger[0]["body"]["error"]["code"], "no_identity", "{stranger:?}");
+    // A process whose session's leader gets one later, which it may use.
+    let mut led = host.hold(VICTIM, "orders", &["led", r#"{"secret":"app/one","holder":"ancestor"}"#]);
+    assert_eq!(led.first["comment"], "nothing new", "{}", led.first);
+    led.say("go");
+    let leaders = led.line();
+    assert_eq!((&leaders["event"], &leaders["data"]["holder"]["kind"]), (&"lease".into(), &"ancestor".into()), "{leaders}");
+    drop(led);
     host.put("app/one", "another");
     let told = holder.line();
     assert_eq!((&told["event"], &told["data"]["lease"]), (&"rotated".into(), &lease.as_str().into()), "{told}");

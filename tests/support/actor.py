@@ -180,6 +180,14 @@ elif VERB == "nonce":  # BODY: the challenge of kernels that do not pin at conne
     other = ask(connect(), "POST", "/v1/leases", ARGS[0], f"claviger-nonce: {nonce}\r\n")
     again = ask(s, "POST", "/v1/leases", ARGS[0], f"claviger-nonce: {nonce}\r\n")
     say({"first": first["status"], "code": first["body"].get("error", {}).get("code"), "other": other["status"], **again})
+elif VERB == "led":  # BODY: a child watches; then its session's leader takes a lease, when told
+    os.setsid()
+    if os.fork():
+        wait()
+        ask(connect(), "POST", "/v1/leases", ARGS[0])
+        os.wait()
+        sys.exit()
+    os.execv("/proc/self/exe", [sys.executable, "-B", sys.argv[0], SOCK, "watch"])
 elif VERB == "watch":  # [BODY]: a lease if one is asked for, then what is told, an event a line
     s = connect()
     for body in ARGS:

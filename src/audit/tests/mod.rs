@@ -87,6 +87,7 @@ fn secret(name: &str, sensitivity: Sensitivity) -> SecretDefinition {
         ttl: TtlLimits { default: Ttl::from_secs(60).unwrap(), max: Ttl::from_secs(60).unwrap() },
         reads_max: 100,
         quarantined: false,
+        share: Default::default(),
         pinned: false,
         rotate: None,
         description: String::new(),

@@ -1,27 +1,72 @@
-//! `clav demo`: the story of claviger in a temporary folder, with a real daemon, real child processes and, where its server is installed,
-//! a real PostgreSQL. Every line it prints comes from a real answer; if one is not as it should be, it says so and exits with 1.
+//! `clav demo`: the story of claviger in a temporary folder, with a real daemon, real child processes and, where they are installed, real
+//! servers. Every line it prints comes from a real answer; if one is not as it should be, it says so and exits with 1.
 
 mod actor;
 mod database;
+mod keeper;
+mod openbao;
 mod stage;
 
 pub use actor::act;
+pub use keeper::keep;
 
+use super::Failure;
+use crate::model::WallTime;
 use serde_json::Value;
 use stage::{Stage, Trouble};
-use std::io::Write;
+use std::{io::Write, path::PathBuf};
 
-/// Plays the whole story. `true` when everything was as it should be.
-pub fn play() -> bool {
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// A server that must take part; without, PostgreSQL does where it is installed
+    #[arg(long, value_name = "SERVER")]
+    with: Vec<With>,
+}
+
+/// A server that the demo starts for itself.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum With {
+    /// A login for a database, made for one process
+    Postgres,
+    /// A token of OpenBao, made for one process
+    Openbao,
+}
+
+/// The programs of the servers that take part.
+struct Servers {
+    postgres: Option<PathBuf>,
+    openbao: Option<PathBuf>,
+}
+
+impl Servers {
+    fn find(with: &[With]) -> Result<Servers, Failure> {
+        let wanted = |server, found: Option<PathBuf>, missing: &str| match (with.contains(&server), found) {
+            (true, None) => Err(Failure::Fault(missing.to_owned())),
+            (true, found) => Ok(found),
+            (false, _) => Ok(None),
+        };
+        Ok(Servers {
+            postgres: match with.is_empty() {
+                true => database::programs(),
+                false => wanted(With::Postgres, database::programs(), database::MISSING)?,
+            },
+            openbao: wanted(With::Openbao, openbao::program(), openbao::MISSING)?,
+        })
+    }
+}
+
+/// Plays the whole story: 0 when everything was as it should be.
+pub(super) fn play(arguments: &Arguments) -> Result<u8, Failure> {
+    let servers = Servers::find(&arguments.with)?;
     let mut told = Told::default();
-    match story(&mut told) {
+    match story(&mut told, servers) {
         Ok(()) => {}
         Err(trouble) => told.line(false, &format!("the demo could not go on: {trouble}")),
     }
-    told.end()
+    Ok(u8::from(!told.end()))
 }
 
-fn story(told: &mut Told) -> Result<(), Trouble> {
+fn story(told: &mut Told, servers: Servers) -> Result<(), Trouble> {
     told.say("claviger keeps the keys of one host: it finds out which process is asking, weighs what that process says it wants");
     told.say("against policy, makes a short-lived secret for exactly that, and takes it back when its time is up or its holder is gone.\n");
     let mut stage = Stage::build()?;
@@ -109,7 +154,17 @@ fn story(told: &mut Told) -> Result<(), Trouble> {
         ),
     );
 
-    database::play(&mut stage, told)?;
+    match (servers.postgres, &servers.openbao) {
+        (Some(programs), _) => database::play(&mut stage, told, programs)?,
+        (None, None) => {
+            told.head("A database login that dies with its holder");
+            told.skip(database::MISSING);
+        }
+        (None, Some(_)) => {}
+    }
+    if let Some(program) = servers.openbao {
+        openbao::play(&mut stage, told, program)?;
+    }
 
     told.head("The audit log");
     let sound = stage.verify()?;
@@ -145,6 +200,29 @@ impl Told {
             self.wrong += 1;
         }
         self.say(&format!("  {} {text}", if right { "ok   " } else { "WRONG" }));
+    }
+
+    /// The record of a credential: who, why, what, and by whose leave.
+    pub(super) fn joined(&mut self, record: &Value) {
+        self.line(
+            record["claimed"]["purpose"] == "serve-orders" && record["credential"].is_object() && record["policy"]["grant"].is_string(),
+            &format!(
+                "one record has its intent and its credential: purpose {} ({}), {}, decided by {}",
+                text(&record["claimed"]["purpose"]),
+                text(&record["source"]),
+                record["credential"],
+                text(&record["policy"]["grant"]),
+            ),
+        );
+    }
+
+    /// The record of its end, with the source's word.
+    pub(super) fn dead(&mut self, stage: &Stage, what: &str, killed: WallTime, end: &Value) {
+        let dead = stage.micros_after(killed, &end["ended"]["dead"]);
+        self.line(
+            end["ended"]["result"] == "revoked" && dead > 0,
+            &format!("{what} after {:.1} ms, and that is on the record ({})", dead as f64 / 1000.0, text(&end["ended"]["reason"])),
+        );
     }
 
     /// A part that was left out.

@@ -1,6 +1,6 @@
 //! The demo's stage: a folder, a daemon, programs of their own names, and a look into the record.
 
-use super::actor::exchange;
+use super::{actor::exchange, keeper::Keeper};
 use crate::{
     audit::{self, Pinned},
     model::WallTime,
@@ -58,6 +58,11 @@ pub struct Stage {
     pub dir: PathBuf,
     daemon: Option<Child>,
     own: PathBuf,
+    folders: Vec<PathBuf>,
+    /// Rows of the configuration.
+    engines: String,
+    /// What does the same where nothing is dropped.
+    pub keeper: Keeper,
 }
 
 impl Stage {
@@ -70,12 +75,27 @@ impl Stage {
         }
         let name = format!("claviger-demo-{}", std::process::id());
         let dir = std::env::temp_dir().canonicalize().doing("finding the folder for temporary files")?.join(name);
-        fs::create_dir(&dir).doing("making a folder")?;
-        let mut stage = Stage { dir, daemon: None, own };
+        let keeper = Keeper::start(&own)?;
+        let mut stage = Stage { dir: dir.clone(), daemon: None, own, folders: Vec::new(), engines: String::new(), keeper };
+        stage.own_folder(dir)?;
         stage.lay_out()?;
         stage.launch(&daemon)?;
         let put = stage.operator("PUT", "/v1/secrets/local/shop/orders-key", ORDERS_KEY)?;
         if put["version"] == 1 { Ok(stage) } else { Err(Trouble::Answer(put.to_string())) }
+    }
+
+    /// Makes a folder that goes with the stage.
+    fn own_folder(&mut self, path: PathBuf) -> Result<(), Trouble> {
+        fs::create_dir(&path).doing("making a folder")?;
+        self.keeper.folder(&path)?;
+        self.folders.push(path);
+        Ok(())
+    }
+
+    /// One beside the stage's own, for a server.
+    pub fn folder(&mut self, name: &str) -> Result<PathBuf, Trouble> {
+        let path = self.dir.with_extension(name);
+        self.own_folder(path.clone()).map(|()| path)
     }
 
     fn lay_out(&self) -> Result<(), Trouble> {
@@ -108,9 +128,9 @@ impl Stage {
             )
         };
         let uid_selector = format!("\"unix:uid:{uid}\", ");
-        let declared = |secret: &str| format!("[[identity.use]]\nsecret = \"{secret}\"\npurpose = \"serve-orders\"\n");
-        let orders =
-            identity("orders-api", "workload", "serve-orders", &uid_selector) + &declared("shop/orders-key") + &declared("shop/database");
+        let declared = ["shop/orders-key", "shop/database", "shop/tariff", "shop/bao-token"]
+            .map(|secret| format!("[[identity.use]]\nsecret = \"{secret}\"\npurpose = \"serve-orders\"\n"));
+        let orders = identity("orders-api", "workload", "serve-orders", &uid_selector) + &declared.concat();
         self.write("identities.d/workloads.toml", &orders)?;
         self.write("secrets.d/shop.toml", &secret("shop/orders-key", "local", "internal", "\"serve-orders\"", ""))?;
         // On one uid an agent and a workload exclude each other, so the agent has one of its own.
@@ -119,7 +139,7 @@ impl Stage {
     }
 
     /// The daemon's configuration with more of it.
-    pub fn config(&self, more: &str) -> String {
+    fn config(&self, more: &str) -> String {
         let dir = self.dir.display();
         format!(
             "[sockets]\nworkload = \"{dir}/workload.sock\"\noperator = \"{dir}/operator.sock\"\n[paths]\nstate = \"{dir}/state\"\n\
@@ -143,14 +163,16 @@ impl Stage {
             .stderr(log)
             .spawn()
             .doing("starting clavigerd")?;
+        self.keeper.process(&child, 15)?;
         self.daemon = Some(child);
         self.wait("the daemon's first answer", |stage| UnixStream::connect(stage.dir.join("operator.sock")).ok().map(drop))
     }
 
-    /// Stops the daemon and starts it with other files.
-    pub fn restart(&mut self, config: &str) -> Result<(), Trouble> {
+    /// Stops the daemon and starts it with other files and one more engine.
+    pub fn restart(&mut self, engine: &str) -> Result<(), Trouble> {
         self.stop();
-        self.write("clavigerd.toml", config)?;
+        self.engines.push_str(engine);
+        self.write("clavigerd.toml", &self.config(&self.engines))?;
         let daemon = self.own.with_file_name("clavigerd");
         self.launch(&daemon)
     }
@@ -221,6 +243,15 @@ impl Stage {
         })
     }
 
+    /// Goes on only with a secret that was issued.
+    pub fn must_be_issued(&self, secret: &str, answer: &Value) -> Result<(), Trouble> {
+        if answer["status"] == 201 {
+            return Ok(());
+        }
+        let record = self.record(answer["body"]["request"].as_str().unwrap_or_default(), "refuse")?;
+        Err(Trouble::Answer(format!("{secret} was not issued: {}", record["detail"])))
+    }
+
     /// The record of a request.
     pub fn record(&self, request: &str, kind: &str) -> Result<Value, Trouble> {
         self.wait(&format!("the record of {request}"), |stage| {
@@ -287,7 +318,7 @@ pub fn secret(name: &str, engine: &str, sensitivity: &str, purpose: &str, more: 
 impl Drop for Stage {
     fn drop(&mut self) {
         self.stop();
-        let _ = fs::remove_dir_all(&self.dir);
+        self.folders.iter().for_each(|folder| drop(fs::remove_dir_all(folder)));
     }
 }
 

@@ -9,8 +9,8 @@ use super::{
     Desk, Done, Failure,
     ask::Declaration,
     failure::code,
-    held::{Held, Replacing},
-    signals::Signals,
+    held::{CHANGING_OVER, Held, Replacing},
+    signals::{Received, Signals},
 };
 use crate::{
     client::Delivered,
@@ -21,6 +21,7 @@ use place::{Place, wanted};
 use std::{
     collections::BTreeMap,
     ffi::OsString,
+    io,
     os::{fd::AsRawFd, unix::process::ExitStatusExt},
     process::{Child, Command, ExitStatus},
     time::Duration,
@@ -28,8 +29,6 @@ use std::{
 
 /// How long a command that is to be started again may take to end when it is asked to, before it is killed.
 const STOPPING: Duration = Duration::from_secs(10);
-/// How long a command that was told of new values may go on with those from before.
-const CHANGING_OVER: Duration = Duration::from_secs(30);
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -107,16 +106,27 @@ async fn go(desk: &Desk, arguments: &Arguments, wanted: &[(String, Place)], sign
             values.clear();
         }
         // Nothing runs any more that has the values from before.
-        held.give_back_before().await;
-        match running.tend(desk, arguments, signals, held, &mut values).await? {
-            Next::Ended(status) => return Ok(exit_of(status)),
-            Next::Again => {
-                if let Some(status) = running.stop(signals).await? {
-                    return Ok(exit_of(status));
-                }
+        held.changed_over(Duration::ZERO);
+        loop {
+            match running.tend(desk, arguments, signals, held, &mut values).await? {
+                Next::Ended(status) => return Ok(exit_of(status)),
+                Next::Again => match running.stop(signals).await? {
+                    Stopped::Again => break,
+                    Stopped::ForGood(status) => return Ok(exit_of(status)),
+                    Stopped::Not(error) => eprintln!("clav: the command cannot be ended and goes on with the values from before: {error}"),
+                },
             }
         }
     }
+}
+
+/// What became of a command that was to be started again.
+enum Stopped {
+    Again,
+    /// It was on its way to its own end, or somebody wants it to end.
+    ForGood(ExitStatus),
+    /// It may be another user's by now.
+    Not(io::Error),
 }
 
 enum Next {
@@ -174,15 +184,14 @@ impl Running {
         held: &mut Held,
         values: &mut Values,
     ) -> Result<Next, Failure> {
-        let mut changed_over = None;
         loop {
             if let Some(status) = self.child.try_wait().map_err(Failure::fault)? {
                 return Ok(Next::Ended(status));
             }
             tokio::select! {
                 received = signals.next() => {
-                    if let Some(number) = received {
-                        sys::forward_signal(self.child.id(), number).map_err(Failure::fault)?;
+                    if let Some(received) = received {
+                        self.pass(received);
                     }
                 }
                 names = held.next(desk) => {
@@ -199,9 +208,9 @@ impl Running {
                     match arguments.on_rotate {
                         _ if fresh.is_empty() => {}
                         OnRotate::Signal(number) => {
-                            self.show(&fresh)?;
-                            sys::forward_signal(self.child.id(), number).map_err(Failure::fault)?;
-                            changed_over = Some(tokio::time::Instant::now() + CHANGING_OVER);
+                            self.show(&fresh);
+                            self.pass(Received { number, shared: false });
+                            held.changed_over(CHANGING_OVER);
                         }
                         OnRotate::Restart => {
                             values.append(&mut fresh);
@@ -210,50 +219,60 @@ impl Running {
                         OnRotate::Leave => {}
                     }
                 }
-                () = super::held::at(changed_over) => {
-                    held.give_back_before().await;
-                    changed_over = None;
-                }
             }
+        }
+    }
+
+    /// Passes a signal on, unless the command has it already. One that is another user's by now cannot be told and goes on.
+    fn pass(&self, received: Received) {
+        if !received.shared
+            && let Err(error) = sys::forward_signal(self.child.id(), received.number)
+        {
+            eprintln!("clav: signal {} could not be passed on: {error}", received.number);
         }
     }
 
     /// The descriptors show these values from now on.
-    fn show(&mut self, fresh: &Values) -> Result<(), Failure> {
+    fn show(&mut self, fresh: &Values) {
         for (name, delivered) in fresh {
             for memory in self.shown.get_mut(name).into_iter().flatten() {
-                memory.replace(delivered.value.expose()).map_err(Failure::fault)?;
+                if let Err(error) = memory.replace(delivered.value.expose()) {
+                    eprintln!("clav: the new value of {name} cannot be shown: {error}");
+                }
             }
         }
-        Ok(())
     }
 
     /// Ends the command so that it can be started again. A command that was on its way to its own end has the last word.
-    async fn stop(&mut self, signals: &mut Signals) -> Result<Option<ExitStatus>, Failure> {
+    async fn stop(&mut self, signals: &mut Signals) -> Result<Stopped, Failure> {
         if let Some(status) = self.child.try_wait().map_err(Failure::fault)? {
-            return Ok(Some(status));
+            return Ok(Stopped::ForGood(status));
         }
         let terminate = sys::signal_number("TERM").unwrap_or(15);
-        sys::forward_signal(self.child.id(), terminate).map_err(Failure::fault)?;
+        if let Err(error) = sys::forward_signal(self.child.id(), terminate) {
+            return Ok(Stopped::Not(error));
+        }
         let until = tokio::time::Instant::now() + STOPPING;
         let mut last = false;
         loop {
+            let stopped = |status| if last { Stopped::ForGood(status) } else { Stopped::Again };
             if let Some(status) = self.child.try_wait().map_err(Failure::fault)? {
-                return Ok(last.then_some(status));
+                return Ok(stopped(status));
             }
             tokio::select! {
                 received = signals.next() => {
-                    if let Some(number) = received {
-                        sys::forward_signal(self.child.id(), number).map_err(Failure::fault)?;
+                    if let Some(received) = received {
+                        self.pass(received);
                         // Who asks us to end meanwhile does not want it started again.
-                        last |= ["TERM", "INT", "HUP", "QUIT"].iter().any(|name| sys::signal_number(name) == Some(number));
+                        last |= ["TERM", "INT", "HUP", "QUIT"].iter().any(|name| sys::signal_number(name) == Some(received.number));
                     }
                 }
                 () = tokio::time::sleep_until(until) => {
                     eprintln!("clav: the command did not end within {} s and is killed", STOPPING.as_secs());
-                    self.child.kill().map_err(Failure::fault)?;
-                    let status = self.child.wait().map_err(Failure::fault)?;
-                    return Ok(last.then_some(status));
+                    if let Err(error) = self.child.kill() {
+                        return Ok(Stopped::Not(error));
+                    }
+                    return Ok(stopped(self.child.wait().map_err(Failure::fault)?));
                 }
             }
         }

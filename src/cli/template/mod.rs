@@ -8,7 +8,7 @@ mod page;
 use super::{
     Desk, Done, Failure,
     ask::Declaration,
-    held::{Held, Replacing},
+    held::{CHANGING_OVER, Held, Replacing},
     signals::Signals,
 };
 use crate::{
@@ -26,8 +26,6 @@ use std::{
 
 /// After a failure the file is written again.
 const AGAIN: Duration = Duration::from_secs(10);
-/// How long values from before live on after the file has new ones: as long as a program may take to read it again.
-const CHANGING_OVER: Duration = Duration::from_secs(30);
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -118,7 +116,7 @@ impl Keeper<'_> {
     }
 
     async fn keep(&mut self, desk: &Desk, signals: &mut Signals, held: &mut Held) -> Done {
-        let (mut changed_over, mut rewrite) = (None, None);
+        let mut rewrite = None;
         loop {
             if let Some(child) = &mut self.reloading
                 && let Some(status) = child.try_wait().map_err(Failure::fault)?
@@ -157,17 +155,13 @@ impl Keeper<'_> {
                 () = super::held::at(rewrite) => {
                     rewrite = None;
                     match self.write(held).await {
-                        Ok(()) => changed_over = Some(tokio::time::Instant::now() + CHANGING_OVER),
+                        Ok(()) => held.changed_over(CHANGING_OVER),
                         Err(failure) => {
                             eprintln!("clav: the file stays as it is, and is tried again:");
                             let _the_file_is_kept = failure.tell(&desk.style);
                             rewrite = Some(tokio::time::Instant::now() + AGAIN);
                         }
                     }
-                }
-                () = super::held::at(changed_over) => {
-                    held.give_back_before().await;
-                    changed_over = None;
                 }
             }
         }
@@ -206,8 +200,8 @@ impl Keeper<'_> {
                 self.told(status);
                 return Ok(if status.success() { 0 } else { super::failure::code::FAULT });
             }
-            if let Some(number) = signals.next().await {
-                sys::forward_signal(child.id(), number).map_err(Failure::fault)?;
+            if let Some(received) = signals.next().await {
+                sys::forward_signal(child.id(), received.number).map_err(Failure::fault)?;
             }
         }
     }

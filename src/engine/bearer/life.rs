@@ -8,6 +8,7 @@ use super::{
 use crate::model::{EndResult, LeaseId, Proof, SecretBytes, WallTime};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
+use std::time::Duration;
 
 /// The longest token, in bytes.
 const TOKEN_MAX: usize = 16 << 10;
@@ -15,6 +16,8 @@ const TOKEN_MAX: usize = 16 << 10;
 const ALIKE: u64 = 10;
 /// How long a source may go on with a call that we gave up, and how far a token's end may be from what was said, in seconds.
 const SLACK: u64 = 300;
+/// A note is dropped unread so many seconds after what it speaks of is over: a clock that is far ahead at a start loses none that matters.
+const FORGOTTEN: u64 = 7 * 86_400;
 
 impl<S: TokenSource> BearerEngine<S> {
     pub(super) async fn make(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
@@ -103,7 +106,7 @@ impl<S: TokenSource> BearerEngine<S> {
             return Ok(());
         }
         for token in tokens {
-            self.source.revoke(token).await?;
+            self.source.revoke(token, Duration::ZERO).await?;
         }
         if noted { self.notes.remove(lease).map_err(on_disk) } else { Ok(()) }
     }
@@ -139,14 +142,19 @@ impl<S: TokenSource> BearerEngine<S> {
     pub(super) async fn finish(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError> {
         let Some(token) = self.unsealed(lease, reference)? else {
             // A reference of which nothing is known: what the note says, and without one there is nothing that could live.
-            let over = self.settle_note(lease).await?;
-            let never = over == EndResult::Lapsed && self.source.revokes();
-            return Ok(if never { Over { result: EndResult::Revoked, ..over } } else { over });
+            let never = self.source.revokes() && self.notes.find(lease).map_err(on_disk)?.is_none();
+            let over = Over { result: EndResult::Revoked, ..Over::lapsed(Proof::NEVER) };
+            return if never { Ok(over) } else { self.settle_note(lease).await };
         };
         if !self.is_revocable(reference) {
             return Ok(Over::LAPSED);
         }
-        let done = self.source.revoke(&token).await;
+        // The note goes when the source has taken the token back: without one this is a repetition, of a token that was known.
+        let age = match self.notes.find(lease).map_err(on_disk)? {
+            Some(Note::Made { made, .. }) => self.age(made),
+            _ => Duration::MAX,
+        };
+        let done = self.source.revoke(&token, age).await;
         self.ended(lease, done, dies(reference))
     }
 
@@ -154,11 +162,11 @@ impl<S: TokenSource> BearerEngine<S> {
     pub(super) async fn settle_note(&self, lease: LeaseId) -> Result<Over, EngineError> {
         match self.notes.find(lease).map_err(on_disk)? {
             None => Ok(Over::lapsed(Proof::NEVER)),
-            Some(Note::Made { tokens, dies }) => {
+            Some(Note::Made { tokens, made, dies }) => {
                 // Without a token there is nothing that could live.
                 let mut done = Ok(Proof::NEVER);
                 for token in &tokens {
-                    done = done.and(self.source.revoke(token).await);
+                    done = done.and(self.source.revoke(token, self.age(made)).await);
                 }
                 self.ended(lease, done, dies)
             }
@@ -208,8 +216,8 @@ impl<S: TokenSource> BearerEngine<S> {
         let now = self.clock.wall();
         for lease in self.notes.leases()? {
             let over = match self.notes.find(lease) {
-                Ok(Some(Note::Made { dies, .. })) => dies.is_some_and(|dies| later(dies, SLACK) < now),
-                Ok(Some(Note::Called { at, over })) => over.unwrap_or_else(|| self.over_at_last(at)) < now,
+                Ok(Some(Note::Made { dies, .. })) => dies.is_some_and(|dies| later(dies, FORGOTTEN) < now),
+                Ok(Some(Note::Called { at, over })) => later(over.unwrap_or_else(|| self.over_at_last(at)), FORGOTTEN) < now,
                 Ok(None) => false,
                 Err(error) => {
                     tracing::warn!(engine = %self.name, folder = %self.notes.folder().display(), %error, "a note of a token cannot be read");
@@ -221,6 +229,11 @@ impl<S: TokenSource> BearerEngine<S> {
             }
         }
         Ok(())
+    }
+
+    /// How long ago that was; nothing where this host's clock says that it is still to come.
+    fn age(&self, made: WallTime) -> Duration {
+        Duration::from_micros(self.clock.wall().0.saturating_sub(made.0))
     }
 
     /// When the longest token of a call is over.

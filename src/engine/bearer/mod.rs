@@ -43,8 +43,9 @@ pub trait TokenSource: Send + Sync + 'static {
     /// Whether it can be asked if a token is dead.
     fn looks(&self) -> bool;
 
-    /// Takes a token back, looks where it can, and says how it is known. Done when this succeeds, whatever it was before.
-    async fn revoke(&self, token: &SecretBytes) -> Result<Proof, EngineError>;
+    /// Takes a token back that was made so long ago (a source may need a moment to know its own), looks where it can, and says how it is
+    /// known. Done when this succeeds, whatever it was before.
+    async fn revoke(&self, token: &SecretBytes, age: Duration) -> Result<Proof, EngineError>;
 }
 
 /// A token that came.

@@ -31,6 +31,8 @@ pub(super) enum Note {
     /// It gave this; the second is what came beside it and must end too.
     Made {
         tokens: Vec<SecretBytes>,
+        /// When they came.
+        made: WallTime,
         /// When they are over by themselves, if the source said so.
         dies: Option<WallTime>,
     },
@@ -113,9 +115,10 @@ impl Notes {
             self.key.open(&context(lease), &sealed).map_err(|_| unreadable())
         };
         let tokens = written.sealed.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let Written { called, over, dies, .. } = written;
         Ok(Some(match tokens.is_empty() {
-            true => Note::Called { at: written.called, over: written.over },
-            false => Note::Made { tokens, dies: written.dies },
+            true => Note::Called { at: called, over },
+            false => Note::Made { tokens, made: called, dies },
         }))
     }
 
@@ -163,7 +166,7 @@ mod tests {
         assert!(matches!(notes.find(lease).unwrap(), Some(Note::Called { at: WallTime(7), over: Some(WallTime(70)) })));
         let token = SecretBytes::new(b"canary-token".to_vec());
         notes.made(lease, &[&token], Some(WallTime(9)), WallTime(8)).unwrap();
-        let Some(Note::Made { tokens, dies: Some(WallTime(9)) }) = notes.find(lease).unwrap() else { panic!() };
+        let Some(Note::Made { tokens, made: WallTime(8), dies: Some(WallTime(9)) }) = notes.find(lease).unwrap() else { panic!() };
         assert_eq!(tokens[0].expose(), b"canary-token");
         let text = std::fs::read_to_string(notes.path(lease)).unwrap();
         assert!(!text.contains("canary") && !text.contains(&STANDARD.encode("canary-token")), "{text}");

@@ -55,6 +55,7 @@ fn secret(settings: Value) -> SecretDefinition {
         ttl: TtlLimits { default: Ttl::parse("5m").unwrap(), max: Ttl::parse("1h").unwrap() },
         reads_max: 10,
         quarantined: false,
+        share: Default::default(),
         pinned: false,
         rotate: None,
         description: String::new(),

@@ -181,7 +181,7 @@ impl TokenSource for AuthorizationServer {
         self.endpoints.introspection.is_some()
     }
 
-    async fn revoke(&self, token: &SecretBytes) -> Result<Proof, EngineError> {
+    async fn revoke(&self, token: &SecretBytes, _age: Duration) -> Result<Proof, EngineError> {
         let doing = "revoking a token";
         let setup = || EngineError::Setup(format!("{doing}: the engine's row has no revocation_endpoint any more"));
         let path = self.endpoints.revocation.as_deref().ok_or_else(setup)?;

@@ -24,7 +24,7 @@ struct Reply<'a> {
     #[serde(default)]
     scope: Option<Value>,
     #[serde(default)]
-    refresh_token: Option<String>,
+    refresh_token: Option<Value>,
     #[serde(default)]
     issued_token_type: Option<Value>,
 }
@@ -63,7 +63,10 @@ pub(super) fn read(doing: &str, answer: &Answer, asked: &Asked<'_>) -> Result<Gi
     }
     Ok(Given {
         value: SecretBytes::new(reply.access_token.as_bytes().to_vec()),
-        companion: reply.refresh_token.map(|token| SecretBytes::new(token.into_bytes())).filter(|token| !token.is_empty()),
+        companion: match reply.refresh_token {
+            Some(Value::String(token)) if !token.is_empty() => Some(SecretBytes::new(token.into_bytes())),
+            _ => None,
+        },
         seconds: reply.expires_in.as_ref().and_then(Value::as_u64),
         attributes,
         wrong,
@@ -77,7 +80,8 @@ fn unfit(reply: &Reply<'_>, given: Option<&[&str]>, asked: &Asked<'_>) -> Option
     if !reply.access_token.bytes().all(|byte| (0x21..=0x7e).contains(&byte)) {
         return setup("the token has characters that no header takes".into());
     }
-    if reply.refresh_token.as_ref().is_some_and(|token| !token.is_empty()) {
+    // One that is no text cannot be taken back by itself; most servers end it with the token that it came with (RFC 7009, 2.1).
+    if !matches!(&reply.refresh_token, None | Some(Value::Null)) && reply.refresh_token.as_ref().and_then(Value::as_str) != Some("") {
         return setup("a refresh token came along, which would outlive the lease: turn that off for this client".into());
     }
     let Some(given) = given.filter(|given| given.iter().all(|scope| is_scope(scope))) else {

@@ -1,5 +1,6 @@
 //! What an operator sets once for each engine: the server, and how we log in to it.
 
+use super::offline::Copies;
 use crate::{
     model::{EngineName, SecretBytes},
     outbound::Client,
@@ -20,6 +21,8 @@ pub struct OpenBaoConfig {
     pub token_role: String,
     /// The longest any call of the engine takes, all waits included; listing has ten times as long.
     pub timeout: Duration,
+    /// Sealed copies of values that may be given while the server cannot be reached.
+    pub copies: Copies,
 }
 
 /// How we come by a token of our own.

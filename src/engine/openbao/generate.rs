@@ -4,7 +4,7 @@ use super::{
     super::EngineError,
     kv::{KvStore, Version},
     session::Token,
-    settings::KvPath,
+    settings::{Kv, Pick},
 };
 use crate::{digest::Random, model::SecretBytes};
 use serde::Deserialize;
@@ -65,13 +65,10 @@ impl Generate {
 
 impl KvStore {
     /// Gives one member another value, in a new version: only if the newest is still the one that was read.
-    pub(super) async fn replace(
-        &self,
-        path: &KvPath,
-        field: &str,
-        how: &Generate,
-        random: &dyn Random,
-    ) -> Result<Arc<Version>, EngineError> {
+    pub(super) async fn replace(&self, row: &Kv, random: &dyn Random) -> Result<Arc<Version>, EngineError> {
+        let Kv { path, pick: Pick { field: Some(field), .. }, generate: Some(how), .. } = row else {
+            return Err(EngineError::Setup("generate: needs field, the member that is made".into()));
+        };
         let (before, mut members) = match self.fetch(path, None).await {
             Ok(version) => (version.number, version.members()),
             Err(EngineError::NoValue) => (0, Map::new()),

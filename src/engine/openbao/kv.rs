@@ -3,31 +3,54 @@
 use super::{
     super::EngineError,
     api::{Fault, encoded},
+    offline::{Offline, Place},
     session::{Session, Token},
     settings::KvPath,
 };
-use crate::{model::WallTime, sys::VaultBytes};
+use crate::{
+    model::{BootTime, WallTime},
+    sys::{Clock, VaultBytes},
+};
 use serde_json::{Map, Value};
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use tokio::sync::OnceCell;
 
 /// Bytes of values that are kept, each with what it costs beside.
 const KEPT_BYTES: u64 = 4 << 20;
 const EACH_COSTS: u32 = 256;
-/// How long a value is given without asking: a version that was destroyed at the server is refused after that at the latest.
-const KEPT_FOR: Duration = Duration::from_secs(300);
+/// How long a value is given without asking, in microseconds: a version that was destroyed at the server is refused after that at the latest.
+pub(super) const KEPT_FOR: u64 = 300_000_000;
 /// The longest value, in bytes of JSON.
 const VALUE_MAX: usize = 64 << 10;
+
+/// When the server said something, on a clock that nobody sets: a failure in between makes it no younger.
+#[derive(Clone, Copy)]
+pub(super) struct Said {
+    pub(super) at: BootTime,
+    /// How old it was then, in microseconds: more than nothing for what a daemon before this one was told.
+    pub(super) age: u64,
+}
+
+impl Said {
+    pub(super) fn age(self, now: BootTime) -> u64 {
+        self.age.saturating_add(now.since(self.at))
+    }
+}
 
 /// One version's members, as JSON.
 pub(super) struct Version {
     pub(super) number: u64,
     pub(super) made: WallTime,
-    members: VaultBytes,
+    pub(super) said: Said,
+    /// What [`KvStore::forgotten`] was when it was asked for.
+    pub(super) forgotten: u64,
+    pub(super) members: VaultBytes,
 }
 
 impl Version {
@@ -38,7 +61,6 @@ impl Version {
     }
 }
 
-type Place = (KvPath, Option<u64>);
 type Fetched = Arc<OnceCell<Result<Arc<Version>, Failure>>>;
 
 /// A failure that is told to all who waited.
@@ -72,28 +94,40 @@ impl From<Failure> for EngineError {
     }
 }
 
+/// What the server said of a path.
+#[derive(Default)]
+pub(super) struct Known {
+    /// The newest version, and when it was said to be that.
+    pub(super) newest: Option<(u64, Said)>,
+    /// How often what was known had to be forgotten: an answer to a question from before is given and not kept.
+    pub(super) forgotten: u64,
+}
+
 pub(super) struct KvStore {
     pub(super) session: Arc<Session>,
-    kept: moka::sync::Cache<(KvPath, u64), Arc<Version>>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) offline: Offline,
+    pub(super) kept: moka::sync::Cache<(KvPath, u64), Arc<Version>>,
     /// Calls that are under way.
     under_way: Mutex<HashMap<Place, Fetched>>,
-    /// The newest version that was seen at each path.
-    latest: Mutex<HashMap<KvPath, u64>>,
+    known: Mutex<HashMap<KvPath, Known>>,
+    /// The same count for all paths at once.
+    pub(super) all_forgotten: AtomicU64,
 }
 
 impl KvStore {
-    pub(super) fn new(session: Arc<Session>) -> Self {
+    pub(super) fn new(session: Arc<Session>, clock: Arc<dyn Clock>, offline: Offline) -> Self {
+        // How long something is kept is told by our clock, in `stale`.
         let kept = moka::sync::Cache::builder()
             .max_capacity(KEPT_BYTES)
             .weigher(|_, version: &Arc<Version>| u32::try_from(version.members.len()).unwrap_or(u32::MAX).saturating_add(EACH_COSTS))
-            .time_to_live(KEPT_FOR)
             .build();
-        Self { session, kept, under_way: Mutex::default(), latest: Mutex::default() }
+        Self { session, clock, offline, kept, under_way: Mutex::default(), known: Mutex::default(), all_forgotten: AtomicU64::new(0) }
     }
 
-    /// A version that is kept here.
+    /// A version that is kept here, and that the server spoke of not long ago.
     pub(super) fn kept(&self, path: &KvPath, version: u64) -> Option<Arc<Version>> {
-        self.kept.get(&(path.clone(), version))
+        self.kept.get(&(path.clone(), version)).filter(|kept| kept.said.age(self.clock.boot()) < KEPT_FOR)
     }
 
     /// A version that is kept here or at the server.
@@ -120,12 +154,17 @@ impl KvStore {
 
     /// The newest version that was seen at a path.
     pub(super) fn latest(&self, path: &KvPath) -> Option<u64> {
-        self.seen().get(path).copied()
+        self.known().get(path)?.newest.map(|(number, _)| number)
     }
 
-    /// Held for a line.
-    fn seen(&self) -> MutexGuard<'_, HashMap<KvPath, u64>> {
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Held for a few lines that cannot leave the table half changed.
+    pub(super) fn known(&self) -> MutexGuard<'_, HashMap<KvPath, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number that is another one when something about a path had to be forgotten.
+    pub(super) fn forgotten(&self, known: &HashMap<KvPath, Known>, path: &KvPath) -> u64 {
+        known.get(path).map_or(0, |known| known.forgotten) + self.all_forgotten.load(Ordering::Acquire)
     }
 
     pub(super) fn url(&self, path: &KvPath) -> String {
@@ -134,15 +173,34 @@ impl KvStore {
 
     /// Asks the server.
     pub(super) async fn fetch(&self, path: &KvPath, version: Option<u64>) -> Result<Arc<Version>, EngineError> {
+        // From when it was asked on: an answer that was long on its way is as old as the question.
+        let said = Said { at: self.clock.boot(), age: 0 };
+        let forgotten = self.forgotten(&self.known(), path);
         let which = version.map_or_else(String::new, |version| format!("?version={version}"));
         let url = &format!("{}{which}", self.url(path));
         let doing = format!("reading {}/{}", path.mount, path.path);
         let session = &self.session;
         let read = session.with_token(&doing, async move |us: Arc<Token>| session.api.get(us.expose(), url).await);
-        let reply = match read.await? {
+        let reply = match read.await {
+            Err(error) => {
+                // Whoever may not come in any more is given nothing that was read before.
+                if self.session.is_refused() {
+                    self.forget_all().await;
+                }
+                return Err(error);
+            }
             // Nothing was ever there, or what was is deleted or destroyed.
-            Err(Fault::Absent) => return Err(EngineError::NoValue),
-            reply => reply.map_err(|fault| fault.during(&doing))?,
+            Ok(Err(Fault::Absent)) => {
+                self.forget(path, version).await;
+                return Err(EngineError::NoValue);
+            }
+            Ok(Err(fault @ (Fault::Denied(_) | Fault::Rejected(..)))) => {
+                if !crate::mutation!("stale-refused") {
+                    self.forget(path, None).await;
+                }
+                return Err(fault.during(&doing));
+            }
+            Ok(reply) => reply.map_err(|fault| fault.during(&doing))?,
         };
         let mut data = reply.data.unwrap_or_default();
         let about = |name: &str| data.get("metadata").and_then(|metadata| metadata.get(name));
@@ -159,12 +217,18 @@ impl KvStore {
         if text.len() > VALUE_MAX {
             return Err(EngineError::Setup(format!("{doing}: has {} bytes; {VALUE_MAX} are the most", text.len())));
         }
+        let fetched = Arc::new(Version { number, made, said, forgotten, members: VaultBytes::of(&text) });
         if version.is_none() {
-            self.seen().insert(path.clone(), number);
+            self.outdated(path, number).await;
         }
-        let version = Arc::new(Version { number, made, members: VaultBytes::of(&text) });
-        self.kept.insert((path.clone(), number), version.clone());
-        Ok(version)
+        let mut known = self.known();
+        if self.forgotten(&known, path) == forgotten {
+            if version.is_none() {
+                known.entry(path.clone()).or_default().newest = Some((number, said));
+            }
+            self.kept.insert((path.clone(), number), fetched.clone());
+        }
+        Ok(fetched)
     }
 
     /// Held for a few lines that cannot leave the table half changed.

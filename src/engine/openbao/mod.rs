@@ -9,13 +9,19 @@ mod config;
 mod generate;
 mod kv;
 mod leased;
+mod offline;
 mod pick;
 mod session;
 mod settings;
+mod stale;
 
 pub use config::{Login, OpenBaoConfig, Source};
+pub use offline::Copies;
 
-use super::{Again, Attribute, Engine, EngineError, Issued, Mark, Order, Over, UpstreamRef, Version as Made, local::LocalStore};
+use super::{
+    Again, Attribute, Engine, EngineError, Issued, Kept, Mark, Order, Over, UpstreamRef, Version as Made, local::LocalStore,
+    stale_attributes,
+};
 use crate::{
     digest::{Random, SealKey},
     model::{EndsBy, EngineName, LeaseId, ProofBy, SecretDefinition},
@@ -25,6 +31,7 @@ use api::Api;
 use async_trait::async_trait;
 use child::Children;
 use kv::{KvStore, Version};
+use offline::Offline;
 use pick::picked;
 use serde_json::Value;
 use session::Session;
@@ -62,7 +69,7 @@ impl OpenBaoEngine {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Result<Self, EngineError> {
-        let OpenBaoConfig { name, client, namespace, login, token_role, timeout } = config;
+        let OpenBaoConfig { name, client, namespace, login, token_role, timeout, copies } = config;
         let is_name = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
         if !is_name(&token_role) {
             return Err(EngineError::Setup(format!("engine {name}: token_role: letters, digits, -, _ and .")));
@@ -71,7 +78,8 @@ impl OpenBaoEngine {
         let session = Arc::new(session);
         let key = root.derive(&format!("openbao token:{name}"));
         let seal_key = root.derive(&format!("openbao value:{name}"));
-        let kv = KvStore::new(session.clone());
+        let offline = Offline::new(copies, root.derive(&format!("openbao copy:{name}")), random.clone());
+        let kv = KvStore::new(session.clone(), clock.clone(), offline);
         let children = Children { session, role: token_role, mark, key };
         Ok(Self { name, timeout, children, kv, seal_key, clock, random })
     }
@@ -85,18 +93,8 @@ impl OpenBaoEngine {
         match Settings::parse(order.secret).map_err(EngineError::Setup)? {
             Settings::Kv(row) => {
                 let version = self.kv.shared(&row.path, row.version).await?;
-                let mut reference = UpstreamRef::default();
-                reference.0.insert("mount", row.path.mount.as_str());
-                reference.0.insert("path", row.path.path.as_str());
-                reference.0.insert("version", version.number);
-                if let Some(field) = &row.pick.field {
-                    reference.0.insert("field", field.as_str());
-                }
-                if !row.pick.attributes.is_empty() {
-                    reference.0.insert("beside", row.pick.attributes.clone());
-                }
-                let Again { value, attributes } = of_version(&version, &row.path, &row.pick)?;
-                Ok(Issued { value, attributes, reference })
+                self.kv.keep(&row, &version);
+                of_kv(&row, &version)
             }
             Settings::Read(read) => self.make_leased(order, &read).await,
             Settings::Token(row) => {
@@ -148,6 +146,20 @@ impl OpenBaoEngine {
         }
     }
 
+    /// The value that a secret's row allows to be given where this error says that the server cannot be asked, with its age in
+    /// microseconds. A server that says no is believed.
+    async fn stale(&self, secret: &SecretDefinition, of: Option<(&KvPath, u64)>, error: &EngineError) -> Option<(Kv, Arc<Version>, u64)> {
+        let (EngineError::Unreachable(why), Ok(Settings::Kv(row))) = (error, Settings::parse(secret)) else { return None };
+        // A lease may be of a place that its secret had before.
+        if of.is_some_and(|(path, _)| *path != row.path) {
+            return None;
+        }
+        let (version, age) = self.kv.stale(&row, of.map_or(row.version, |(_, version)| Some(version))).await?;
+        let seconds = age / 1_000_000;
+        tracing::warn!(engine = %self.name, secret = %secret.name, age = seconds, why, "a value is given as it was known: its server cannot be asked");
+        Some((row, version, age))
+    }
+
     /// Puts the one deadline around a call. What was under way is dropped with its connection.
     async fn within<T>(&self, limit: Duration, call: impl Future<Output = Result<T, EngineError>> + Send) -> Result<T, EngineError> {
         let done = tokio::time::timeout(limit, call).await;
@@ -192,6 +204,22 @@ impl Kind {
     }
 }
 
+/// A lease's value of a KV store, and how it is found again.
+fn of_kv(row: &Kv, version: &Version) -> Result<Issued, EngineError> {
+    let mut reference = UpstreamRef::default();
+    reference.0.insert("mount", row.path.mount.as_str());
+    reference.0.insert("path", row.path.path.as_str());
+    reference.0.insert("version", version.number);
+    if let Some(field) = &row.pick.field {
+        reference.0.insert("field", field.as_str());
+    }
+    if !row.pick.attributes.is_empty() {
+        reference.0.insert("beside", row.pick.attributes.clone());
+    }
+    let Again { value, attributes } = of_version(version, &row.path, &row.pick)?;
+    Ok(Issued { value, attributes, reference })
+}
+
 fn of_version(version: &Version, path: &KvPath, pick: &Pick) -> Result<Again, EngineError> {
     let (value, mut attributes) = picked(&version.members(), pick)
         .map_err(|what| EngineError::Setup(format!("{}/{} version {}: {what}", path.mount, path.path, version.number)))?;
@@ -223,12 +251,27 @@ impl Engine for OpenBaoEngine {
     }
 
     async fn issue(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
-        self.within(self.timeout, self.make(order)).await
+        let error = match self.within(self.timeout, self.make(order)).await {
+            Err(error) => error,
+            made => return made,
+        };
+        let Some((row, version, age)) = self.stale(order.secret, None, &error).await else { return Err(error) };
+        let mut issued = of_kv(&row, &version)?;
+        issued.attributes.extend(stale_attributes(age));
+        Ok(issued)
     }
 
     async fn read(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<Issued, EngineError> {
-        let Again { value, attributes } = self.within(self.timeout, self.again(order, reference)).await?;
-        Ok(Issued { value, attributes, reference: reference.clone() })
+        let again = match (self.within(self.timeout, self.again(order, reference)).await, Kind::of(reference)) {
+            (Err(error), Some(Kind::Kv { path, version, pick })) => {
+                let Some((_, known, age)) = self.stale(order.secret, Some((&path, version)), &error).await else { return Err(error) };
+                let mut again = of_version(&known, &path, &pick)?;
+                again.attributes.extend(stale_attributes(age));
+                again
+            }
+            (again, _) => again?,
+        };
+        Ok(Issued { value: again.value, attributes: again.attributes, reference: reference.clone() })
     }
 
     fn read_now(&self, order: &Order<'_>, reference: &UpstreamRef) -> Option<Result<Again, EngineError>> {
@@ -255,6 +298,7 @@ impl Engine for OpenBaoEngine {
         };
         let found = self.within(self.timeout, async {
             let version = self.kv.shared(&row.path, row.version).await?;
+            self.kv.keep(&row, &version);
             of_version(&version, &row.path, &row.pick).map(|_| Made { number: version.number, made: version.made })
         });
         match found.await {
@@ -265,9 +309,10 @@ impl Engine for OpenBaoEngine {
 
     async fn rotate(&self, secret: &SecretDefinition) -> Result<Made, EngineError> {
         match Settings::parse(secret).map_err(EngineError::Setup)? {
-            Settings::Kv(Kv { path, pick: Pick { field: Some(field), .. }, generate: Some(how), .. }) => {
+            Settings::Kv(row @ Kv { pick: Pick { field: Some(_), .. }, generate: Some(_), .. }) => {
                 // Three calls at most.
-                let replaced = self.within(self.timeout * 3, self.kv.replace(&path, &field, &how, &*self.random)).await?;
+                let replaced = self.within(self.timeout * 3, self.kv.replace(&row, &*self.random)).await?;
+                self.kv.keep(&row, &replaced);
                 Ok(Made { number: replaced.number, made: replaced.made })
             }
             Settings::Kv(_) => {
@@ -280,7 +325,13 @@ impl Engine for OpenBaoEngine {
     }
 
     async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError> {
-        self.within(self.timeout, self.prolong_lease(order, reference)).await
+        let done = self.within(self.timeout, self.prolong_lease(order, reference)).await;
+        match (done, Kind::of(reference)) {
+            (Err(error), Some(Kind::Kv { path, version, .. })) => {
+                self.stale(order.secret, Some((&path, version)), &error).await.map(drop).ok_or(error)
+            }
+            (done, _) => done,
+        }
     }
 
     async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError> {
@@ -293,6 +344,26 @@ impl Engine for OpenBaoEngine {
             return Ok(Over::LAPSED);
         }
         self.within(self.timeout, self.settle_child(lease)).await
+    }
+
+    fn kept(&self, secret: &SecretDefinition) -> Vec<Kept> {
+        let Ok(Settings::Kv(row)) = Settings::parse(secret) else { return Vec::new() };
+        self.kv.list(&row)
+    }
+
+    async fn evict(&self, secret: &SecretDefinition) -> usize {
+        match Settings::parse(secret) {
+            Ok(Settings::Kv(row)) => self.kv.forget(&row.path, None).await,
+            _ => 0,
+        }
+    }
+
+    async fn tidy(&self, secrets: &[Arc<SecretDefinition>]) {
+        let rows = secrets.iter().filter_map(|secret| match Settings::parse(secret) {
+            Ok(Settings::Kv(row)) => Some(row),
+            _ => None,
+        });
+        self.kv.tidy(&rows.collect::<Vec<_>>()).await;
     }
 
     async fn inventory(&self) -> Result<Vec<LeaseId>, EngineError> {

@@ -37,6 +37,7 @@ pub(super) struct Session {
     /// Held over a login, so that all who need a token wait for the same one.
     state: Mutex<Option<Arc<Token>>>,
     kept: AtomicBool,
+    refused: AtomicBool,
 }
 
 /// A token of ours. It rests in the vault.
@@ -63,7 +64,22 @@ impl Session {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Self {
-        Self { api, login, name, store, clock, random, state: Mutex::new(None), kept: AtomicBool::new(false) }
+        Self {
+            api,
+            login,
+            name,
+            store,
+            clock,
+            random,
+            state: Mutex::new(None),
+            kept: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the server's last word about our login was no.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Acquire)
     }
 
     /// Calls with our token, and once more with a new one if it is refused and not fresh.
@@ -157,6 +173,7 @@ impl Session {
             Login::Token { token } => {
                 let token = text(token.read().map_err(EngineError::Setup)?)?;
                 let reply = self.api.get(token.as_bytes(), "auth/token/lookup-self").await;
+                self.heard(&reply);
                 let reply = reply.map_err(|fault| fault.during("looking at our token"))?;
                 let data = reply.data.unwrap_or_default();
                 let seconds = data.get("ttl").and_then(serde_json::Value::as_u64).unwrap_or(0);
@@ -171,7 +188,17 @@ impl Session {
         self.entered(self.api.put(None, &path, body, false).await, &path)
     }
 
+    /// Whether we may come in, where this says so.
+    fn heard(&self, reply: &Result<Reply, Fault>) {
+        match reply {
+            Ok(_) => self.refused.store(false, Ordering::Release),
+            Err(Fault::Denied(_) | Fault::Rejected(..) | Fault::Absent) => self.refused.store(true, Ordering::Release),
+            Err(Fault::Busy(..) | Fault::Malformed | Fault::Call(_)) => {}
+        }
+    }
+
     fn entered(&self, reply: Result<Reply, Fault>, path: &str) -> Result<Token, EngineError> {
+        self.heard(&reply);
         let doing = format!("logging in at {path}");
         let auth = match reply {
             // What is refused here is what the operator gave us.

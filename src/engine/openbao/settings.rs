@@ -1,7 +1,11 @@
 //! What an operator sets for each secret: one value of a KV store, a path that gives leases, or a token.
 
-use super::{super::Order, generate::Generate};
-use crate::model::{Operation, SecretDefinition};
+use super::{
+    super::{AGE, Order, STALE},
+    generate::Generate,
+    kv::KEPT_FOR,
+};
+use crate::model::{Operation, SecretDefinition, Ttl};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -20,6 +24,10 @@ pub(super) struct Kv {
     pub(super) pick: Pick,
     /// How another value is made when it is changed.
     pub(super) generate: Option<Generate>,
+    /// How old the value may be that is given while the server cannot be asked; none is without.
+    pub(super) max_stale: Option<Ttl>,
+    /// A sealed copy on this host's disk outlives the daemon.
+    pub(super) offline: bool,
 }
 
 /// Where a value is: the store's mount and the path in it.
@@ -74,6 +82,9 @@ struct Raw {
     mount: Option<String>,
     version: Option<u64>,
     generate: Option<Generate>,
+    max_stale: Option<Ttl>,
+    #[serde(default)]
+    offline: bool,
     read: Option<Paths>,
     write: Option<Map<String, Value>>,
     token: Option<TokenRow>,
@@ -118,11 +129,13 @@ impl Settings {
                         return Err("generate: needs field, the member that is made, and no version".into());
                     }
                 }
-                Ok(Settings::Kv(Kv { path: kv_path(&path, raw.mount)?, version: raw.version, pick, generate: raw.generate }))
+                check_stale(raw.max_stale, raw.offline, &pick)?;
+                let Raw { version, generate, max_stale, offline, .. } = raw;
+                Ok(Settings::Kv(Kv { path: kv_path(&path, raw.mount)?, version, pick, generate, max_stale, offline }))
             }
             (None, Some(paths), None) => {
-                if raw.mount.is_some() || raw.version.is_some() || raw.generate.is_some() {
-                    return Err("mount, version and generate go with kv, not with read".into());
+                if raw.mount.is_some() || raw.version.is_some() || raw.generate.is_some() || raw.max_stale.is_some() || raw.offline {
+                    return Err("mount, version, generate, max_stale and offline go with kv, not with read".into());
                 }
                 check_paths(&paths, worst)?;
                 raw.write.iter().flat_map(|members| members.values()).try_for_each(check_template)?;
@@ -132,7 +145,7 @@ impl Settings {
             (None, None, Some(token)) => {
                 let others =
                     raw.mount.is_some() || raw.version.is_some() || raw.generate.is_some() || raw.write.is_some() || raw.ends.is_some();
-                if others || !raw.policies.is_empty() || pick != Pick::default() {
+                if others || raw.max_stale.is_some() || raw.offline || !raw.policies.is_empty() || pick != Pick::default() {
                     return Err("token: nothing stands beside it; its policies are in it".into());
                 }
                 if token.policies.is_empty() {
@@ -181,6 +194,19 @@ fn kv_path(text: &str, mount: Option<String>) -> Result<KvPath, String> {
         return Err("kv and mount: paths without a slash at their ends, empty parts or dots alone".into());
     }
     Ok(KvPath { mount, path })
+}
+
+fn check_stale(max: Option<Ttl>, offline: bool, pick: &Pick) -> Result<(), String> {
+    match max {
+        None if offline => Err("offline: goes with max_stale, which says how old a copy may be".into()),
+        Some(max) if u64::from(max.as_secs()) * 1_000_000 < KEPT_FOR => {
+            Err("max_stale: at least 5m, for so long a value is read again without asking anyway".into())
+        }
+        Some(_) if pick.attributes.iter().any(|name| name == STALE || name == AGE) => {
+            Err(format!("attributes: {STALE} and {AGE} are said of a value whose server cannot be asked"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_paths(paths: &Paths, worst: Operation) -> Result<(), String> {
@@ -238,6 +264,9 @@ mod tests {
             json!({"read": "pki/issue/web", "write": {"common_name": "{{identity}}.test", "ttl": "{{ttl}}"}, "ends": "short-life"}),
             json!({"token": {"policies": ["app"]}}),
             json!({"kv": "secret/app/db", "field": "password", "generate": {"length": 32}}),
+            json!({"kv": "secret/app/db", "attributes": ["age"]}),
+            json!({"kv": "secret/app/db", "max_stale": "4h", "attributes": ["user"]}),
+            json!({"kv": "secret/app/db", "max_stale": "5m", "offline": true, "version": 3}),
         ] {
             assert!(parse(good.clone()).is_ok(), "{good}");
         }
@@ -262,6 +291,11 @@ mod tests {
             json!({"read": "x/y", "attributes": ["a b"]}),
             json!({"token": {"policies": []}}),
             json!({"token": {"policies": ["root"]}}),
+            json!({"kv": "secret/x", "offline": true}),
+            json!({"kv": "secret/x", "max_stale": "4m"}),
+            json!({"kv": "secret/x", "max_stale": "4h", "attributes": ["age"]}),
+            json!({"read": "x/y", "max_stale": "4h"}),
+            json!({"token": {"policies": ["a"]}, "max_stale": "4h"}),
             json!({"token": {"policies": ["a"]}, "field": "x"}),
             json!({"token": {"policies": ["a"], "ttl": "1h"}}),
         ] {

@@ -21,7 +21,7 @@ pub struct PostgresConfig {
     pub connect_timeout: Duration,
     /// The longest any call of the engine takes, waits for a connection included.
     pub call_timeout: Duration,
-    /// Connections at a time, 1 to 4.
+    /// Connections at a time, 1 to 8; two of them are kept while nobody needs them.
     pub max_connections: usize,
     /// Who gets what a lease's role made: a role without login that is made when it is first needed. Never a superuser and never the
     /// engine's own role, or a view or function that the holder left behind would run with its rights.
@@ -67,7 +67,7 @@ impl Server {
 }
 
 impl PostgresConfig {
-    /// A configuration with the defaults: database `postgres`, 2 s to connect, 10 s a call, 2 connections, `claviger_owner`.
+    /// A configuration with the defaults: database `postgres`, 2 s to connect, 10 s a call, 8 connections, `claviger_owner`.
     pub fn new(name: EngineName, server: Server, user: &str) -> Self {
         Self {
             name,
@@ -77,15 +77,15 @@ impl PostgresConfig {
             database: "postgres".into(),
             connect_timeout: Duration::from_secs(2),
             call_timeout: Duration::from_secs(10),
-            max_connections: 2,
+            max_connections: 8,
             reassign_to: "claviger_owner".into(),
         }
     }
 
     pub(super) fn check(&self) -> Result<(), EngineError> {
         let wrong = |what: &str| Err(EngineError::Setup(format!("engine {}: {what}", self.name)));
-        if !(1..=4).contains(&self.max_connections) {
-            return wrong("max_connections must be 1 to 4");
+        if !(1..=8).contains(&self.max_connections) {
+            return wrong("max_connections must be 1 to 8");
         }
         if self.connect_timeout.is_zero() || self.call_timeout < self.connect_timeout {
             return wrong("connect_timeout must be more than 0 and at most call_timeout");
@@ -196,6 +196,16 @@ impl OwnRole {
         Ok(self)
     }
 
+    /// Whether a statement changes a row that the server has once for all roles: the rights of a table, a schema, a database. Becoming a
+    /// member of another role does not; of anything else it is believed.
+    pub(super) fn changes_rights(&self) -> bool {
+        let is_membership = |grant: &String| {
+            let mut words = grant.split_whitespace();
+            words.next().is_some_and(|verb| verb.eq_ignore_ascii_case("GRANT")) && !words.any(|word| word.eq_ignore_ascii_case("ON"))
+        };
+        !self.grants.iter().all(is_membership)
+    }
+
     /// The grants with the role's name, quoted, in its place.
     pub(super) fn grants_for<'a>(&'a self, quoted_role: &'a str) -> impl Iterator<Item = String> + 'a {
         self.grants.iter().map(move |grant| grant.replace(ROLE, quoted_role))
@@ -251,6 +261,23 @@ mod tests {
             json!({ "static_role": "" }),
         ] {
             assert!(parse(bad.clone()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_others_have_to_wait_for_is_told_from_what_they_need_not() {
+        let changes = |grants: &[&str]| {
+            let grants = grants.iter().map(ToString::to_string).collect();
+            OwnRole { grants, database: None, connection_limit: 1, reassign_to: None }.changes_rights()
+        };
+        assert!(!changes(&["GRANT app_ro TO {{role}}", "grant a, b to {{role}} WITH INHERIT TRUE"]));
+        for grant in [
+            "GRANT SELECT ON app.orders TO {{role}}",
+            "GRANT USAGE\nON\tSCHEMA app TO {{role}}",
+            "grant a on b to {{role}}",
+            "ALTER ROLE {{role}} SET a = 1",
+        ] {
+            assert!(changes(&["GRANT app_ro TO {{role}}", grant]), "{grant}");
         }
     }
 

@@ -10,6 +10,7 @@ mod pool;
 mod revoke;
 mod role;
 mod rotate;
+mod scram;
 mod tls;
 
 pub use config::{PostgresConfig, Server};
@@ -96,9 +97,15 @@ impl PostgresEngine {
         let role = Role::of(&self.mark, order.lease);
         let database = settings.database.as_deref().unwrap_or(&self.config.database);
         let password = role.password(&self.key);
+        // Before a connection is taken: others can use it meanwhile.
+        let verifier = scram::verifier(&password, &*self.random);
         let session = self.pool.take(database).await?;
-        let sql = role.create(order, settings, &password, !session.is_superuser());
+        let sql = role.create(order, settings, &verifier, !session.is_superuser());
         let answer = run_apart(session.client(), &sql).await.map_err(|why| fault("making the role", &why))?;
+        crate::failpoint!("role-made");
+        if let Some(sql) = role.describe(order, settings) {
+            session.client().batch_execute(&sql).await.map_err(|why| fault("describing the role", &why))?;
+        }
         self.pool.give_back(session);
         let mut reference = UpstreamRef::default();
         reference.0.insert("role", role.name.as_str());

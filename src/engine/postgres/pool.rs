@@ -7,16 +7,21 @@ use super::{
     tls::Tls,
 };
 use crate::{
-    model::SecretBytes,
+    model::{BootTime, SecretBytes},
     outbound::Setback,
     sys::{Clock, VaultBytes},
 };
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_postgres::{Client, Config, NoTls, config::SslMode, error::SqlState};
+
+/// Connections that stay open while nobody needs them: many hosts may have the same server.
+const KEPT: usize = 2;
+/// How long more of them wait for somebody who does.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// At most `max_connections` at a time over all databases. A connection goes back only after its last statement was answered; one that
 /// was dropped on the way is closed.
@@ -25,14 +30,24 @@ pub(super) struct Pool {
     password: Option<VaultBytes>,
     tls: Option<Tls>,
     slots: Semaphore,
-    idle: Mutex<Vec<Connection>>,
+    idle: Arc<Mutex<Idle>>,
     setback: Setback,
+    clock: Arc<dyn Clock>,
+}
+
+/// Connections that nobody uses, the one that was used last at the end.
+#[derive(Default)]
+struct Idle {
+    connections: Vec<Connection>,
+    /// Somebody will close those that are too many.
+    swept: bool,
 }
 
 struct Connection {
     client: Client,
     database: String,
     superuser: bool,
+    since: BootTime,
 }
 
 /// A connection in use.
@@ -59,7 +74,7 @@ impl Pool {
             Server::Tls { ca_pem, server_name, .. } => Some(Tls::new(ca_pem, server_name.clone())?),
         };
         let slots = Semaphore::new(config.max_connections);
-        Ok(Self { config, password, tls, slots, idle: Mutex::default(), setback: Setback::new(clock) })
+        Ok(Self { config, password, tls, slots, idle: Arc::default(), setback: Setback::new(clock.clone()), clock })
     }
 
     /// A connection to that database, warm if there is one. The caller bounds the wait.
@@ -80,16 +95,21 @@ impl Pool {
         Ok(Session { connection: connection?, _slot: slot })
     }
 
-    /// Keeps the connection warm for the next call.
+    /// Keeps the connection warm for the next call; those beyond [`KEPT`] for [`LINGER`].
     pub(super) fn give_back(&self, session: Session<'_>) {
-        if !session.connection.client.is_closed() {
-            lock(&self.idle).push(session.connection);
+        if session.connection.client.is_closed() {
+            return;
+        }
+        let mut idle = lock(&self.idle);
+        idle.connections.push(Connection { since: self.clock.boot(), ..session.connection });
+        if idle.connections.len() > KEPT && !std::mem::replace(&mut idle.swept, true) {
+            tokio::spawn(sweep(Arc::downgrade(&self.idle), self.clock.clone()));
         }
     }
 
     /// An idle connection to the database; otherwise makes room for a new one, so that idle and used ones together never exceed the slots.
     fn take_idle(&self, database: &str) -> Option<Connection> {
-        let mut idle = lock(&self.idle);
+        let idle = &mut lock(&self.idle).connections;
         idle.retain(|connection| !connection.client.is_closed());
         let found = idle.iter().rposition(|connection| connection.database == database);
         let taken = found.map(|at| idle.remove(at));
@@ -107,7 +127,7 @@ impl Pool {
         let fail = |why| fault(&format!("connecting to {database}"), &why);
         let client = self.open(&settings).await.map_err(fail)?;
         let row = client.query_one("SELECT rolsuper FROM pg_roles WHERE rolname = current_user", &[]).await.map_err(fail)?;
-        Ok(Connection { superuser: row.get(0), client, database: database.into() })
+        Ok(Connection { superuser: row.get(0), client, database: database.into(), since: self.clock.boot() })
     }
 
     /// Whether the server lets that role in with that password, which is found out by logging in.
@@ -158,6 +178,23 @@ impl Pool {
             .connect_timeout(self.config.connect_timeout)
             .keepalives_idle(Duration::from_secs(30));
         settings
+    }
+}
+
+/// Closes connections that have lingered, until there are no more than are kept.
+async fn sweep(idle: Weak<Mutex<Idle>>, clock: Arc<dyn Clock>) {
+    loop {
+        tokio::time::sleep(LINGER).await;
+        let Some(idle) = idle.upgrade() else { return };
+        let mut idle = lock(&idle);
+        let (now, linger) = (clock.boot().0, u64::try_from(LINGER.as_micros()).unwrap_or(u64::MAX));
+        while idle.connections.len() > KEPT && now.saturating_sub(idle.connections[0].since.0) >= linger {
+            idle.connections.remove(0);
+        }
+        if idle.connections.len() <= KEPT {
+            idle.swept = false;
+            return;
+        }
     }
 }
 

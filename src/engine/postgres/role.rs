@@ -9,10 +9,7 @@ use crate::{
     model::{LeaseId, SecretBytes, WallTime},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use postgres_protocol::{
-    escape::{escape_identifier, escape_literal},
-    password::scram_sha_256,
-};
+use postgres_protocol::escape::{escape_identifier, escape_literal};
 use zeroize::Zeroizing;
 
 /// The role of a lease, found again from the lease alone.
@@ -71,34 +68,52 @@ impl Role {
         "SELECT pg_advisory_xact_lock(1668047222, 1)"
     }
 
-    /// Everything that makes the role, to be sent as one message, which the server runs as one transaction. Of the password it holds a
-    /// SCRAM verifier only: 256 random bits stand behind it, so what a server's log may show of it cannot be guessed back.
-    pub(super) fn create(&self, order: &Order<'_>, settings: &OwnRole, password: &SecretBytes, join: bool) -> Zeroizing<String> {
-        let role = self.quoted();
-        let verifier = Zeroizing::new(scram_sha_256(password.expose()));
+    /// Everything that makes the role, to be sent as one message, which the server runs as one transaction. Where others have to wait for
+    /// their turn, it does not wait for the server's disk, or they would wait for that too: [`Role::describe`] follows.
+    /// Of the password it holds a verifier only: 256 random bits stand behind it, so what a server's log may show of it cannot be guessed back.
+    pub(super) fn create(&self, order: &Order<'_>, settings: &OwnRole, verifier: &str, join: bool) -> Zeroizing<String> {
+        let (role, turns) = (self.quoted(), settings.changes_rights());
         let mut sql = Zeroizing::new(String::with_capacity(4096));
         let mut add = |statement: &str| {
             sql.push_str(statement);
             sql.push_str(";\n");
         };
+        if turns {
+            add("SET LOCAL synchronous_commit = off");
+        }
         add(&self.turn());
-        add(Self::rights_turn());
         add(&Zeroizing::new(format!(
             "CREATE ROLE {role} LOGIN PASSWORD {} VALID UNTIL {} CONNECTION LIMIT {}",
-            escape_literal(&verifier),
+            escape_literal(verifier),
             moment(order.expires),
             settings.connection_limit
         )));
-        add(&format!("COMMENT ON ROLE {role} IS {}", escape_literal(&comment(order))));
         if join {
             // Only a member may end the role's sessions and reassign what it owns.
             add(&format!("GRANT {role} TO CURRENT_USER"));
+        }
+        if turns {
+            // As late as can be: what stands above meets nobody else's changes.
+            add(Self::rights_turn());
+        } else {
+            add(&self.comment(order));
         }
         for grant in settings.grants_for(&role) {
             add(&grant);
         }
         add(&format!("SELECT oid FROM pg_roles WHERE rolname = {}", self.literal()));
         sql
+    }
+
+    /// What is left to do after [`Role::create`], if anything: the comment. Its commit returns when it, and with it everything that was
+    /// committed before it, is as durable as the server makes things; several at a time share one wait for the disk.
+    pub(super) fn describe(&self, order: &Order<'_>, settings: &OwnRole) -> Option<String> {
+        let lasting = if crate::mutation!("postgres-durable") { "SET LOCAL synchronous_commit = off;\n" } else { "" };
+        settings.changes_rights().then(|| format!("{lasting}{}", self.comment(order)))
+    }
+
+    fn comment(&self, order: &Order<'_>) -> String {
+        format!("COMMENT ON ROLE {} IS {}", self.quoted(), escape_literal(&comment(order)))
     }
 
     /// Lets the role log in until then.

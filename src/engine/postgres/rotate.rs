@@ -11,12 +11,10 @@ use super::{
     config::StaticRoles,
     fault,
     kept::{Kept, Value, random_password},
+    scram,
 };
 use crate::model::{SecretBytes, SecretDefinition, SecretName};
-use postgres_protocol::{
-    escape::{escape_identifier, escape_literal},
-    password::scram_sha_256,
-};
+use postgres_protocol::escape::{escape_identifier, escape_literal};
 use std::time::Duration;
 use tokio_postgres::{Client, error::SqlState};
 use zeroize::Zeroizing;
@@ -196,7 +194,7 @@ impl PostgresEngine {
         let role = escape_identifier(&value.role);
         let session = self.pool.take(&self.config.database).await?;
         let client = session.client();
-        let verifier = Zeroizing::new(scram_sha_256(value.password.expose()));
+        let verifier = scram::verifier(&value.password, &*self.random);
         // Outside a transaction ROLLBACK only warns; after a failed try it ends that one.
         let alter = Zeroizing::new(format!("ROLLBACK; BEGIN; ALTER ROLE {role} PASSWORD {}", escape_literal(&verifier)));
         self.locking(client, &alter).await.map_err(|why| self.denied(&value.role, &why))?;

@@ -56,6 +56,7 @@ fn secret(name: &str, sensitivity: Sensitivity, operation: Operation, ends_by: E
         ttl: TtlLimits { default: Ttl::MAX, max: Ttl::MAX },
         reads_max: 100,
         quarantined: false,
+        share: Default::default(),
         pinned: false,
         rotate: None,
         description: String::new(),

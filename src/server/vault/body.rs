@@ -3,7 +3,7 @@
 use super::super::reply::{self, Body};
 use crate::{
     broker::Delivery,
-    engine::Attribute,
+    engine::{AGE, Attribute, STALE, stale_age},
     model::{Code, Refusal},
     wire::LeaseView,
 };
@@ -49,17 +49,25 @@ fn write(delivery: &Delivery, lease: &LeaseView, read: Read) -> io::Result<(Zero
     let secret = out.len();
     if read == Read::Kv {
         let version = delivery.attributes().iter().find(|(name, _)| *name == VERSION).and_then(|(_, text)| text.parse::<u64>().ok());
-        let metadata = json!({
+        let mut metadata = json!({
             "version": version, "created_time": lease.issued, "deletion_time": "", "destroyed": false,
             "custom_metadata": { "lease_id": lease.id, "expires": lease.expires, "ends_by": lease.ends_by },
         });
+        if let Some(age) = stale_age(delivery.attributes()) {
+            metadata["custom_metadata"][STALE] = json!("true");
+            metadata["custom_metadata"][AGE] = json!(age.to_string());
+        }
         write!(out, r#","metadata":{metadata}}}"#)?;
     }
     let (id, renewable, left) = match read {
         Read::Kv => (String::new(), false, 0),
         Read::Leased => (lease.id.to_string(), lease.renewable, lease.remaining),
     };
-    let warnings = if delivery.clamped().is_empty() { json!(null) } else { json!(delivery.clamped()) };
+    let mut warnings = delivery.clamped().to_vec();
+    warnings.extend(
+        stale_age(delivery.attributes()).map(|age| format!("stale: the source cannot be asked; it confirmed this value {age} s ago")),
+    );
+    let warnings = if warnings.is_empty() { json!(null) } else { json!(warnings) };
     write!(
         out,
         r#","request_id":"{}","lease_id":"{id}","renewable":{renewable},"lease_duration":{left},"wrap_info":null,"warnings":{warnings},"auth":null}}"#,
@@ -96,8 +104,10 @@ fn members(out: &mut Vec<u8>, value: &[u8], attributes: &[Attribute], read: Read
         }
         taken.push(Zeroizing::new(name.to_owned()));
     }
+    let is_stale = stale_age(attributes).is_some();
     for (name, value) in attributes {
-        let stands_elsewhere = *name == VERSION && read == Read::Kv;
+        // What is said about the value is not taken for a part of it.
+        let stands_elsewhere = (*name == VERSION && read == Read::Kv) || (is_stale && (*name == STALE || *name == AGE));
         if stands_elsewhere || taken.iter().any(|taken| taken.as_str() == *name) {
             continue;
         }
@@ -216,6 +226,8 @@ mod tests {
         assert_eq!(data(b"p", &[("username", "u")], false), json!({"username": "u", "value": "p"}));
         assert_eq!(data(b" {\"a\": 1, \"b\": {\"c\": []}}\n", &[("a", "x"), ("d", "y")], false), json!({"a": 1, "b": {"c": []}, "d": "y"}));
         assert_eq!(data(b"{}", &[("d", "y")], false), json!({"d": "y"}));
+        assert_eq!(data(b"x", &[("d", "y"), ("stale", "true"), ("age", "7")], true), json!({"value": "x", "d": "y"}));
+        assert_eq!(data(b"x", &[("age", "of the key")], false), json!({"value": "x", "age": "of the key"}));
         assert_eq!(data(&[0xff, 0], &[], false), json!({"value": "/wA=", "encoding": "base64"}));
         // No object, or one that says two things: as it is.
         for other in [

@@ -1,0 +1,92 @@
+//! Credentials that processes of one identity have together: one is made for the first, the others join, the last one's end revokes it.
+//!
+//! Who has a credential is counted by the lease table alone, under its lock. What is here only finds the credential that a newcomer may join,
+//! and lets one at a time make or prolong it. It is not kept over a restart: whoever comes after one gets another credential.
+
+use super::Broker;
+use crate::{
+    lease::{Lease, ReserveError, Slot},
+    model::{IdentityKind, IdentityName, LeaseId, Operation, Purpose, SecretDefinition, SecretName, Share, Target},
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::OwnedMutexGuard;
+
+/// How long a request waits for those before it that make the same.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// Uses that are kept whether somebody has their credential or not.
+const MANY: usize = 1_024;
+
+/// What is the same for all who have a credential together.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Use {
+    identity: IdentityName,
+    secret: SecretName,
+    generation: Arc<str>,
+    purpose: Purpose,
+    operation: Operation,
+    hosts: Vec<Target>,
+}
+
+/// The newest credential of a use. Held by whoever makes or prolongs one.
+pub(super) type Turn = OwnedMutexGuard<Option<LeaseId>>;
+
+/// The credentials that may be joined.
+#[derive(Default)]
+pub(super) struct Shares(Mutex<HashMap<Use, Arc<tokio::sync::Mutex<Option<LeaseId>>>>>);
+
+impl Shares {
+    /// Waits for a turn.
+    async fn turn(&self, lease: &Lease) -> Turn {
+        let key = Use {
+            identity: lease.identity.clone(),
+            secret: lease.secret.clone(),
+            generation: lease.generation.clone(),
+            purpose: lease.purpose.clone(),
+            operation: lease.operation,
+            hosts: lease.hosts.clone(),
+        };
+        let turn = self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone();
+        turn.lock_owned().await
+    }
+
+    /// Forgets credentials that nobody has any more.
+    fn forget(&self, has_users: impl Fn(LeaseId) -> bool) {
+        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if shares.len() < MANY {
+            return;
+        }
+        shares.retain(|_, turn| Arc::strong_count(turn) > 1 || turn.try_lock().map_or(true, |newest| newest.is_some_and(&has_users)));
+    }
+}
+
+impl Broker {
+    /// A place beside those who have a credential for the same use. Without one, a turn to make it, or nothing where each has its own: what
+    /// is used once is one holder's, and so is what an agent has, whose every call must be told from all others.
+    pub(super) async fn join(&self, secret: &SecretDefinition, draft: &Lease) -> Result<(Option<Slot>, Option<Turn>), ReserveError> {
+        let agent = draft.identity_kind == IdentityKind::Agent && !crate::mutation!("share-agent");
+        if secret.share != Share::Identity || agent || draft.uses == 1 {
+            return Ok((None, None));
+        }
+        self.shares.forget(|credential| self.leases.longest(credential).is_some());
+        // Behind a source that hangs nobody waits for all the others: whoever waited long enough asks it alone.
+        let Ok(turn) = tokio::time::timeout(LONGEST_WAIT, self.shares.turn(draft)).await else { return Ok((None, None)) };
+        // Others may have taken long.
+        let (wall, boot) = (self.clock.wall(), self.clock.boot());
+        let draft = Lease { issued: wall, expires: wall.plus(draft.ttl), deadline: boot.plus(draft.ttl), ..draft.clone() };
+        let joined = match *turn {
+            Some(credential) => self.leases.join(draft, credential, boot)?,
+            None => None,
+        };
+        Ok(if joined.is_some() { (joined, None) } else { (None, Some(turn)) })
+    }
+
+    /// A turn to prolong a credential that others may have too.
+    pub(super) async fn turn_to_prolong(&self, secret: &SecretDefinition, lease: &Lease) -> Option<Turn> {
+        let shared = secret.share == Share::Identity || lease.shares.is_some();
+        if shared { Some(self.shares.turn(lease).await) } else { None }
+    }
+}

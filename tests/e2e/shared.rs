@@ -1,0 +1,148 @@
+//! One credential for all processes of an identity: made once, joined by the others, dead when the last of their leases ends.
+
+use super::{
+    database::{ASK, log_in_as, roles, setup},
+    host::*,
+    postgres::Postgres,
+};
+use serde_json::Value;
+use std::time::Duration;
+
+fn shared(cluster: &Postgres) -> Setup {
+    let mut setup = setup(cluster);
+    setup.secrets = setup.secrets.replace("ttl = {", "share = \"identity\"\nttl = {");
+    let public = setup.secrets.replace("db/orders", "db/public").replace("confidential", "public");
+    setup.secrets += &public;
+    setup.identities += &identity("robot", AGENT, "").replace("\"workload\"", "\"agent\"");
+    setup.policy += &grant("robot", "db/public").replace("Workload", "Agent");
+    setup
+}
+
+fn user(answer: &Value) -> &str {
+    answer["body"]["attributes"]["username"].as_str().unwrap_or_else(|| panic!("not issued: {answer}"))
+}
+
+async fn works(cluster: &Postgres, answer: &Value) -> bool {
+    log_in_as(cluster, user(answer), answer["body"]["secret"]["value"].as_str().unwrap()).await.is_ok()
+}
+
+fn result(host: &mut Host, lease: &str) -> String {
+    host.end_of(lease)["ended"]["result"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_lives_as_long_as_somebody_has_it() {
+    if !is_root() {
+        return;
+    }
+    let Some(cluster) = Postgres::start().await else { return };
+    let mut host = Host::start(shared(&cluster));
+    let mut first = host.hold(VICTIM, "orders", &["hold", ASK]);
+    let mut second = host.hold(VICTIM, "orders", &["hold", ASK]);
+    assert_eq!(user(&first.first), user(&second.first));
+    assert_eq!(first.first["body"]["secret"], second.first["body"]["secret"]);
+    assert_eq!(second.first["body"]["lease"]["shares"], first.lease().as_str(), "{}", second.first);
+    assert!(first.first["body"]["lease"]["shares"].is_null());
+    let issues = host.records_of("issue");
+    assert_eq!(issues[1]["more"]["shares"], first.lease().as_str(), "{}", issues[1]);
+    assert_eq!(issues[0]["credential"], issues[1]["credential"]);
+    // Whoever had it made is the first to go.
+    let (one, two) = (first.lease(), second.lease());
+    first.kill();
+    assert_eq!(result(&mut host, &one), "shared");
+    assert!(works(&cluster, &second.first).await, "it is still in use");
+    second.say(&format!("call GET /v1/leases/{two}/secret"));
+    assert_eq!(second.line()["body"]["secret"], second.first["body"]["secret"]);
+    // Others join those who joined; a daemon that was killed knows them all.
+    let third = host.hold(VICTIM, "orders", &["hold", ASK]);
+    assert_eq!(user(&third.first), user(&second.first));
+    host.stop(true);
+    host.launch();
+    second.kill();
+    assert_eq!(result(&mut host, &two), "shared");
+    assert!(works(&cluster, &third.first).await, "it is still in use");
+    // Looked at from the source's side it is nobody's orphan.
+    let seen = host.operator("POST", "/v1/engines/pg/reconcile", "");
+    assert_eq!((&seen["there"], seen["orphans"].as_array().map(Vec::len)), (&1.into(), Some(0)), "{seen}");
+    let (three, answer) = (third.lease(), third.first.clone());
+    drop(third);
+    assert_eq!(result(&mut host, &three), "revoked");
+    assert!(!works(&cluster, &answer).await);
+    assert!(roles(&cluster).await.is_empty());
+    // The next one gets another.
+    let fourth = host.hold(VICTIM, "orders", &["hold", ASK]);
+    assert_ne!(user(&fourth.first), user(&answer));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_once_make_one_and_an_operator_ends_it_for_all() {
+    if !is_root() {
+        return;
+    }
+    let Some(cluster) = Postgres::start().await else { return };
+    let mut host = Host::start(shared(&cluster));
+    // All start before any is read from.
+    let mut actors: Vec<_> =
+        (0..24).map(|_| host.actor(VICTIM, "orders", &["hold", ASK])).map(|mut command| command.spawn().unwrap()).collect();
+    host.wait_until(Duration::from_secs(60), "all have it", |host| host.live().len() == 24);
+    assert_eq!(roles(&cluster).await.len(), 1);
+    let live = host.live();
+    assert_eq!(live.iter().filter(|lease| lease["shares"].is_null()).count(), 1, "one was made");
+    let some = live[7]["id"].as_str().unwrap();
+    let ended = host.operator("POST", "/v1/leases/end", &format!(r#"{{"id":"{some}"}}"#));
+    let rows = ended["ended"].as_array().unwrap();
+    let of = |result: &str| rows.iter().filter(|row| row["result"] == result).count();
+    assert_eq!((rows.len(), of("shared"), of("revoked")), (24, 23, 1), "{ended}");
+    assert!(roles(&cluster).await.is_empty());
+    for actor in &mut actors {
+        let _ = actor.kill();
+        let _ = actor.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_renews_is_no_shorter_for_another() {
+    if !is_root() {
+        return;
+    }
+    let Some(cluster) = Postgres::start().await else { return };
+    let host = Host::start(shared(&cluster));
+    let ask = |ttl: &str| ASK.replace('}', &format!(r#","ttl":"{ttl}"}}"#));
+    let mut long = host.hold(VICTIM, "orders", &["hold", &ask("50m")]);
+    let mut short = host.hold(VICTIM, "orders", &["hold", &ask("10m")]);
+    assert_eq!(user(&long.first), user(&short.first));
+    let renew = |actor: &mut Actor| {
+        let lease = actor.lease();
+        actor.say(&format!("call POST /v1/leases/{lease}/renew"));
+        actor.line()
+    };
+    let until = async || {
+        let config = format!("host={} port={} dbname=app user=postgres", cluster.socket_folder().display(), cluster.port);
+        let (client, connection) = tokio_postgres::connect(&config, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let left = "SELECT extract(epoch FROM rolvaliduntil - now())::int8 FROM pg_roles WHERE starts_with(rolname::text, 'clv')";
+        client.query_one(left, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    let renewed = renew(&mut short);
+    assert_eq!(renewed["status"], 200, "{renewed}");
+    assert!(until().await > 2_000, "the other one's fifty minutes");
+    // Who has too little of it left gets one of its own.
+    let other = host.hold(VICTIM, "orders", &["hold", &ask("59m")]);
+    assert_eq!(user(&other.first), user(&long.first), "fifty of fifty-nine minutes will do");
+    assert!(other.first["body"]["clamped"][0].as_str().unwrap().contains("is shared"), "{}", other.first);
+    let renewed = renew(&mut long);
+    assert_eq!(renewed["status"], 200, "{renewed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_have_their_own() {
+    if !is_root() {
+        return;
+    }
+    let Some(cluster) = Postgres::start().await else { return };
+    let host = Host::start(shared(&cluster));
+    let ask = r#"{"secret":"db/public","purpose":"testing"}"#;
+    let (one, other) = (host.hold(AGENT, "robot", &["hold", ask]), host.hold(AGENT, "robot", &["hold", ask]));
+    assert_ne!(user(&one.first), user(&other.first));
+    assert!(other.first["body"]["lease"]["shares"].is_null());
+}
