@@ -57,7 +57,8 @@ impl Broker {
             if lease.sensitivity.max(secret.sensitivity) >= Sensitivity::Restricted {
                 return None;
             }
-            let credential = self.engines.find(&lease.engine)?.read_now(&order(&lease, secret), &lease.reference)?.ok()?;
+            let credential =
+                self.engines.find(&lease.engine)?.read_now(&order(&lease, secret, self.clock.boot()), &lease.reference)?.ok()?;
             // The record is written and only counts: nothing is waited for between the last look, the count and the value.
             self.attestor.still(peer).ok()?;
             let live = self.leases.find(id).is_some_and(|now| now.state == State::Live);

@@ -1,13 +1,14 @@
 //! The one way a lease ends, whatever the reason.
 //!
 //! The first who asks gets the right to end it. The source is told, and told again with growing pauses until it confirms; the count of
-//! tries survives a restart. After too many it is left to an operator as irrevocable, and never forgotten.
+//! tries survives a restart. After too many it is irrevocable: told, and left to an operator, unless the source only could not be
+//! reached: then it is tried on (`overdue`). It is never forgotten.
 
 use super::{Broker, record};
 use crate::{
     audit::{Ended, Event, Kind, Outcome},
     engine::{EngineError, Over},
-    lease::{Cause, Ending, Postponed},
+    lease::{Cause, Ending, Postponed, State},
     model::{EndResult, LeaseId},
 };
 use std::{
@@ -119,13 +120,22 @@ impl Broker {
         let lease = ending.lease();
         let irrevocable = tries >= self.settings.end_tries;
         tracing::warn!(lease = %lease.id, engine = %lease.engine, tries, irrevocable, %error, "ending a lease did not come through");
+        // What is on the record as given up is not given up again by each further try.
+        let told = matches!(lease.state, State::Ending { irrevocable: true, .. });
         let kind = if irrevocable { Kind::Irrevocable } else { Kind::Retry };
-        self.on_record(self.about(kind, ending).outcome(Outcome::Failed)).await;
+        if !told {
+            self.on_record(self.about(kind, ending).outcome(Outcome::Failed)).await;
+        }
         if let Err(error) = self.leases.postpone(lease.id, Postponed { tries, irrevocable }).await {
             tracing::error!(lease = %lease.id, %error, "a failed try is not in the journal");
         }
         if irrevocable {
-            self.metrics.irrevocable();
+            if !told {
+                self.metrics.irrevocable();
+            }
+            if matches!(error, EngineError::Unreachable(_)) && !crate::mutation!("overdue") {
+                self.overdue.add(&lease.engine, lease.id);
+            }
             return EndResult::Irrevocable;
         }
         let (broker, id) = (self.clone(), lease.id);

@@ -14,11 +14,11 @@ use crate::{
     engine::{Issued, Order, stale_age},
     intent::{Ask, Intent},
     lease::{Lease, Slot, State},
-    model::{Channel, Code, EndReason, LeaseId, Refusal, RequestId, SecretDefinition},
+    model::{BootTime, Channel, Code, EndReason, LeaseId, Refusal, RequestId, SecretDefinition},
     policy::{Decision, Evidence, Permit},
     sys::append::AppendError,
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 impl Broker {
     /// Answers a declaration. Runs in a task of its own: whoever waits may go, the pipeline comes to its end.
@@ -135,7 +135,7 @@ impl Broker {
         let unfinished = |stop: Stop| (EndReason::Unfinished, stop);
         let permit = clearance.permit();
         let engine = self.engine(&slot.lease().engine).map_err(unfinished)?;
-        let order = order(slot.lease(), permit.intent().secret());
+        let order = order(slot.lease(), permit.intent().secret(), self.clock.boot());
         crate::failpoint!("before-issue");
         let issued = match slot.joined() {
             None => engine.issue(&order).await,
@@ -319,7 +319,7 @@ pub(super) fn may_be_given(secret: &SecretDefinition, trail: &Trail) -> Result<(
 }
 
 /// What the engine is told about a lease.
-pub(super) fn order<'a>(lease: &'a Lease, secret: &'a SecretDefinition) -> Order<'a> {
+pub(super) fn order<'a>(lease: &'a Lease, secret: &'a SecretDefinition, now: BootTime) -> Order<'a> {
     Order {
         lease: lease.credential(),
         request: lease.request,
@@ -330,6 +330,7 @@ pub(super) fn order<'a>(lease: &'a Lease, secret: &'a SecretDefinition) -> Order
         hosts: &lease.hosts,
         issued: lease.issued,
         expires: lease.expires,
+        left: Duration::from_micros(lease.deadline.0.saturating_sub(now.0)),
     }
 }
 

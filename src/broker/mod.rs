@@ -21,6 +21,7 @@ mod keys;
 mod launch;
 mod metrics;
 mod operator;
+mod overdue;
 mod owed;
 mod reaper;
 mod reconcile;
@@ -68,8 +69,10 @@ use std::{
 /// What an installation may set.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Tries before an ending is left to an operator.
+    /// Tries before an ending is given up: told, and left to an operator unless its source only was away.
     pub end_tries: u32,
+    /// Microseconds between two turns of tries at endings that were given up because their source could not be reached.
+    pub overdue_micros: u64,
     /// Microseconds between two looks at every holder's program.
     pub sweep_micros: u64,
     /// Live leases of one identity, at most.
@@ -137,6 +140,7 @@ pub struct Broker {
     reaper: reaper::Holders,
     unbound: unbound::Unbound,
     owed: owed::Owed,
+    overdue: overdue::Overdue,
     standings: reconcile::Standings,
     watchers: watch::Watchers,
     metrics: Metrics,
@@ -176,6 +180,7 @@ impl Broker {
             reaper: reaper::Holders::default(),
             unbound: unbound::Unbound::default(),
             owed: owed::Owed::default(),
+            overdue: overdue::Overdue::default(),
             standings: reconcile::Standings::default(),
             watchers: watch::Watchers::default(),
             metrics: Metrics::default(),

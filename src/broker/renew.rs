@@ -14,7 +14,7 @@ use crate::{
     model::{Code, EndReason, LeaseId, Refusal, RequestId, Sensitivity},
     policy::{Decision, Permit},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 impl Broker {
     /// The value of a live lease, for its holder.
@@ -110,8 +110,11 @@ impl Broker {
         let event = trail.fill(record::of_lease(Kind::Renew, &extended), None).outcome(Outcome::Done);
         // On the record before the source is told: a credential never outlives what the record says.
         let _recorded = self.audit.append(event, Need::Durable).await?;
-        let until = self.leases.longest(lease.credential()).map_or(expires, |longest| longest.max(expires));
-        let order = Order { expires: until, ..order(&extended, intent.secret()) };
+        // Of those who have the credential as well, whoever has it longest says how long it lives.
+        let (until, last) =
+            self.leases.longest(lease.credential()).map_or((expires, deadline), |(until, last)| (until.max(expires), last.max(deadline)));
+        let asked = self.clock.boot();
+        let order = Order { expires: until, left: Duration::from_micros(last.since(asked)), ..order(&extended, intent.secret(), asked) };
         self.engine(&lease.engine)?.renew(&order, &lease.reference).await?;
         self.attestor.still(peer)?;
         let renewed = self.leases.renew(&lease, expires, deadline).await?;
@@ -151,7 +154,7 @@ impl Broker {
             return Err(Refusal::new(Code::READS_EXCEEDED).into());
         }
         let engine = self.engine(&lease.engine)?;
-        let issued = match engine.read(&order(lease, secret), &lease.reference).await {
+        let issued = match engine.read(&order(lease, secret, self.clock.boot()), &lease.reference).await {
             Err(EngineError::NoValue) if !engine.is_newest(secret, &lease.reference) => {
                 let gone = "The value that this lease was given has been changed since; ask for another lease.";
                 return Err(Refusal::new(Code::NO_VALUE).message(gone).into());

@@ -101,10 +101,15 @@ impl Broker {
             drop(self.begin_end(lease.id, EndReason::Unfinished));
         }
         for lease in recovered.ending {
-            if let State::Ending { tries, irrevocable: false, .. } = lease.state {
-                revived.resumed += 1;
-                let broker = self.clone();
-                tokio::spawn(async move { broker.resume(lease.id, tries).await });
+            match lease.state {
+                State::Ending { tries, irrevocable: false, .. } => {
+                    revived.resumed += 1;
+                    let broker = self.clone();
+                    tokio::spawn(async move { broker.resume(lease.id, tries).await });
+                }
+                // Why is not known any more: the next try tells.
+                State::Ending { irrevocable: true, .. } => self.overdue.add(&lease.engine, lease.id),
+                State::Reserved | State::Live => {}
             }
         }
         revived.settled += self.close_books(missing).await;
@@ -117,6 +122,7 @@ impl Broker {
         tokio::spawn(self.clone().keep_deadlines());
         tokio::spawn(self.clone().sweep());
         tokio::spawn(self.clone().keep_rotating());
+        tokio::spawn(self.clone().keep_trying());
         tokio::spawn(self.clone().keep_tidy());
         revived
     }

@@ -182,7 +182,7 @@ pub struct LeaseConfig {
     pub on_shutdown: ShutdownRule,
     /// How often every holder is looked at for another program.
     pub sweep: Ttl,
-    /// How often ending is tried before it is left to an operator.
+    /// How often ending is tried before it is given up: listed, and left to an operator where its source is not merely away.
     pub end_tries: u32,
     /// Live leases of one identity, at most.
     pub per_identity: usize,

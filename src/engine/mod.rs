@@ -50,7 +50,7 @@ use crate::model::{
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 /// The mark that everything made upstream bears: which daemon, and which state of it, it belongs to. Two daemons never share one, nor do
 /// a machine and its clone that began with states of their own; a daemon touches only what bears its mark.
@@ -95,6 +95,9 @@ pub struct Order<'a> {
     pub issued: WallTime,
     /// When it must be dead, on the wall clock.
     pub expires: WallTime,
+    /// How long it has to live from now, by the clock that nobody sets. Sources that count from when they are asked are told this: the
+    /// wall clock may have been set since the lease was drafted, and then says anything.
+    pub left: Duration,
 }
 
 impl Order<'_> {

@@ -88,7 +88,7 @@ pub enum ReserveError {
 pub struct Postponed {
     /// Failed tries so far.
     pub tries: u32,
-    /// No further try will be made by itself.
+    /// Given up: for an operator to look at.
     pub irrevocable: bool,
 }
 
@@ -162,7 +162,7 @@ impl Leases {
     }
 
     /// When the last of those who have this credential expires.
-    pub fn longest(&self, credential: LeaseId) -> Option<WallTime> {
+    pub fn longest(&self, credential: LeaseId) -> Option<(WallTime, BootTime)> {
         self.table.longest(credential)
     }
 
@@ -309,7 +309,7 @@ impl Leases {
         }
     }
 
-    /// The right to carry on an end that did not come through: for the one task that retries.
+    /// The right to carry on an end that did not come through; `None` while somebody has it. It goes back by [`Leases::postpone`].
     pub fn resume_end(&self, id: LeaseId) -> Option<Ending> {
         self.table.resume_end(id)
     }

@@ -29,6 +29,8 @@ struct Inner {
     /// Credentials that somebody has still and an operator wants dead: nobody else gets them.
     withdrawn: HashSet<LeaseId>,
     ended: VecDeque<Ended>,
+    /// Leases that somebody is ending right now.
+    taken: HashSet<LeaseId>,
 }
 
 struct Entry {
@@ -37,7 +39,7 @@ struct Entry {
     decided: Option<u64>,
 }
 
-/// The right to end one lease: given out once.
+/// The right to end one lease: given out once, and again after a try that failed ([`Table::postpone`]).
 #[must_use]
 pub struct Ending {
     lease: Arc<Lease>,
@@ -130,8 +132,10 @@ impl Table {
         self.lock().withdrawn.contains(&credential)
     }
 
-    pub(super) fn longest(&self, credential: LeaseId) -> Option<WallTime> {
-        self.lock().users(credential).map(|lease| lease.expires).max()
+    pub(super) fn longest(&self, credential: LeaseId) -> Option<(WallTime, BootTime)> {
+        let inner = self.lock();
+        let ends = inner.users(credential).map(|lease| (lease.expires, lease.deadline));
+        ends.reduce(|one, other| (one.0.max(other.0), one.1.max(other.1)))
     }
 
     /// Adds or replaces a lease.
@@ -268,6 +272,7 @@ impl Table {
         };
         let state = State::Ending { reason: cause.reason, by: cause.by, since: at, tries: 0, irrevocable: false };
         inner.replace(Arc::new(Lease { state, ..Lease::clone(&lease) }));
+        inner.taken.insert(id);
         // Now that it counts no more: of several that end at once, the last one sees nobody.
         let others = inner.users(lease.credential()).count();
         if others > 0 && cause.reason == EndReason::Operator && !crate::mutation!("share-withdrawn") {
@@ -276,11 +281,14 @@ impl Table {
         Some(Ending { lease, cause, since: at, was_reserved, others })
     }
 
-    /// Takes up an end that did not come through before.
+    /// Takes up an end that did not come through before, unless somebody is at it.
     pub(super) fn resume_end(&self, id: LeaseId) -> Option<Ending> {
-        let inner = self.lock();
+        let mut inner = self.lock();
         let lease = inner.leases.get(&id)?.lease.clone();
         let State::Ending { reason, by, since, .. } = lease.state else { return None };
+        if !inner.taken.insert(id) {
+            return None;
+        }
         let (was_reserved, others) = (lease.reference.0.is_empty(), inner.users(lease.credential()).count());
         Some(Ending { lease, cause: Cause { reason, by }, since, was_reserved, others })
     }
@@ -292,6 +300,7 @@ impl Table {
         let State::Ending { reason, by, since, .. } = lease.state else { return None };
         let lease = Arc::new(Lease { state: State::Ending { reason, by, since, tries, irrevocable }, ..Lease::clone(&lease) });
         inner.replace(lease.clone());
+        inner.taken.remove(&id);
         Some(lease)
     }
 
@@ -312,6 +321,7 @@ impl Table {
         if inner.users(lease.credential()).next().is_none() {
             inner.withdrawn.remove(&lease.credential());
         }
+        inner.taken.remove(&lease.id);
         inner.ended.push_back(ended.clone());
         if inner.ended.len() > REMEMBERED {
             inner.ended.pop_front();

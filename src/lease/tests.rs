@@ -85,7 +85,10 @@ async fn what_is_committed_comes_back_and_what_is_ended_does_not() {
         assert_eq!(recovered.live[0].deadline, BootTime(99));
         assert!(matches!(recovered.ending[0].state, State::Ending { tries: 3, reason: EndReason::HolderGone, .. }));
         assert_eq!(again.find_ended(live[0].id).unwrap().reason, EndReason::Asked);
-        assert!(again.resume_end(live[1].id).is_some());
+        assert!(again.resume_end(live[1].id).is_some() && again.resume_end(live[1].id).is_none(), "one at a time");
+        again.postpone(live[1].id, Postponed { tries: 3, irrevocable: true }).await.unwrap();
+        let ending = again.resume_end(live[1].id).unwrap();
+        again.postpone(ending.lease().id, Postponed { tries: 3, irrevocable: false }).await.unwrap();
         again.stop();
     }
 }

@@ -193,6 +193,7 @@ impl Site {
     fn asked(&self) -> Asked {
         let mut asked = Asked::new();
         asked.expires = WallTime(self.clock.wall().0 + 300_000_000);
+        asked.at = Some(self.clock.wall());
         asked
     }
 
@@ -307,6 +308,7 @@ async fn another_key_is_named_and_clocks_may_differ() {
         let row = site.row(&engine);
         let mut asked = Asked::new();
         asked.expires = WallTime(clock.wall().0 + 300_000_000);
+        asked.at = Some(clock.wall());
         match engine.issue(&asked.order(&row)).await {
             Ok(issued) => {
                 assert!(fits, "{minutes}");

@@ -59,12 +59,23 @@ pub struct Bench {
     pub signer: Arc<JwtEngine>,
     pub audience: String,
     pub limit: Duration,
+    /// The longest life that the server is said to give.
+    pub max_ttl: &'static str,
 }
 
 impl Bench {
     pub fn new(audience: String, signer: Arc<JwtEngine>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { folder, clock: Arc::new(SystemClock), endpoints: with_revocation, client_id: "basic", signer, audience, limit: LIMIT }
+        Self {
+            folder,
+            clock: Arc::new(SystemClock),
+            endpoints: with_revocation,
+            client_id: "basic",
+            signer,
+            audience,
+            limit: LIMIT,
+            max_ttl: "1h",
+        }
     }
 
     pub fn notes(&self) -> PathBuf {
@@ -83,7 +94,7 @@ impl Bench {
             client_id: self.client_id.into(),
             authentication,
             subject: Some(Subject { signer: self.signer.clone(), audience: self.audience.clone() }),
-            max_ttl: Ttl::parse("1h").unwrap(),
+            max_ttl: Ttl::parse(self.max_ttl).unwrap(),
             notes: self.notes(),
             timeout: self.limit,
         };

@@ -179,11 +179,31 @@ async fn bad_weather_is_told_and_what_may_have_come_of_it_is_owed() {
         let (engine, row) = site.engine();
         let mut asked = Asked::new();
         asked.expires.0 = site.clock.wall().0 + 300_000_000;
+        asked.at = Some(site.clock.wall());
         let good = engine.issue(&asked.order(&row)).await.unwrap_or_else(|error| panic!("{weather:?}: {error}"));
         engine.end(asked.lease, &good.reference).await.unwrap();
     }
     assert_eq!(site.alive(), 1, "the one of whose making nobody heard");
     assert_eq!(reached.load(Ordering::SeqCst), 0, "nobody is followed");
+}
+
+/// How long a call is owed that nobody heard follows from what was said when it was made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shorter_life_that_is_configured_later_settles_nothing_sooner() {
+    let mut site = Site::new(LIMIT).await;
+    let (engine, row) = site.engine();
+    site.server.set(Some(("/token", Weather::DoneAndClosed)));
+    let asked = Asked::new();
+    assert!(engine.issue(&asked.order(&row)).await.is_err());
+    site.server.set(None);
+    drop(engine);
+    site.bench.max_ttl = "5m";
+    site.clock.advance(3_600_000_000);
+    let (engine, row) = site.engine();
+    assert_eq!(engine.inventory().await.unwrap(), [asked.lease], "its start forgets nothing either");
+    assert!(engine.settle(asked.lease, Some(&row)).await.is_err());
+    site.clock.advance(301_000_000);
+    assert_eq!(engine.settle(asked.lease, Some(&row)).await.unwrap(), EndResult::Lapsed);
 }
 
 /// A token that is more, longer or other than what was asked for is not handed out and does not stay.

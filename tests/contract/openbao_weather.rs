@@ -4,11 +4,11 @@
 use crate::{
     openbao::{approle, engine_with},
     stand_in::{CANARY, Request, StandIn, Weather, counted_port, until_settled},
-    suite::{Asked, secret},
+    suite::{Asked, now, secret},
 };
 use claviger::{
-    engine::{Engine, EngineError, Over, UpstreamRef, openbao::OpenBaoEngine},
-    model::{EndResult, Finding, Proof, SecretDefinition},
+    engine::{Engine, EngineError, Order, Over, UpstreamRef, openbao::OpenBaoEngine},
+    model::{EndResult, Finding, Proof, SecretDefinition, WallTime},
     outbound::{Address, Client, Limits},
     sys::SystemClock,
 };
@@ -30,6 +30,8 @@ struct Sky {
     lease: bool,
     /// What it says is done and is not.
     lies_about: &'static str,
+    /// How long the last token was to live, in seconds.
+    life: u64,
     /// Whether its policy lets anybody look tokens up by their accessors.
     looks_up: bool,
 }
@@ -68,6 +70,7 @@ fn answer(sky: &Shared, request: &Request) -> (u16, String) {
             }
             sky.tokens.insert(id, body["meta"].clone());
             let life: u64 = body["ttl"].as_str().unwrap().trim_end_matches('s').parse().unwrap();
+            sky.life = life;
             let policies = if body["policies"].is_array() { body["policies"].clone() } else { json!(["app"]) };
             let auth = json!({"client_token": "x", "lease_duration": life, "orphan": true, "token_type": "service", "policies": policies});
             (200, json!({"auth": auth}).to_string())
@@ -224,6 +227,21 @@ async fn there_is_no_proof_of_what_is_not_so() {
         sky.lock().unwrap().lies_about = "";
         let over = engine.end(asked.lease, &issued.reference).await.unwrap();
         assert_eq!(over, Over::revoked(Proof::looked(&[Finding::LeaseUnknown, Finding::TokenUnknown])));
+    }
+}
+
+/// Somebody sets the wall clock between the draft of a lease and the call: what the source is told follows from the clock that nobody sets.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wall_clock_that_is_set_meanwhile_shortens_no_credential() {
+    let (server, sky) = stand_in().await;
+    let (engine, row) = engine_at(server.port, LIMIT);
+    let day = 86_400_000_000;
+    for drafted in [now().0 - 20 * day, now().0 + 20 * day] {
+        let (mut asked, left) = (Asked::new(), Duration::from_secs(300));
+        (asked.issued, asked.expires) = (WallTime(drafted), WallTime(drafted + 300_000_000));
+        let issued = engine.issue(&Order { left, ..asked.order(&row) }).await.unwrap();
+        assert_eq!(sky.lock().unwrap().life, 300);
+        assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Asked {
     pub purpose: Purpose,
     pub issued: WallTime,
     pub expires: WallTime,
+    /// Where the engine's clock stands, if a test moves that.
+    pub at: Option<WallTime>,
 }
 
 impl Asked {
@@ -49,6 +51,7 @@ impl Asked {
             purpose: Purpose::parse("serve-orders").unwrap(),
             issued: now,
             expires: WallTime(now.0 + 300_000_000),
+            at: None,
         }
     }
 
@@ -63,6 +66,7 @@ impl Asked {
             hosts: &[],
             issued: self.issued,
             expires: self.expires,
+            left: Duration::from_micros(self.expires.0.saturating_sub(self.at.unwrap_or_else(now).0)),
         }
     }
 }

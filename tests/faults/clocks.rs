@@ -19,10 +19,10 @@ use claviger::{
     },
     intent::Ask,
     lease::Leases,
-    model::{Catalogue, EngineName, LeaseId, Refusal, Ttl, WallTime},
+    model::{Catalogue, EndResult, EngineName, LeaseId, Refusal, Ttl, WallTime},
     policy::{BASELINE, Bundle, Source as Policy},
     sys::{Clock, DiskVolume, Host as Machine, Kernel, ManualClock, SystemClock, append::Reserve},
-    testing::RecordingEngine,
+    testing::{Call, Mishap, RecordingEngine},
 };
 use std::{
     os::unix::net::{UnixListener, UnixStream},
@@ -112,6 +112,7 @@ impl Lives<'_> {
             random,
             settings: Settings {
                 end_tries: 3,
+                overdue_micros: SECOND,
                 sweep_micros: SECOND,
                 per_identity: 100,
                 freeze_file: self.folder.join("frozen"),
@@ -195,6 +196,46 @@ impl Life {
     }
 }
 
+/// A source that is away for longer than an ending is tried: it is given up, told once, and ends all the same when the source is back. One
+/// that says no is left to a person.
+#[test]
+fn what_was_given_up_while_its_source_was_away_ends_when_it_is_back() {
+    if !is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(BOOTED, now()));
+    let lives = Lives { folder: folder.path(), clock: clock.clone(), source: Arc::new(RecordingEngine::new(Duration::from_secs(1))) };
+    let of_kind = |kind: &str| records(folder.path()).iter().filter(|record| record["kind"] == kind).count();
+    live(&lives, async |life| {
+        // Three tries are what there is; two turns of what is overdue fail as well.
+        (0..5).for_each(|_| lives.source.plan(Call::End, Mishap::Unreachable));
+        let away = life.issue("source").await.unwrap().lease().id;
+        assert_eq!(life.broker.end(away, claviger::model::EndReason::Asked).await, Some(EndResult::Retrying));
+        life.none_lives().await;
+        assert_eq!((of_kind("retry"), of_kind("irrevocable"), of_kind("end")), (2, 1, 1), "told once");
+        assert!(lives.source.live().is_empty());
+        // The source says no: nobody asks it again and again.
+        (0..3).for_each(|_| lives.source.plan(Call::End, Mishap::Refused));
+        let refused = life.issue("source").await.unwrap().lease().id;
+        assert_eq!(life.broker.end(refused, claviger::model::EndReason::Asked).await, Some(EndResult::Retrying));
+        for _ in 0..200 {
+            if of_kind("irrevocable") == 2 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        assert_eq!(life.living().await, [refused]);
+    });
+    // A start asks once more.
+    live(&lives, async |life| {
+        life.none_lives().await;
+    });
+    assert!(lives.source.live().is_empty());
+    sound(folder.path());
+}
+
 /// Until when a token says that it is good, in seconds.
 fn expiry(token: &Delivery) -> u64 {
     let text = std::str::from_utf8(token.value().expose()).unwrap();
@@ -216,12 +257,16 @@ fn live<T>(lives: &Lives, run: impl AsyncFnOnce(&Life) -> T) -> T {
     done
 }
 
-fn reasons(folder: &Path) -> Vec<String> {
+fn records(folder: &Path) -> Vec<serde_json::Value> {
     let mut files: Vec<_> = std::fs::read_dir(folder.join("audit")).unwrap().flatten().map(|entry| entry.path()).collect();
     files.retain(|path| path.extension().is_some_and(|ending| ending == "jsonl"));
     files.sort();
     let text: String = files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
-    let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn reasons(folder: &Path) -> Vec<String> {
+    let records = records(folder).into_iter();
     records.filter(|record| record["kind"] == "end").map(|record| record["ended"]["reason"].as_str().unwrap().to_owned()).collect()
 }
 

@@ -147,6 +147,7 @@ async fn broker(folder: &Path, clock: &Arc<ManualClock>, source: &Arc<Lasting>, 
         random,
         settings: Settings {
             end_tries: 3,
+            overdue_micros: 60_000_000,
             sweep_micros: 60_000_000,
             per_identity: 100,
             freeze_file: folder.join("frozen"),

@@ -23,8 +23,9 @@ const SECRETS: [(&str, &str, &str); 3] = [
     ("bao/orders", "bao", r#"read = "database/creds/ro", field = "password", attributes = ["username"]"#),
     ("bao/token", "bao", r#"token = { policies = ["app"] }"#),
 ];
-/// How long everything may take to agree after a fault, back-off and OpenBao's own pauses included. Nothing is asserted of less.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// How long everything may take to agree after a fault. Nothing is asserted of less: OpenBao tries a login that the database did not let it end again
+/// after ten seconds, then twenty and so on, and what a lost call left is over only then.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What is leased at a source: the source's name and the lease.
 pub type Leased = BTreeSet<(String, String)>;

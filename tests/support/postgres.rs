@@ -125,7 +125,14 @@ impl Postgres {
                 let fill = format!(
                     "CREATE ROLE app_owner NOLOGIN; CREATE ROLE {BROKER} LOGIN CREATEROLE PASSWORD '{BROKER_PASSWORD}';
                      CREATE SCHEMA app AUTHORIZATION app_owner; SET ROLE app_owner;
-                     CREATE TABLE app.orders (id int PRIMARY KEY); INSERT INTO app.orders VALUES (1); RESET ROLE;
+                     CREATE TABLE app.orders (id int PRIMARY KEY); INSERT INTO app.orders VALUES (1);
+                     CREATE FUNCTION app.end_login(login text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+                         IF EXISTS (SELECT FROM pg_roles WHERE rolname = login) THEN
+                             EXECUTE format('REVOKE ALL ON app.orders FROM %I', login);
+                             EXECUTE format('REVOKE ALL ON SCHEMA app FROM %I', login);
+                             EXECUTE format('DROP ROLE %I', login);
+                         END IF;
+                     END $$; RESET ROLE;
                      GRANT app_owner TO {BROKER}; GRANT CREATE ON DATABASE second TO {BROKER} WITH GRANT OPTION"
                 );
                 app.batch_execute(&fill).await.expect("roles and a table");

@@ -23,7 +23,8 @@ impl<S: TokenSource> BearerEngine<S> {
     pub(super) async fn make(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
         let noted = self.source.revokes() && !crate::mutation!("bearer-noted");
         if noted {
-            self.notes.begin(order.lease, self.clock.wall()).map_err(on_disk)?;
+            let now = self.clock.wall();
+            self.notes.begin(order.lease, now, self.over_at_last(now)).map_err(on_disk)?;
         }
         crate::failpoint!("bearer-noted");
         let given = match self.source.ask(order).await {
@@ -48,7 +49,7 @@ impl<S: TokenSource> BearerEngine<S> {
             (_, false) => Some(EngineError::Setup(format!("a token of more than {TOKEN_MAX} bytes"))),
             _ => None,
         };
-        match wrong.or_else(|| self.unfit(order, &given, now)) {
+        match wrong.or_else(|| self.unfit(order, &given)) {
             None => Ok(self.issued(order, given, dies)),
             Some(error) => Err(match self.undo(order.lease, &tokens, noted).await {
                 Ok(()) => error,
@@ -58,13 +59,13 @@ impl<S: TokenSource> BearerEngine<S> {
     }
 
     /// What is wrong with a token; a credential lasts as long as its lease, and whatever is more than was granted is not handed out.
-    fn unfit(&self, order: &Order<'_>, given: &Given, now: WallTime) -> Option<EngineError> {
+    fn unfit(&self, order: &Order<'_>, given: &Given) -> Option<EngineError> {
         let text = match &given.wrong {
             Some(EngineError::Refused(text)) => return Some(EngineError::Refused(text.clone())),
             Some(error) => Some(error.to_string()),
             None => None,
         };
-        let wanted = order.expires.0.saturating_sub(now.0).div_ceil(1_000_000);
+        let wanted = u64::try_from(order.left.as_micros().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         let longest = u64::from(self.source.longest().as_secs());
         let lasting = || match given.seconds {
             None => Some("the source does not say how long the token lives, so nobody can say when it is dead".to_owned()),
@@ -169,8 +170,9 @@ impl<S: TokenSource> BearerEngine<S> {
                 }
                 self.ended(lease, done, dies)
             }
-            Some(Note::Called(at)) => {
-                let over = self.over_at_last(at);
+            Some(Note::Called { at, over }) => {
+                // As long as a token could live when it was called: what is configured by now is about others.
+                let over = over.unwrap_or_else(|| self.over_at_last(at));
                 if self.clock.wall() < over {
                     return Err(EngineError::Unreachable(format!(
                         "the call of {} was not heard; what it may have made nobody knows and nobody can name: dead for certain at {}",
@@ -201,7 +203,7 @@ impl<S: TokenSource> BearerEngine<S> {
         for lease in self.notes.leases().map_err(on_disk)? {
             match self.notes.find(lease).map_err(on_disk)? {
                 Some(Note::Made { .. }) => made.push(lease),
-                Some(Note::Called(_)) => called.push(lease),
+                Some(Note::Called { .. }) => called.push(lease),
                 None => {}
             }
         }
@@ -215,7 +217,7 @@ impl<S: TokenSource> BearerEngine<S> {
         for lease in self.notes.leases()? {
             let over = match self.notes.find(lease) {
                 Ok(Some(Note::Made { dies, .. })) => dies.is_some_and(|dies| later(dies, FORGOTTEN) < now),
-                Ok(Some(Note::Called(at))) => later(self.over_at_last(at), FORGOTTEN) < now,
+                Ok(Some(Note::Called { at, over })) => later(over.unwrap_or_else(|| self.over_at_last(at)), FORGOTTEN) < now,
                 Ok(None) => false,
                 Err(error) => {
                     tracing::warn!(engine = %self.name, folder = %self.notes.folder().display(), %error, "a note of a token cannot be read");

@@ -22,8 +22,12 @@ const FORMAT: u32 = 1;
 
 /// What is known of a lease's call.
 pub(super) enum Note {
-    /// It was about to be made, then; whether there is a token is not known.
-    Called(WallTime),
+    /// It was about to be made; whether there is a token is not known.
+    Called {
+        at: WallTime,
+        /// When the longest token of it is dead for certain, by the longest life that there was then.
+        over: Option<WallTime>,
+    },
     /// It gave this; the second is what came beside it and must end too.
     Made {
         tokens: Vec<SecretBytes>,
@@ -39,6 +43,9 @@ pub(super) enum Note {
 struct Written {
     format: u32,
     called: WallTime,
+    /// Of a call: when it is over at the latest. Versions before this wrote none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    over: Option<WallTime>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     dies: Option<WallTime>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -70,15 +77,15 @@ impl Notes {
         Ok(Self { folder, key, random })
     }
 
-    /// A call is about to be made; that is on disk when this returns.
-    pub(super) fn begin(&self, lease: LeaseId, now: WallTime) -> Result<(), NoteError> {
-        self.write(lease, &Written { format: FORMAT, called: now, dies: None, sealed: Vec::new() })
+    /// A call is about to be made, of which nothing lives after `over`; that is on disk when this returns.
+    pub(super) fn begin(&self, lease: LeaseId, now: WallTime, over: WallTime) -> Result<(), NoteError> {
+        self.write(lease, &Written { format: FORMAT, called: now, over: Some(over), dies: None, sealed: Vec::new() })
     }
 
     /// The call gave these.
     pub(super) fn made(&self, lease: LeaseId, tokens: &[&SecretBytes], dies: Option<WallTime>, now: WallTime) -> Result<(), NoteError> {
         let seal = |token: &&SecretBytes| STANDARD.encode(self.key.seal(&context(lease), token.expose(), &*self.random));
-        self.write(lease, &Written { format: FORMAT, called: now, dies, sealed: tokens.iter().map(seal).collect() })
+        self.write(lease, &Written { format: FORMAT, called: now, over: None, dies, sealed: tokens.iter().map(seal).collect() })
     }
 
     /// Nothing of the lease exists any more, or nothing ever did. A note that comes back after a power cut ends once more.
@@ -108,8 +115,11 @@ impl Notes {
             self.key.open(&context(lease), &sealed).map_err(|_| unreadable())
         };
         let tokens = written.sealed.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        let Written { called, dies, .. } = written;
-        Ok(Some(if tokens.is_empty() { Note::Called(called) } else { Note::Made { tokens, made: called, dies } }))
+        let Written { called, over, dies, .. } = written;
+        Ok(Some(match tokens.is_empty() {
+            true => Note::Called { at: called, over },
+            false => Note::Made { tokens, made: called, dies },
+        }))
     }
 
     /// The leases that have one.
@@ -152,8 +162,8 @@ mod tests {
         let open = |key: u8| Notes::open(folder.clone(), SealKey::from_bytes(&[key; 32]).unwrap(), Arc::new(SeededRandom::new(1))).unwrap();
         let (notes, lease, other) = (open(1), LeaseId::from_parts(1, 1), LeaseId::from_parts(1, 2));
         assert!(notes.find(lease).unwrap().is_none());
-        notes.begin(lease, WallTime(7)).unwrap();
-        assert!(matches!(notes.find(lease).unwrap(), Some(Note::Called(WallTime(7)))));
+        notes.begin(lease, WallTime(7), WallTime(70)).unwrap();
+        assert!(matches!(notes.find(lease).unwrap(), Some(Note::Called { at: WallTime(7), over: Some(WallTime(70)) })));
         let token = SecretBytes::new(b"canary-token".to_vec());
         notes.made(lease, &[&token], Some(WallTime(9)), WallTime(8)).unwrap();
         let Some(Note::Made { tokens, made: WallTime(8), dies: Some(WallTime(9)) }) = notes.find(lease).unwrap() else { panic!() };

@@ -104,7 +104,7 @@ impl CommandEngine {
         Wanted {
             secret: order.secret.name.as_str(),
             request: order.request.to_string(),
-            ttl: (order.expires.0.saturating_sub(self.clock.wall().0) / 1_000_000).max(1),
+            ttl: order.left.as_secs().max(1),
             expires: order.expires.unix_secs(),
             intent: Wish {
                 identity: order.identity.as_str(),

@@ -77,6 +77,7 @@ async fn issue(engine: &JwtEngine, secret: &SecretDefinition, expires: u64, agai
         hosts: &[Target::parse("api.example").unwrap()],
         issued: WallTime(NOW * 1_000_000),
         expires: WallTime(expires * 1_000_000),
+        left: std::time::Duration::from_secs(expires - NOW),
     };
     let issued = if again { engine.read(&order, &UpstreamRef::default()).await } else { engine.issue(&order).await }.unwrap();
     String::from_utf8(issued.value.expose().to_vec()).unwrap()

@@ -86,7 +86,7 @@ impl OpenBaoEngine {
 
     /// Seconds from now until the lease ends, at least one.
     fn seconds(&self, order: &Order<'_>) -> u64 {
-        order.expires.0.saturating_sub(self.clock.wall().0).div_ceil(1_000_000).max(1)
+        order.left.as_micros().div_ceil(1_000_000).try_into().unwrap_or(u64::MAX).max(1)
     }
 
     async fn make(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
