@@ -105,7 +105,8 @@ impl Broker {
                 Ok(delivery)
             }
             Err((reason, stop)) => {
-                // Whatever failed, the lease ends: nobody has the secret, and nothing may stay upstream.
+                // Whatever failed, the lease ends: nobody has the secret, and nothing may stay upstream. Others need not wait for that.
+                drop(turn);
                 self.end(id, reason).await;
                 Err(stop)
             }
@@ -251,15 +252,18 @@ impl Broker {
         }
     }
 
+    pub(super) fn must_be_within_limit(&self, identity: &crate::model::IdentityName) -> Result<(), Refusal> {
+        let (live, allowed) = (self.leases.count_of(identity), self.settings.per_identity);
+        if live < allowed {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::LIMIT).detail(format!("{identity} has {live} live leases; leases.per_identity allows {allowed}")))
+    }
+
     fn draft(&self, permit: &Permit, bound: &Bound, key: Option<(String, String)>, request: RequestId) -> Result<Lease, Stop> {
         let (workload, intent, effective) = (permit.workload(), permit.intent(), permit.effective());
         let (identity, secret) = (workload.identity(), intent.secret());
-        let live = self.leases.count_of(&identity.name);
-        if live >= self.settings.per_identity {
-            return Err(Refusal::new(Code::LIMIT)
-                .detail(format!("{} has {live} live leases; leases.per_identity allows {}", identity.name, self.settings.per_identity))
-                .into());
-        }
+        self.must_be_within_limit(&identity.name)?;
         let (wall, boot) = (self.clock.wall(), self.clock.boot());
         Ok(Lease {
             id: LeaseId::from_parts(wall.unix_ms(), self.random.u128()),

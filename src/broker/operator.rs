@@ -81,13 +81,16 @@ impl Broker {
             Selection::Tree(root) => descendants(*root),
             _ => HashSet::new(),
         };
-        // Whoever wants one lease's credential dead wants it dead for all who have it.
-        let shared = match selection {
-            Selection::Lease(id) => Some(self.leases.find(*id).map_or(*id, |lease| lease.credential())),
-            _ => None,
-        };
-        let selected = |lease: &Arc<Lease>| selects(selection, lease, &tree) || shared == Some(lease.credential());
-        let leases: Vec<Arc<Lease>> = self.leases.all().into_iter().filter(selected).collect();
+        // Whoever wants a lease's credential dead wants it dead for all who have it, and for those who are about to.
+        let all = self.leases.all();
+        let mut credentials: HashSet<LeaseId> =
+            all.iter().filter(|lease| selects(selection, lease, &tree)).map(|lease| lease.credential()).collect();
+        if let Selection::Lease(ended) = selection {
+            credentials.insert(*ended);
+        }
+        self.leases.withdraw(&credentials);
+        let selected = |lease: &Arc<Lease>| credentials.contains(&lease.credential());
+        let leases: Vec<Arc<Lease>> = all.into_iter().filter(selected).collect();
         if leases.is_empty() {
             return Err(Refusal::new(Code::NOT_FOUND).message(format!("There is no live lease {selection}.")));
         }

@@ -98,12 +98,13 @@ impl Broker {
         if !lease.renewable {
             return Err(Refusal::new(Code::NOT_RENEWABLE).into());
         }
+        // Nobody else makes it shorter or longer meanwhile, if others have it too; much may have changed until then.
+        let turn = self.turn_to_prolong(&lease).await?;
+        let (workload, lease) = if turn.is_some() { self.own_lease(peer, id, trail)? } else { (workload, lease) };
         let governance = self.governance();
         let permit = self.decide_lease(&governance, &workload, &lease, self.is_frozen(), trail)?;
         let intent = permit.intent();
         let ttl = permit.effective().ttl.min(lease.ttl);
-        // Nobody else makes it shorter or longer meanwhile, if others have it too.
-        let _turn = self.turn_to_prolong(intent.secret(), &lease).await;
         let expires = self.clock.wall().plus(ttl).max(lease.expires);
         let deadline = self.clock.boot().plus(ttl).max(lease.deadline);
         let extended = Lease { expires, deadline, ..Lease::clone(&lease) };

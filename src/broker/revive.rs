@@ -15,7 +15,11 @@ use crate::{
     model::{EndReason, EndResult, ExecRule, HolderKind, LeaseId},
     sys::{Found, GroupWatch, Pidfd, is_shortage},
 };
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 /// At a start, how long each try to reach the attestor waits, and the pause after it.
 const LOOK_FOR_ATTESTOR: Duration = Duration::from_secs(1);
@@ -55,7 +59,15 @@ impl Broker {
             revived.lost += 1;
             drop(self.begin_end(lease.id, EndReason::Operator));
         }
+        // An operator ended one lease of a credential and not yet the others.
+        let is_withdrawn = |lease: &&Arc<Lease>| matches!(lease.state, State::Ending { reason: EndReason::Operator, .. });
+        let withdrawn: HashSet<LeaseId> = recovered.ending.iter().filter(is_withdrawn).map(|lease| lease.credential()).collect();
         for lease in recovered.live {
+            if withdrawn.contains(&lease.credential()) {
+                revived.lost += 1;
+                drop(self.begin_end(lease.id, EndReason::Operator));
+                continue;
+            }
             // The power went, or an older copy was put back, before the journal had its end on the disk.
             if let Some(reason) = books.end_of(lease.id).filter(|_| !crate::mutation!("ended-on-record")) {
                 revived.lost += 1;

@@ -3,10 +3,12 @@
 //! Who has a credential is counted by the lease table alone, under its lock. What is here only finds the credential that a newcomer may join,
 //! and lets one at a time make or prolong it. It is not kept over a restart: whoever comes after one gets another credential.
 
-use super::Broker;
+use super::{Broker, Stop};
 use crate::{
-    lease::{Lease, ReserveError, Slot},
-    model::{IdentityKind, IdentityName, LeaseId, Operation, Purpose, SecretDefinition, SecretName, Share, Target},
+    lease::{Lease, Slot},
+    model::{
+        Assurance, Code, IdentityKind, IdentityName, LeaseId, Operation, Purpose, Refusal, SecretDefinition, SecretName, Share, Target,
+    },
 };
 use std::{
     collections::HashMap,
@@ -25,6 +27,8 @@ const MANY: usize = 1_024;
 struct Use {
     identity: IdentityName,
     secret: SecretName,
+    /// Nobody gets what a stronger attestation was needed for.
+    assurance: Assurance,
     generation: Arc<str>,
     purpose: Purpose,
     operation: Operation,
@@ -44,6 +48,7 @@ impl Shares {
         let key = Use {
             identity: lease.identity.clone(),
             secret: lease.secret.clone(),
+            assurance: lease.assurance,
             generation: lease.generation.clone(),
             purpose: lease.purpose.clone(),
             operation: lease.operation,
@@ -66,7 +71,7 @@ impl Shares {
 impl Broker {
     /// A place beside those who have a credential for the same use. Without one, a turn to make it, or nothing where each has its own: what
     /// is used once is one holder's, and so is what an agent has, whose every call must be told from all others.
-    pub(super) async fn join(&self, secret: &SecretDefinition, draft: &Lease) -> Result<(Option<Slot>, Option<Turn>), ReserveError> {
+    pub(super) async fn join(&self, secret: &SecretDefinition, draft: &Lease) -> Result<(Option<Slot>, Option<Turn>), Stop> {
         let agent = draft.identity_kind == IdentityKind::Agent && !crate::mutation!("share-agent");
         if secret.share != Share::Identity || agent || draft.uses == 1 {
             return Ok((None, None));
@@ -74,7 +79,8 @@ impl Broker {
         self.shares.forget(|credential| self.leases.longest(credential).is_some());
         // Behind a source that hangs nobody waits for all the others: whoever waited long enough asks it alone.
         let Ok(turn) = tokio::time::timeout(LONGEST_WAIT, self.shares.turn(draft)).await else { return Ok((None, None)) };
-        // Others may have taken long.
+        // Others may have taken long, and have leases now.
+        self.must_be_within_limit(&draft.identity)?;
         let (wall, boot) = (self.clock.wall(), self.clock.boot());
         let draft = Lease { issued: wall, expires: wall.plus(draft.ttl), deadline: boot.plus(draft.ttl), ..draft.clone() };
         let joined = match *turn {
@@ -84,9 +90,13 @@ impl Broker {
         Ok(if joined.is_some() { (joined, None) } else { (None, Some(turn)) })
     }
 
-    /// A turn to prolong a credential that others may have too.
-    pub(super) async fn turn_to_prolong(&self, secret: &SecretDefinition, lease: &Lease) -> Option<Turn> {
-        let shared = secret.share == Share::Identity || lease.shares.is_some();
-        if shared { Some(self.shares.turn(lease).await) } else { None }
+    /// A turn to prolong a credential that others may have too. Whoever has waited for one decides anew.
+    pub(super) async fn turn_to_prolong(&self, lease: &Lease) -> Result<Option<Turn>, Stop> {
+        let is_shared = |secret: &Arc<SecretDefinition>| secret.share == Share::Identity;
+        if lease.shares.is_none() && !self.governance().catalogue.find(&lease.secret).is_some_and(is_shared) {
+            return Ok(None);
+        }
+        let busy = || Refusal::new(Code::ENGINE_UNAVAILABLE).message("Others that have the same credential are before you; try again.");
+        Ok(Some(tokio::time::timeout(LONGEST_WAIT, self.shares.turn(lease)).await.map_err(|_| busy())?))
     }
 }

@@ -156,6 +156,11 @@ impl Leases {
         }
     }
 
+    /// Nobody else gets these credentials from now on, as far as several have them.
+    pub fn withdraw(&self, credentials: &HashSet<LeaseId>) {
+        self.table.withdraw(credentials);
+    }
+
     /// Whether an operator ended a lease of a credential that others have too: whoever is about to join is not to have it.
     pub fn is_withdrawn(&self, credential: LeaseId) -> bool {
         self.table.is_withdrawn(credential)

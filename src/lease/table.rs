@@ -1,10 +1,9 @@
 //! The leases in memory: the one place where a lease changes its state.
 
+mod shared;
+
 use super::row::{Cause, Ended, Holder, HolderKey, Lease, State};
-use crate::{
-    engine::UpstreamRef,
-    model::{BootTime, EndReason, EndResult, IdentityName, LeaseId, RequestId, WallTime},
-};
+use crate::model::{BootTime, EndReason, EndResult, IdentityName, LeaseId, RequestId, WallTime};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -104,38 +103,6 @@ impl Table {
             inner.insert(lease);
         }
         !taken
-    }
-
-    /// Adds a reservation beside a live lease with the same credential, with that one's reference; `None` when none has half of the time
-    /// left that is wanted.
-    pub(super) fn join(&self, lease: Lease, now: BootTime) -> Option<Result<(Lease, UpstreamRef), KeyTaken>> {
-        let mut inner = self.lock();
-        if inner.withdrawn.contains(&lease.credential()) {
-            return None;
-        }
-        let live = inner.users(lease.credential()).filter(|other| other.state == State::Live);
-        let longest = live.max_by_key(|other| other.deadline)?.clone();
-        if longest.deadline.since(now) < u64::from(lease.ttl.as_secs()) * 500_000 {
-            return None;
-        }
-        if inner.is_key_taken(&lease) {
-            return Some(Err(KeyTaken));
-        }
-        let (expires, deadline) = (lease.expires.min(longest.expires), lease.deadline.min(longest.deadline));
-        let lease = Lease { expires, deadline, ..lease };
-        inner.insert(Arc::new(lease.clone()));
-        Some(Ok((lease, longest.reference.clone())))
-    }
-
-    /// Whether an operator ended a lease of a credential that others have too.
-    pub(super) fn is_withdrawn(&self, credential: LeaseId) -> bool {
-        self.lock().withdrawn.contains(&credential)
-    }
-
-    pub(super) fn longest(&self, credential: LeaseId) -> Option<(WallTime, BootTime)> {
-        let inner = self.lock();
-        let ends = inner.users(credential).map(|lease| (lease.expires, lease.deadline));
-        ends.reduce(|one, other| (one.0.max(other.0), one.1.max(other.1)))
     }
 
     /// Adds or replaces a lease.
@@ -333,13 +300,6 @@ impl Table {
 impl Inner {
     fn is_key_taken(&self, lease: &Lease) -> bool {
         lease.idempotency.as_ref().is_some_and(|known| self.by_key.contains_key(&(lease.identity.clone(), known.0.clone())))
-    }
-
-    /// Who has this credential, or is about to.
-    fn users(&self, credential: LeaseId) -> impl Iterator<Item = &Arc<Lease>> {
-        let others = self.by_credential.get(&credential).into_iter().flatten().copied();
-        let all = std::iter::once(credential).chain(others).filter_map(|id| self.leases.get(&id));
-        all.map(|entry| &entry.lease).filter(|lease| !matches!(lease.state, State::Ending { .. }))
     }
 
     fn insert(&mut self, lease: Arc<Lease>) {

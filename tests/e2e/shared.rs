@@ -210,3 +210,20 @@ async fn agents_have_their_own() {
     assert_ne!(user(&one.first), user(&other.first));
     assert!(other.first["body"]["lease"]["shares"].is_null());
 }
+
+/// An operator who ends what one process has ends the credential, and with it what others have of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_ends_what_a_process_has_for_all_who_have_it() {
+    if !is_root() {
+        return;
+    }
+    let Some(cluster) = Postgres::start().await else { return };
+    let mut host = Host::start(shared(&cluster));
+    let (one, other) = (host.hold(VICTIM, "orders", &["hold", ASK]), host.hold(VICTIM, "orders", &["hold", ASK]));
+    assert_eq!(user(&one.first), user(&other.first));
+    let pid = &host.live()[1]["holder"]["pid"];
+    let ended = host.operator("POST", "/v1/leases/end", &format!(r#"{{"pid":{pid}}}"#));
+    assert_eq!(ended["ended"].as_array().map(Vec::len), Some(2), "{ended}");
+    assert!(!works(&cluster, &one.first).await && roles(&cluster).await.is_empty());
+    assert_eq!(host.end_of(&one.lease())["ended"]["reason"], "operator");
+}

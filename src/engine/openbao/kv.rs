@@ -224,7 +224,7 @@ impl KvStore {
             }
             Ok(Err(fault @ (Fault::Denied(_) | Fault::Rejected(..)))) => {
                 if !crate::mutation!("stale-refused") {
-                    self.forget(path, None).await;
+                    self.forget_all_of(path, version).await;
                 }
                 return Err(fault.during(&doing));
             }

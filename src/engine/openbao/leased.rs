@@ -207,16 +207,18 @@ impl OpenBaoEngine {
                 break;
             }
         }
-        if let Some(path) = made_at {
-            self.wait_until_ended(&path).await?;
-        }
-        let proof = self.must_be_gone(lease).await?.proof();
+        let looked = match made_at {
+            Some(path) => self.wait_until_ended(&path).await?,
+            None => true,
+        };
+        let gone = self.must_be_gone(lease).await?.proof();
+        let proof = if looked { gone } else { Proof::TOLD };
         Ok(if found { Over::revoked(proof) } else { Over::lapsed(proof) })
     }
 
     /// Revoking a token leaves its leases to the server, which ends them soon after: they are over by then, and go from the list when their
-    /// source has confirmed. Whose they are is not told, so all that are over are waited for.
-    async fn wait_until_ended(&self, path: &str) -> Result<(), EngineError> {
+    /// source has confirmed. Whose they are is not told, so all that are over are waited for; false where they are too many to be looked at.
+    async fn wait_until_ended(&self, path: &str) -> Result<bool, EngineError> {
         let session = &self.children.session;
         let doing = format!("waiting for leases of {path} to end");
         let url = &format!("sys/leases/lookup/{}?list=true", encoded(path));
@@ -227,7 +229,7 @@ impl OpenBaoEngine {
             let mut over = Vec::new();
             match &waited_for {
                 // Too many to look at: the server has taken over to end them, and has that on its disk.
-                None if listed.len() > LOOKED_AT => return Ok(()),
+                None if listed.len() > LOOKED_AT => return Ok(false),
                 None => {
                     for key in listed {
                         if self.is_over(&format!("{path}/{key}"), &doing).await? {
@@ -238,7 +240,7 @@ impl OpenBaoEngine {
                 Some(before) => over.extend(before.iter().filter(|key| listed.contains(key)).cloned()),
             }
             if over.is_empty() {
-                return Ok(());
+                return Ok(true);
             }
             waited_for = Some(over);
             tokio::time::sleep(PAUSE).await;

@@ -355,7 +355,7 @@ impl Engine for OpenBaoEngine {
 
     async fn evict(&self, secret: &SecretDefinition) -> usize {
         match Settings::parse(secret) {
-            Ok(Settings::Kv(row)) => self.kv.forget(&row.path, None).await,
+            Ok(Settings::Kv(row)) => self.kv.forget_all_of(&row.path, row.version).await,
             _ => 0,
         }
     }

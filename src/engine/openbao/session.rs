@@ -92,7 +92,12 @@ impl Session {
         match call(token.clone()).await {
             Err(fault @ Fault::Denied(_)) if !fault.is_unknown_token() && self.discard(&token).await => {
                 tracing::warn!(engine = %self.name, doing, "the server refused our token; logging in anew");
-                Ok(call(self.token().await?).await)
+                match self.token().await {
+                    Ok(token) => Ok(call(token).await),
+                    // Its no stands, where it is too busy to be asked with another token.
+                    Err(EngineError::Unreachable(_)) => Ok(Err(fault)),
+                    Err(error) => Err(error),
+                }
             }
             done => Ok(done),
         }

@@ -101,6 +101,12 @@ impl KvStore {
         in_memory + self.offline.remove(&places).await
     }
 
+    /// The same of all versions, a copy of the one that a secret names included: after a start nobody may have looked at that yet.
+    pub(super) async fn forget_all_of(&self, path: &KvPath, named: Option<u64>) -> usize {
+        let of_named = if named.is_some() { self.forget(path, named).await } else { 0 };
+        of_named + self.forget(path, None).await
+    }
+
     /// Lets go of what is kept in memory, so that it rests there no longer. How much it was.
     fn let_go(&self, which: impl Fn(&(KvPath, u64), &Version) -> bool) -> usize {
         let gone: Vec<_> = self.kept.iter().filter(|(place, version)| which(place, version)).map(|(place, _)| place).collect();
