@@ -57,9 +57,9 @@ pub fn receipt(folder: &Path, lease: LeaseId) -> io::Result<Option<Receipt>> {
     })?;
     if let Some(end) = &receipt.end {
         let heads = Filter { kind: Some(Kind::Head), ..Filter::default() };
-        let head = query(folder, end.record.seq + 1, &heads, 1)?.pop();
+        let head = query(folder, end.record.seq.saturating_add(1), &heads, 1)?.pop();
         let note = head.and_then(|record| Note::find(record.rest.get("note")?.as_str()?));
-        receipt.head = note.filter(|note| note.says == Says::Head && note.tip.seq >= end.record.seq);
+        receipt.head = note.filter(|note| note.holds() && note.says == Says::Head && note.tip.seq >= end.record.seq);
     }
     Ok((searched.found > 0).then_some(receipt))
 }

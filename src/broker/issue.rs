@@ -166,7 +166,7 @@ impl Broker {
             return Err((EndReason::HolderGone, Refusal::new(Code::PEER_GONE).into()));
         }
         // It may have been ended while the record was written, or its credential withdrawn from those who have it.
-        let withdrawn = lease.shares.is_some() && self.leases.is_withdrawn(lease.credential());
+        let withdrawn = self.leases.is_withdrawn(lease.credential());
         if withdrawn || !self.leases.find(lease.id).is_some_and(|now| now.state == State::Live) {
             return Err((EndReason::Policy, Refusal::new(Code::LEASE_ENDED).into()));
         }

@@ -68,19 +68,25 @@ impl Shares {
     }
 }
 
+/// What is never shared.
+fn has_its_own(lease: &Lease) -> bool {
+    let agent = lease.identity_kind == IdentityKind::Agent && !crate::mutation!("share-agent");
+    agent || lease.uses == 1
+}
+
 impl Broker {
     /// A place beside those who have a credential for the same use. Without one, a turn to make it, or nothing where each has its own: what
     /// is used once is one holder's, and so is what an agent has, whose every call must be told from all others.
     pub(super) async fn join(&self, secret: &SecretDefinition, draft: &Lease) -> Result<(Option<Slot>, Option<Turn>), Stop> {
-        let agent = draft.identity_kind == IdentityKind::Agent && !crate::mutation!("share-agent");
-        if secret.share != Share::Identity || agent || draft.uses == 1 {
+        if secret.share != Share::Identity || has_its_own(draft) {
             return Ok((None, None));
         }
         self.shares.forget(|credential| self.leases.longest(credential).is_some());
         // Behind a source that hangs nobody waits for all the others: whoever waited long enough asks it alone.
-        let Ok(turn) = tokio::time::timeout(LONGEST_WAIT, self.shares.turn(draft)).await else { return Ok((None, None)) };
+        let turn = tokio::time::timeout(LONGEST_WAIT, self.shares.turn(draft)).await;
         // Others may have taken long, and have leases now.
         self.must_be_within_limit(&draft.identity)?;
+        let Ok(turn) = turn else { return Ok((None, None)) };
         let (wall, boot) = (self.clock.wall(), self.clock.boot());
         let draft = Lease { issued: wall, expires: wall.plus(draft.ttl), deadline: boot.plus(draft.ttl), ..draft.clone() };
         let joined = match *turn {
@@ -93,6 +99,9 @@ impl Broker {
     /// A turn to prolong a credential that others may have too. Whoever has waited for one decides anew.
     pub(super) async fn turn_to_prolong(&self, lease: &Lease) -> Result<Option<Turn>, Stop> {
         let is_shared = |secret: &Arc<SecretDefinition>| secret.share == Share::Identity;
+        if has_its_own(lease) {
+            return Ok(None);
+        }
         if lease.shares.is_none() && !self.governance().catalogue.find(&lease.secret).is_some_and(is_shared) {
             return Ok(None);
         }

@@ -1,6 +1,13 @@
 //! `clav audit receipt`: that a lease's credential is dead, how that is known, and where in the log it stands; offline.
 
-use super::{Desk, Done, Failure, explain::bare, failure::code, output::line, renew::lease_id, verify::configured};
+use super::{
+    Desk, Done, Failure,
+    explain::{bare, printable},
+    failure::code,
+    output::line,
+    renew::lease_id,
+    verify::configured,
+};
 use crate::audit::{Entry, Receipt, receipt};
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -113,8 +120,8 @@ impl Told {
         row("credential", &colour)?;
         let first = found.issue.as_ref().or(found.end.as_ref());
         if let Some(entry) = first {
-            let who = entry.record.identity.as_ref().map_or("-", |identity| &identity.name);
-            let secret = entry.record.secret.as_ref().map_or("-", |secret| &secret.name);
+            let who = entry.record.identity.as_ref().map_or("-".to_owned(), |identity| printable(&identity.name));
+            let secret = entry.record.secret.as_ref().map_or("-".to_owned(), |secret| printable(&secret.name));
             row("what", &format!("{secret} for {who}"))?;
             row("upstream", &pairs(&member(entry, "credential")))?;
             if let intent @ Value::String(_) = member(entry, "intent") {
@@ -161,7 +168,7 @@ fn place(entry: &Entry) -> Value {
 }
 
 fn standing(entry: &Entry) -> String {
-    format!("{}, record {}, hash {}", entry.record.time, entry.record.seq, entry.hash)
+    format!("{}, record {}, hash {}", printable(&entry.record.time), entry.record.seq, entry.hash)
 }
 
 /// Names and what they are, on one line.

@@ -17,6 +17,8 @@ use std::{
 /// A temporary cluster. Dropping it ends the server; the stage removes its folder.
 struct Cluster {
     dir: PathBuf,
+    /// psql's file with the password, in the stage's own folder: nothing is written where the server's user could have put a link.
+    pass: PathBuf,
     server: Child,
 }
 
@@ -111,14 +113,21 @@ fn start(stage: &mut Stage, programs: &Path) -> Result<Cluster, Trouble> {
     let me = if crate::sys::euid() == 0 { "root".to_owned() } else { std::env::var("USER").unwrap_or_default() };
     let trust = "local all postgres peer map=demo\nlocal all claviger peer map=demo\nlocal all all scram-sha-256\n";
     let map = format!("demo {me} postgres\ndemo {me} claviger\n");
-    for (file, text) in [("pg_hba.conf", trust), ("pg_ident.conf", map.as_str())] {
-        fs::write(data.join(file), text).doing("configuring PostgreSQL")?;
+    // In the stage's own folder: the other one is the server's user's, who may put links there.
+    let (hba, ident) = ("pg_hba.conf", "pg_ident.conf");
+    for (file, text) in [(hba, trust), (ident, map.as_str())] {
+        stage.write(file, text)?;
+        fs::set_permissions(stage.dir.join(file), fs::Permissions::from_mode(0o644)).doing("configuring PostgreSQL")?;
     }
     let (mut server, _) = as_server(programs.join("postgres"));
     let server = server
         .arg("-D")
         .arg(&data)
         .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c"])
+        .arg(format!("hba_file={}", stage.dir.join(hba).display()))
+        .arg("-c")
+        .arg(format!("ident_file={}", stage.dir.join(ident).display()))
+        .arg("-c")
         .arg(format!("unix_socket_directories={}", dir.display()))
         .current_dir("/")
         .stdin(Stdio::null())
@@ -126,7 +135,7 @@ fn start(stage: &mut Stage, programs: &Path) -> Result<Cluster, Trouble> {
         .stderr(Stdio::null())
         .spawn()
         .doing("starting PostgreSQL")?;
-    let cluster = Cluster { dir, server };
+    let cluster = Cluster { dir, pass: stage.dir.join("pass"), server };
     stage.keeper.process(&cluster.server, 2)?;
     // What docs/engines/postgres.md asks an operator to do.
     let setup = "CREATE TABLE orders (id int); INSERT INTO orders VALUES (1), (2), (3); CREATE ROLE app_ro; GRANT SELECT ON orders TO app_ro; \
@@ -148,18 +157,18 @@ struct Session {
 impl Session {
     fn open(cluster: &Cluster, _programs: &Path, answer: &Value) -> Result<Session, Trouble> {
         // The password goes through a file that only this user can read, never through an argument.
-        let pass = cluster.dir.join("pass");
+        let pass = &cluster.pass;
         let line = format!("*:*:*:*:{}\n", text(&answer["body"]["secret"]["value"]));
         let mut file = fs::OpenOptions::new();
         std::os::unix::fs::OpenOptionsExt::mode(file.write(true).create(true).truncate(true), 0o600)
-            .open(&pass)
+            .open(pass)
             .and_then(|mut file| file.write_all(line.as_bytes()))
             .doing("handing the password to psql")?;
         let mut child = Command::new("/usr/bin/psql")
             .args(["-qXAtw", "-v", "ON_ERROR_STOP=1", "-h"])
             .arg(&cluster.dir)
             .args(["-U", &text(&answer["body"]["attributes"]["username"]), "postgres"])
-            .env("PGPASSFILE", &pass)
+            .env("PGPASSFILE", pass)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -8,7 +8,6 @@ use super::{
 use std::{
     fs,
     net::TcpListener,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -133,9 +132,8 @@ impl Server {
         let said = |words: &[&str]| self.ask(&self.root, words).map_err(Trouble::Answer);
         let role = said(&["read", "-field=role_id", "auth/approle/role/demo/role-id"])?;
         let secret = said(&["write", "-f", "-field=secret_id", "auth/approle/role/demo/secret-id"])?;
-        stage.write("bao-secret-id", &secret)?;
+        stage.write_secret("bao-secret-id", &secret)?;
         let (file, dir) = (stage.dir.join("bao-secret-id"), &self.dir);
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).doing("writing the secret id")?;
         Ok(format!(
             "[[engine]]\nkind = \"openbao\"\nname = \"bao\"\naddress = \"https://localhost:{}\"\nca_file = \"{}/vault-ca.pem\"\n\
              login = {{ method = \"approle\", role_id = \"{role}\", secret_id_file = \"{}\" }}\n",

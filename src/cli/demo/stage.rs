@@ -105,8 +105,7 @@ impl Stage {
         }
         let mut key = [0; 32];
         crate::digest::Random::fill(&crate::digest::SystemRandom::default(), &mut key);
-        self.write("key", &hex::encode(key))?;
-        fs::set_permissions(self.dir.join("key"), fs::Permissions::from_mode(0o400)).doing("writing the key")?;
+        self.write_secret("key", &hex::encode(key))?;
         let (dir, uid) = (self.dir.display(), crate::sys::euid());
         self.write("clavigerd.toml", &self.config(""))?;
         self.write("policy.d/00-baseline.cedar", BASELINE)?;
@@ -146,6 +145,14 @@ impl Stage {
              audit = \"{dir}/audit\"\npolicy = \"{dir}/policy.d\"\nsecrets = \"{dir}/secrets.d\"\nidentities = \"{dir}/identities.d\"\n\
              [local]\nkey_file = \"{dir}/key\"\n[audit]\nanchors = []\nreserve_bytes = 1048576\n{more}"
         )
+    }
+
+    /// Writes a file of the stage that nobody else could read at any moment.
+    pub fn write_secret(&self, name: &str, text: &str) -> Result<(), Trouble> {
+        let mut file = fs::OpenOptions::new();
+        std::os::unix::fs::OpenOptionsExt::mode(file.write(true).create_new(true), 0o400);
+        let written = file.open(self.dir.join(name)).and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()));
+        written.doing(&format!("writing {name}"))
     }
 
     /// Writes a file of the stage.

@@ -60,6 +60,11 @@ impl Fault {
         matches!(self, Fault::Denied(text) if text.contains("bad token"))
     }
 
+    /// Its word for a caller whose token it does not know any more; who may not do this one thing is told less.
+    pub(super) fn is_dead_token(&self) -> bool {
+        matches!(self, Fault::Denied(text) if text.contains("invalid token"))
+    }
+
     /// The same for the operator, with what was being done.
     pub(super) fn during(self, doing: &str) -> EngineError {
         match self {

@@ -94,8 +94,8 @@ impl Session {
                 tracing::warn!(engine = %self.name, doing, "the server refused our token; logging in anew");
                 match self.token().await {
                     Ok(token) => Ok(call(token).await),
-                    // Its no stands, where it is too busy to be asked with another token.
-                    Err(EngineError::Unreachable(_)) => Ok(Err(fault)),
+                    // Its no stands, where it is too busy to be asked with another token and it was no word about ours.
+                    Err(EngineError::Unreachable(_)) if !fault.is_dead_token() => Ok(Err(fault)),
                     Err(error) => Err(error),
                 }
             }

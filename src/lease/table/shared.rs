@@ -32,8 +32,11 @@ impl Table {
 
     pub(in crate::lease) fn withdraw(&self, credentials: &HashSet<LeaseId>) {
         let inner = &mut *self.lock();
-        let shared = credentials.iter().filter(|credential| inner.by_credential.contains_key(credential));
-        let used: Vec<LeaseId> = shared.copied().filter(|credential| inner.users(*credential).next().is_some()).collect();
+        // Of several, or of one that is being made: what only one has that lives ends with its lease.
+        let reserved = |credential: LeaseId| inner.users(credential).any(|lease| lease.state == State::Reserved);
+        let meant = |credential: &LeaseId| inner.by_credential.contains_key(credential) || reserved(*credential);
+        let used: Vec<LeaseId> =
+            credentials.iter().copied().filter(meant).filter(|credential| inner.users(*credential).next().is_some()).collect();
         inner.withdrawn.extend(used);
     }
 
