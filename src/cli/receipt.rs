@@ -1,13 +1,6 @@
 //! `clav audit receipt`: that a lease's credential is dead, how that is known, and where in the log it stands; offline.
 
-use super::{
-    Desk, Done, Failure,
-    explain::{bare, printable},
-    failure::code,
-    output::line,
-    renew::lease_id,
-    verify::configured,
-};
+use super::{Desk, Done, Failure, explain, failure::code, output::line, renew::lease_id, verify::configured};
 use crate::audit::{Entry, Receipt, receipt};
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -158,6 +151,16 @@ impl Told {
     }
 }
 
+/// JSON as people write it, of a log that anybody may have written.
+fn bare(value: &Value) -> String {
+    printable(&explain::bare(value))
+}
+
+/// Text of a log that anybody may have written: nothing in it moves a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_unicode().to_string() } else { c.to_string() }).collect()
+}
+
 fn member(entry: &Entry, name: &str) -> Value {
     entry.record.rest.get(name).cloned().unwrap_or_default()
 }
@@ -179,4 +182,14 @@ fn pairs(value: &Value) -> String {
     let shown: Vec<String> =
         members.iter().filter(|(name, _)| *name != "intent").map(|(name, value)| format!("{name} {}", bare(value))).collect();
     if shown.is_empty() { "-".to_owned() } else { shown.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_record_says_moves_no_terminal() {
+        assert_eq!(bare(&json!(["a\u{1b}[2Jb", "ü\n", 7])), "a\\u{1b}[2Jb, ü\\u{a}, 7");
+    }
 }
