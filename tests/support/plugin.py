@@ -104,12 +104,16 @@ def main():
             os._exit(3)
         case "daemon":
             # Answers, and leaves a child behind that keeps the connection.
+            there, noted = os.pipe()
             if os.fork() == 0:
                 os.setsid()
                 if os.fork() == 0:
                     note(f"child {os.getpid()}")
+                    os.write(noted, b"1")
                     time.sleep(60)
                 os._exit(0)
+            # Else it may be ended with its unit before it has said who it is.
+            os.read(there, 1)
             say(usual(asked))
         case "other-lease":
             say({**usual(asked), "lease": "lease-00000000000000000000000000"})
