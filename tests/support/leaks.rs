@@ -166,12 +166,19 @@ fn look(needles: &Needles, seen: &mut BTreeSet<(String, String)>) {
         if !entry.file_name().to_string_lossy().starts_with(|c: char| c.is_ascii_digit()) {
             continue;
         }
+        let arguments = || fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let before = arguments();
         for what in ["environ", "cmdline"] {
             // A process may go while it is looked at.
             let Ok(bytes) = fs::read(entry.path().join(what)) else { continue };
             for name in needles.within(&bytes) {
-                let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-                let who = String::from_utf8_lossy(&arguments).replace('\0', " ").chars().take(60).collect::<String>();
+                // It may be another program by now, or have ended.
+                let after = arguments();
+                let who = String::from_utf8_lossy(if after.is_empty() { &before } else { &after })
+                    .replace('\0', " ")
+                    .chars()
+                    .take(60)
+                    .collect::<String>();
                 seen.insert((name, format!("{what} of {who}")));
             }
         }
