@@ -24,6 +24,19 @@ async fn host(server: &OpenBao, cluster: &Postgres, two: bool) -> Host {
     server.prepare().await;
     server.with_database(cluster.port, (BROKER, BROKER_PASSWORD)).await;
     server.put("secret/data/app/db", json!({"data": {"user": "u", "password": "first value"}})).await;
+    let setup = Setup {
+        identities: identity("orders", VICTIM, &(declared("db/orders") + &declared("app/db"))),
+        secrets: row("db/orders", "read = \"database/creds/ro\", field = \"password\", attributes = [\"username\"]")
+            + &row("app/db", "kv = \"secret/app/db\", field = \"password\", attributes = [\"user\"]"),
+        policy: grant("orders", "db/orders") + &grant("orders", "app/db"),
+        two,
+        ..Setup::default()
+    };
+    logging_in(server, setup).await
+}
+
+/// The same with an engine `bao` that logs in there; the server is prepared.
+pub async fn logging_in(server: &OpenBao, setup: Setup) -> Host {
     let (role_id, secret_id) = server.approle(json!({"token_policies": "claviger", "token_ttl": "20m"})).await;
     let host = Host::prepare(Setup {
         config: format!(
@@ -31,12 +44,7 @@ async fn host(server: &OpenBao, cluster: &Postgres, two: bool) -> Host {
              login = {{ method = \"approle\", role_id = \"{role_id}\", secret_id_file = \"$DIR/secret-id\" }}\n",
             server.port
         ),
-        identities: identity("orders", VICTIM, &(declared("db/orders") + &declared("app/db"))),
-        secrets: row("db/orders", "read = \"database/creds/ro\", field = \"password\", attributes = [\"username\"]")
-            + &row("app/db", "kv = \"secret/app/db\", field = \"password\", attributes = [\"user\"]"),
-        policy: grant("orders", "db/orders") + &grant("orders", "app/db"),
-        two,
-        ..Setup::default()
+        ..setup
     });
     host.write("bao-ca.pem", &server.ca_pem);
     host.write("secret-id", &secret_id);

@@ -1,10 +1,14 @@
 //! Values while their server cannot be asked: a workload is given what was known and told so, also by a daemon that starts meanwhile, and
 //! operators see what is kept and let go of it.
 
-use super::{host::*, openbao::contents, openbao_server::OpenBao};
+use super::{
+    host::*,
+    openbao::{contents, logging_in},
+    openbao_server::OpenBao,
+};
 use claviger::outbound::Method;
 use serde_json::{Value, json};
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command, time::Duration};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 const ASK: &str = r#"{"secret":"app/db"}"#;
 const ASK_STRICT: &str = r#"{"secret":"app/strict"}"#;
@@ -23,22 +27,13 @@ fn rows() -> String {
 async fn host(server: &OpenBao) -> Host {
     server.prepare().await;
     server.put("secret/data/app/db", json!({"data": {"user": "u", "password": VALUE}})).await;
-    let (role_id, secret_id) = server.approle(json!({"token_policies": "claviger", "token_ttl": "20m"})).await;
-    let host = Host::prepare(Setup {
-        config: format!(
-            "[[engine]]\nkind = \"openbao\"\nname = \"bao\"\naddress = \"https://localhost:{}\"\nca_file = \"$DIR/bao-ca.pem\"\n\
-             login = {{ method = \"approle\", role_id = \"{role_id}\", secret_id_file = \"$DIR/secret-id\" }}\n",
-            server.port
-        ),
+    let setup = Setup {
         identities: identity("orders", VICTIM, &(declared("app/db") + &declared("app/strict"))),
         secrets: rows(),
         policy: grant("orders", "app/db") + &grant("orders", "app/strict"),
         ..Setup::default()
-    });
-    host.write("bao-ca.pem", &server.ca_pem);
-    host.write("secret-id", &secret_id);
-    fs::set_permissions(host.path("secret-id"), fs::Permissions::from_mode(0o400)).unwrap();
-    host
+    };
+    logging_in(server, setup).await
 }
 
 fn copies(host: &Host) -> Vec<PathBuf> {
