@@ -85,7 +85,7 @@ fn catalogue(config: &Config, files: &[File]) -> Result<Catalogue, String> {
                     command::CommandConfig { name: from.name.clone(), socket: from.socket(), timeout, lingers, probes: from.probes };
                 let root = SealKey::from_bytes(&[8; 32]).unwrap();
                 let random = Arc::new(SeededRandom::new(3));
-                Box::new(CommandEngine::new(config, Mark::new(b"m", b"s"), &root, clock.clone(), random))
+                Box::new(CommandEngine::new(config, Mark::new(b"m", b"s"), &root, store.clone(), clock.clone(), random))
             }
             EngineConfig::Ssh(from) => {
                 let config = SshConfig { name: from.name.clone(), max_ttl: from.max_ttl, public_key: None, list: None };

@@ -89,10 +89,8 @@ pub(super) fn engines(
                     lingers: command::LINGERS,
                     probes: from.probes,
                 };
-                rows.push((
-                    from.name.clone(),
-                    Arc::new(CommandEngine::new(config, state.mark.clone(), &root, clock.clone(), random.clone())),
-                ));
+                let made = CommandEngine::new(config, state.mark.clone(), &root, store.clone(), clock.clone(), random.clone());
+                rows.push((from.name.clone(), Arc::new(made)));
             }
             EngineConfig::GitHub(from) => {
                 let root: SealKey = store.own_key("github")?;

@@ -29,6 +29,7 @@ pub mod command;
 mod ended;
 pub mod github;
 pub mod jwt;
+mod lasting;
 pub mod local;
 mod members;
 pub mod oauth2;

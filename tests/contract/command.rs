@@ -3,6 +3,7 @@
 
 use crate::{
     activated::Activated,
+    static_roles::store,
     suite::{Asked, Harness, Probe, every_wait_has_a_deadline, secret},
 };
 use async_trait::async_trait;
@@ -11,6 +12,7 @@ use claviger::{
     engine::{
         Engine, EngineError, Issued, Mark, Order, Over,
         command::{CommandConfig, CommandEngine},
+        local::LocalStore,
     },
     model::{EndResult, EndsBy, EngineName, Operation, SecretDefinition, Target},
     sys::SystemClock,
@@ -28,15 +30,17 @@ use std::{
 use tempfile::TempDir;
 
 /// Generous: the machine may be busy with a build.
-const LIMIT: Duration = Duration::from_secs(10);
+pub const LIMIT: Duration = Duration::from_secs(10);
 /// For programs that do not end.
-const SHORT: Duration = Duration::from_secs(2);
-const CANARY: &str = "canary-of-a-plugin-8c21";
+pub const SHORT: Duration = Duration::from_secs(2);
+pub const CANARY: &str = "canary-of-a-plugin-8c21";
 
 /// A program behind a socket.
-struct Behind {
-    folder: TempDir,
+pub struct Behind {
+    pub folder: TempDir,
     socket: PathBuf,
+    /// What is left of the daemon after a crash.
+    pub store: Arc<LocalStore>,
     #[allow(dead_code, reason = "keeps the program")]
     activated: Activated,
 }
@@ -46,24 +50,30 @@ impl Behind {
         let socket = folder.path().canonicalize().unwrap().join("p.sock");
         let program = [Path::new("/usr/bin/python3"), program, folder.path()];
         let activated = Activated::start(&socket, &program, &folder.path().join("activator.log"))?;
-        Some(Self { folder, socket, activated })
+        let store = store(&folder);
+        Some(Self { folder, socket, store, activated })
     }
 
-    fn text(&self, name: &str) -> String {
+    pub fn text(&self, name: &str) -> String {
         fs::read_to_string(self.folder.path().join(name)).unwrap_or_default()
     }
 
-    fn engine(&self, timeout: Duration) -> CommandEngine {
-        engine_at(&self.socket, (timeout, Duration::from_secs(1)), true)
+    pub fn engine(&self, timeout: Duration) -> CommandEngine {
+        self.lingering(timeout, Duration::from_secs(1))
+    }
+
+    /// One whose programs may live so much longer than their calls.
+    pub fn lingering(&self, timeout: Duration, lingers: Duration) -> CommandEngine {
+        engine_at(&self.socket, &self.store, (timeout, lingers), true)
     }
 
     /// From now on calls of this kind go so.
-    fn mood(&self, mood: &str) {
+    pub fn mood(&self, mood: &str) {
         fs::write(self.folder.path().join("mood"), mood).unwrap();
     }
 
     /// What the bad program has made and not taken back.
-    fn made(&self) -> Vec<String> {
+    pub fn made(&self) -> Vec<String> {
         let made = fs::read_dir(self.folder.path().join("made")).unwrap();
         made.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
@@ -78,13 +88,13 @@ impl Drop for Behind {
     }
 }
 
-fn engine_at(socket: &Path, (timeout, lingers): (Duration, Duration), probes: bool) -> CommandEngine {
+pub fn engine_at(socket: &Path, store: &Arc<LocalStore>, (timeout, lingers): (Duration, Duration), probes: bool) -> CommandEngine {
     let config = CommandConfig { name: EngineName::parse("under-test").unwrap(), socket: socket.to_owned(), timeout, lingers, probes };
     let root = SealKey::from_bytes(&[9; 32]).unwrap();
-    CommandEngine::new(config, mark(), &root, Arc::new(SystemClock), Arc::new(SystemRandom::default()))
+    CommandEngine::new(config, mark(), &root, store.clone(), Arc::new(SystemClock), Arc::new(SystemRandom::default()))
 }
 
-fn mark() -> Mark {
+pub fn mark() -> Mark {
     Mark::new(b"machine", b"state")
 }
 
@@ -92,7 +102,7 @@ fn run(program: &str, arguments: &[&str]) -> Output {
     Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{program}: {error}"))
 }
 
-fn attribute(issued: &Issued, name: &str) -> String {
+pub fn attribute(issued: &Issued, name: &str) -> String {
     issued.attributes.iter().find(|(known, _)| known == name).unwrap().1.clone()
 }
 
@@ -103,14 +113,14 @@ fn web_users() -> PathBuf {
 }
 
 /// A site of a real nginx that lets in who stands in the program's files.
-struct Site {
-    behind: Behind,
+pub struct Site {
+    pub behind: Behind,
     nginx: Child,
     port: u16,
 }
 
 impl Site {
-    fn start() -> Option<Self> {
+    pub fn start() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let program = ["/usr/sbin/nginx", "/usr/local/sbin/nginx"].iter().find(|path| Path::new(path).exists());
         let Some(program) = program else {
@@ -149,7 +159,7 @@ impl Site {
     }
 
     /// The status that curl gets with this login.
-    fn ask(&self, issued: &Issued, method: &str) -> String {
+    pub fn ask(&self, issued: &Issued, method: &str) -> String {
         let login = format!("{}:{}", attribute(issued, "user"), std::str::from_utf8(issued.value.expose()).unwrap());
         let url = format!("http://127.0.0.1:{}/", self.port);
         let done = run("curl", &["-s", "-o", "/dev/null", "-w", "%{http_code}", "--noproxy", "*", "-X", method, "-u", &login, &url]);
@@ -214,7 +224,7 @@ async fn nginx_lets_a_live_login_do_what_it_asked_for_and_knows_whose_it_is() {
 
 // ---- programs with bad habits ----------------------------------------------------------------------------------------------------
 
-fn plugin() -> Option<Behind> {
+pub fn plugin() -> Option<Behind> {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("made")).unwrap();
     Behind::start(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/plugin.py"), folder)
@@ -224,7 +234,7 @@ fn row(engine: &CommandEngine, settings: Value) -> SecretDefinition {
     secret("app/key", engine, settings)
 }
 
-fn shown<T>(done: Result<T, EngineError>) -> String {
+pub fn shown<T>(done: Result<T, EngineError>) -> String {
     done.err().map_or_else(|| "done".into(), |error| format!("{error:?}"))
 }
 
@@ -315,7 +325,7 @@ async fn an_end_is_done_when_the_program_said_so_and_not_before() {
 async fn what_a_program_makes_after_its_deadline_is_found_and_ended() {
     let Some(behind) = plugin() else { return };
     // The program makes it after the deadline, and before no program can live any more, also on a busy host.
-    let hasty = || engine_at(&behind.socket, (SHORT, Duration::from_secs(5)), true);
+    let hasty = || behind.lingering(SHORT, Duration::from_secs(5));
     let engine = hasty();
     behind.mood("create late");
     let secret = row(&engine, json!({"parameters": {"after": 2.5}}));
@@ -429,7 +439,7 @@ async fn a_program_is_told_the_intent_and_lists_only_what_is_its_askers() {
 async fn nobody_stands_in_for_the_program() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().canonicalize().unwrap().join("p.sock");
-    let engine = engine_at(&socket, (LIMIT, SHORT), false);
+    let engine = engine_at(&socket, &store(&folder), (LIMIT, SHORT), false);
     let (asked, secret) = (Asked::new(), row(&engine, json!({})));
     let said = shown(engine.issue(&asked.order(&secret)).await);
     assert!(said.starts_with("Unreachable") && said.contains("is its socket unit started?"), "{said}");
@@ -523,7 +533,9 @@ async fn a_program_that_never_ends_does_not_hold_anybody() {
 
 #[test]
 fn definitions_are_checked() {
-    let engine = engine_at(Path::new("/nowhere"), (LIMIT, SHORT), false);
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let engine = engine_at(Path::new("/nowhere"), &store, (LIMIT, SHORT), false);
     let check = |settings: Value| engine.check(&row(&engine, settings)).err().unwrap_or_default();
     assert_eq!(check(json!({})), "");
     assert_eq!(check(json!({"ends": "upstream", "parameters": {"a": {"b": []}}})), "");
@@ -532,7 +544,13 @@ fn definitions_are_checked() {
         (json!({"parameters": "a"}), "expected a map"),
         (json!({"parameters": {"a": "x".repeat(17000)}}), "parameters: 16384 bytes"),
         (json!({"probes": true}), "unknown field `probes`"),
+        (json!({"ends": "none"}), "needs probes = true of the engine"),
+        (json!({"overlap": true}), "overlap goes with ends = \"none\""),
     ] {
         assert!(check(bad.clone()).contains(wanted), "{bad}: {}", check(bad.clone()));
     }
+    let engine = engine_at(Path::new("/nowhere"), &store, (LIMIT, SHORT), true);
+    let lasts = row(&engine, json!({"ends": "none", "overlap": false}));
+    assert_eq!((engine.check(&lasts), lasts.ends_by, engine.can_rotate(&lasts)), (Ok(()), EndsBy::None, true));
+    assert!(!engine.can_rotate(&row(&engine, json!({}))));
 }

@@ -5,6 +5,7 @@
 #[path = "../support/activated.rs"]
 mod activated;
 mod command;
+mod command_lasting;
 mod figures;
 mod github;
 mod jwt;

@@ -2,7 +2,8 @@
 //! fill up, wall clocks are set and journals get lost. After each round what exists at the sources under a host's mark is exactly what that
 //! host's leases say, one by one, and what OpenBao made in the database is no more and no less.
 //!
-//! `CLAVIGER_TEST_ORPHANS` is how many rounds; 30 without it. `CLAVIGER_TEST_ORPHANS_REPORT` names a file for the counts as JSON. Runs as
+//! `CLAVIGER_TEST_ORPHANS` is how many rounds; 30 without it. From 1,000 on they are divided among up to six such sites that have nothing in
+//! common. `CLAVIGER_TEST_ORPHANS_REPORT` names a file for the counts as JSON. Runs as
 //! root. `tests/run --orphans N --json` does both.
 
 #![allow(clippy::disallowed_methods, reason = "tests wait and measure")]
@@ -35,14 +36,44 @@ use std::{
 
 const SEED: u64 = 0x6f72_7068;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_at_the_sources_is_what_is_leased() {
+/// The most sites that are busy at once, and the rounds from which there is another: they mostly wait.
+const SITES: u32 = 6;
+const ROUNDS_EACH: u32 = 500;
+
+#[test]
+fn what_is_at_the_sources_is_what_is_leased() {
     if !is_root() {
         return;
     }
     let rounds: u32 = std::env::var("CLAVIGER_TEST_ORPHANS").ok().map_or(30, |n| n.parse().expect("a number of rounds"));
-    let Some(mut sources) = Sources::start().await else { return };
-    let mut chance = Chance(SEED);
+    let sites = (rounds / ROUNDS_EACH).clamp(1, SITES);
+    let seen: Vec<Option<Counts>> = thread::scope(|scope| {
+        let share = |site: u32| rounds / sites + u32::from(site < rounds % sites);
+        let busy: Vec<_> = (0..sites)
+            .map(|site| {
+                scope.spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+                    runtime.block_on(one_site(site, share(site)))
+                })
+            })
+            .collect();
+        busy.into_iter().map(|site| site.join().unwrap_or_else(|why| std::panic::resume_unwind(why))).collect()
+    });
+    let Some(seen) = seen.into_iter().collect::<Option<Vec<_>>>() else { return };
+    let report = seen.into_iter().fold(Counts::default(), Counts::and);
+    let text = serde_json::to_string(&report).expect("numbers");
+    eprintln!("{text}");
+    if let Some(path) = std::env::var_os("CLAVIGER_TEST_ORPHANS_REPORT") {
+        std::fs::write(path, text).expect("the report's file");
+    }
+    assert_eq!((report.rounds, report.orphans, report.live, report.issued), (rounds, 0, report.upstream, report.ended + report.live));
+    assert!(report.issued > u64::from(rounds), "there was load");
+}
+
+/// Two hosts and the sources that both use, for so many rounds; `None` without one of the servers.
+async fn one_site(site: u32, rounds: u32) -> Option<Counts> {
+    let mut sources = Sources::start().await?;
+    let mut chance = Chance(SEED + u64::from(site));
     let megabytes = 64 + u64::from(rounds) / 16;
     let mut sides = [Side::start(&sources, megabytes).await, Side::start(&sources, megabytes).await];
     // Each fault comes before any comes again.
@@ -67,23 +98,17 @@ async fn what_is_at_the_sources_is_what_is_leased() {
                 side.holders.swap_remove(chance.below(side.holders.len())).kill();
             }
         }
-        agree(&sides, &sources, &format!("round {round}, {fault:?}")).await;
+        agree(&sides, &sources, &format!("site {site}, round {round}, {fault:?}")).await;
         if round % 10 == 0 {
             sources.bao.forget_audit();
-            eprintln!("round {round} of {rounds}, {} s", began.elapsed().as_secs());
+            eprintln!("site {site}: round {round} of {rounds}, {} s", began.elapsed().as_secs());
         }
     }
-    let mut report = Counts { rounds, ..Counts::default() };
+    let mut counts = Counts { rounds, ..Counts::default() };
     for side in &sides {
-        report.add(side, &sources).await;
+        counts.add(side, &sources).await;
     }
-    let text = serde_json::to_string(&report).expect("numbers");
-    eprintln!("{text}");
-    if let Some(path) = std::env::var_os("CLAVIGER_TEST_ORPHANS_REPORT") {
-        std::fs::write(path, text).expect("the report's file");
-    }
-    assert_eq!((report.orphans, report.live, report.issued), (0, report.upstream, report.ended + report.live));
-    assert!(report.issued > u64::from(rounds), "there was load");
+    Some(counts)
 }
 
 /// What was seen in all.
@@ -98,6 +123,17 @@ struct Counts {
 }
 
 impl Counts {
+    fn and(self, other: Self) -> Self {
+        Self {
+            rounds: self.rounds + other.rounds,
+            issued: self.issued + other.issued,
+            ended: self.ended + other.ended,
+            live: self.live + other.live,
+            upstream: self.upstream + other.upstream,
+            orphans: self.orphans + other.orphans,
+        }
+    }
+
     async fn add(&mut self, side: &Side, sources: &Sources) {
         let ids = |kind: &str| -> BTreeSet<String> {
             side.host.records_of(kind).iter().filter_map(|record| record["lease"].as_str().map(str::to_owned)).collect()

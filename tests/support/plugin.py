@@ -5,6 +5,7 @@ plugin.py FOLDER: what it makes are files in FOLDER/made, and how it behaves is 
 
 import json
 import os
+import secrets
 import signal
 import sys
 import time
@@ -33,9 +34,21 @@ def note(text):
 
 
 def usual(asked):
-    path = os.path.join(made, asked.get("name", "-"))
-    lease = {"lease": asked.get("lease")}
+    lasts = "number" in asked
+    # A source that has one value at a time keeps it in one place.
+    alone = lasts and asked["parameters"].get("style") == "alone"
+    path = os.path.join(made, "the-one" if alone else asked.get("name", "-"))
+    lease = {"name": asked["name"]} if lasts else {"lease": asked.get("lease")}
     match asked["call"]:
+        case "rotate":
+            # Some sources take what they are given, others make their own.
+            value = secrets.token_hex(16) if asked["parameters"].get("style") == "own" else asked["value"]
+            with open(path + ".new", "w") as file:
+                file.write(json.dumps({**asked, "value": value}))
+            os.rename(path + ".new", path)
+            given = {} if value == asked["value"] else {"value": value}
+            extra = asked["parameters"].get("answer", {})
+            return {**lease, **given, "attributes": {"user": asked["name"]}, "reference": {"file": asked["name"]}, **extra}
         case "create":
             with open(path, "x") as file:
                 file.write(json.dumps(asked))
@@ -52,7 +65,10 @@ def usual(asked):
                 os.unlink(path)
             return {**lease, "found": found}
         case "probe":
-            return {**lease, "alive": os.path.exists(path)}
+            alive = os.path.exists(path)
+            if alive and "value" in asked:
+                alive = json.loads(open(path).read())["value"] == asked["value"]
+            return {**lease, "alive": alive}
         case "list":
             return {"names": os.listdir(made)}
 
@@ -89,10 +105,10 @@ def main():
             os.write(1, b"\xff\xfe" + CANARY.encode() + b"\x00{]")
         case "truncated":
             usual(asked)
-            os.write(1, json.dumps({"version": 1, "lease": asked["lease"], "value": CANARY}).encode()[:-3])
+            os.write(1, json.dumps({"version": 1, "lease": asked.get("lease"), "value": CANARY}).encode()[:-3])
         case "two":
             say(usual(asked))
-            say({"lease": asked["lease"], "value": "another"})
+            say({"lease": asked.get("lease"), "value": "another"})
         case "nothing":
             usual(asked)
         case "killed":
@@ -117,6 +133,12 @@ def main():
             say(usual(asked))
         case "other-lease":
             say({**usual(asked), "lease": "lease-00000000000000000000000000"})
+        case "other-name":
+            say({**usual(asked), "name": asked["name"][:-1] + "9"})
+        case "proposal-in-error":
+            say({"error": {"kind": "refused", "message": f"cannot set {asked['value']}"}})
+        case "dead":
+            say({"name": asked["name"], "alive": False})
         case "secret-in-error":
             say({"error": {"kind": "refused", "message": f"cannot end {CANARY}\n\x1b[31mlevel=error"}})
         case "piece-in-error":

@@ -12,10 +12,13 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
 };
+use zeroize::Zeroizing;
 
 /// Calls at a time that make or prolong something, and as many that end or look: those do not wait for programs that hang while they make
 /// something. The shipped sockets take twice as many, since a call that was given up may still be running.
 const AT_ONCE: usize = 8;
+/// Bytes of the longest request: parameters, a reference, a value in base64, and names.
+const REQUEST_ROOM: usize = 64 << 10;
 
 /// A program's socket.
 pub(super) struct Program {
@@ -56,7 +59,9 @@ impl Program {
     ) -> Result<Vec<u8>, EngineError> {
         let (call, doing) = (request.call, request.call.as_str());
         // A text of JSON has no line feed in it, so a program may read a line or everything.
-        let mut text = serde_json::to_vec(request).map_err(|error| EngineError::Setup(format!("{doing}: {error}")))?;
+        // It may hold a value, so it does not grow and leave copies.
+        let mut text = Zeroizing::new(Vec::with_capacity(REQUEST_ROOM));
+        serde_json::to_writer(&mut *text, request).map_err(|error| EngineError::Setup(format!("{doing}: {error}")))?;
         text.push(b'\n');
         let mut stream = self.connected(doing).await?;
         begun();

@@ -5,21 +5,27 @@
 //! lease, by which it is found again after a crash.
 
 mod call;
+mod given;
+mod kept;
+mod lasting;
 mod open;
 mod protocol;
 mod settings;
 
-use super::{Again, Attribute, Engine, EngineError, Issued, Mark, Members, Order, Over, UpstreamRef};
+use super::{Again, Engine, EngineError, Issued, Mark, Order, Over, UpstreamRef, Version, local::LocalStore};
 use crate::{
     digest::{Random, SealKey},
-    model::{EndsBy, EngineName, Finding, LeaseId, Proof, ProofBy, SecretBytes, SecretDefinition},
+    model::{EndsBy, EngineName, Finding, LeaseId, Proof, ProofBy, SecretDefinition},
     sys::Clock,
 };
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use call::Program;
+use given::{Handed, handed, holds_some, lasts};
+use kept::Values;
+use lasting::is_lasting;
 use open::OpenCalls;
-use protocol::{Call, Created, Done, Given, Request, VERSION, Wanted, Wish, answered};
+use protocol::{About, Call, Created, Done, Request, VERSION, Wanted, Wish, answered};
 use serde_json::{Map, Value};
 use settings::Settings;
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -31,15 +37,6 @@ pub const LINGERS: Duration = Duration::from_secs(10);
 
 /// The longest value that is sealed into a lease's row, in bytes.
 const VALUE_MAX: usize = 16 << 10;
-/// The longest reference of a program's own, in bytes of JSON: every live lease keeps one.
-const REFERENCE_MAX: usize = 2 << 10;
-/// The most attributes, and the longest of their texts in bytes.
-const ATTRIBUTES_MAX: usize = 16;
-const ATTRIBUTE_MAX: usize = 2 << 10;
-/// How many seconds before its lease a credential may die: programs count in whole seconds, and calls take some.
-const EARLY: u64 = 10;
-/// And how many after it: whole seconds again.
-const LATE: u64 = 1;
 
 /// How a definition's credentials end, or what is wrong with its settings. Needs no program.
 pub fn ends_by(secret: &SecretDefinition) -> Result<EndsBy, String> {
@@ -50,8 +47,13 @@ pub fn ends_by(secret: &SecretDefinition) -> Result<EndsBy, String> {
 #[cfg(feature = "testing")]
 pub fn answers(bytes: &[u8]) -> Vec<Result<(), EngineError>> {
     let lease = LeaseId::from_parts(1_700_000_000_000, 7);
-    let calls = [Call::Create, Call::Renew, Call::Revoke, Call::Probe, Call::List];
-    calls.into_iter().map(|call| answered(call, (call != Call::List).then_some(lease), bytes, &|_| false).map(drop)).collect()
+    let calls = [Call::Create, Call::Renew, Call::Revoke, Call::Probe, Call::List, Call::Rotate];
+    let about = |call| match call {
+        Call::List => About::All,
+        Call::Rotate => About::Version("clv_0123456789abcdef_v0123456789ab0000000000001"),
+        _ => About::Lease(lease),
+    };
+    calls.into_iter().map(|call| answered(call, about(call), bytes, &|_| false).map(drop)).collect()
 }
 
 /// What an engine is made from.
@@ -76,17 +78,27 @@ pub struct CommandEngine {
     probes: bool,
     mark: Mark,
     seal_key: SealKey,
+    values: Values,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
 
 impl CommandEngine {
-    /// An engine that asks its program when it is first needed. `root` must outlive the leases: their values are sealed under it.
-    pub fn new(config: CommandConfig, mark: Mark, root: &SealKey, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
+    /// An engine that asks its program when it is first needed. `root` must outlive the leases: their values are sealed under it. Values that
+    /// last are kept in `store`.
+    pub fn new(
+        config: CommandConfig,
+        mark: Mark,
+        root: &SealKey,
+        store: Arc<LocalStore>,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Self {
         let CommandConfig { name, socket, timeout, lingers, probes } = config;
         let seal_key = root.derive(&format!("command value:{name}"));
         let open = OpenCalls::new(timeout + lingers, Instant::now());
-        Self { program: Program::new(socket, timeout), open, probes, mark, seal_key, clock, random, name }
+        let values = Values::new("command", name.clone(), store);
+        Self { program: Program::new(socket, timeout), open, probes, mark, seal_key, values, clock, random, name }
     }
 
     /// How everything of this daemon is called.
@@ -94,10 +106,25 @@ impl CommandEngine {
         format!("clv_{}_", self.mark)
     }
 
-    fn request<'a>(&'a self, call: Call, lease: Option<LeaseId>) -> Request<'a> {
+    /// How what is made for a lease is called.
+    fn name_of(&self, lease: LeaseId) -> String {
+        self.prefix() + &lease.bare()
+    }
+
+    fn request<'a>(&'a self, call: Call, about: About<'a>) -> Request<'a> {
         let deadline = (self.clock.wall().0 + self.program.timeout.as_micros() as u64).div_ceil(1_000_000);
-        let name = lease.map(|lease| self.prefix() + &lease.bare());
-        Request { version: VERSION, call, deadline, mark: self.mark.as_str(), lease, name, wanted: None, reference: None }
+        let (lease, name) = match about {
+            About::Lease(lease) => (Some(lease), Some(self.name_of(lease))),
+            About::Version(name) => (None, Some(name.to_owned())),
+            About::All => (None, None),
+        };
+        Request { version: VERSION, call, deadline, mark: self.mark.as_str(), lease, name, wanted: None, lasting: None, reference: None }
+    }
+
+    /// Asks for something that may come into being late, under this name; and whether it may is known from then on.
+    async fn open_call(&self, name: &str, request: &Request<'_>) -> Result<Vec<u8>, EngineError> {
+        self.open.want(name, Instant::now());
+        self.program.call(request, || self.open.begin(name, Instant::now()), || self.open.end(name, Instant::now())).await
     }
 
     fn wanted<'a>(&self, order: &Order<'a>, parameters: Map<String, Value>) -> Wanted<'a> {
@@ -121,37 +148,19 @@ impl CommandEngine {
         let settings = Settings::parse(order.secret).map_err(EngineError::Setup)?;
         let (lease, ends) = (order.lease, settings.ends_by());
         let wanted = Some(self.wanted(order, settings.parameters));
-        let request = Request { wanted, ..self.request(Call::Create, Some(lease)) };
-        self.open.want(lease, Instant::now());
-        let begun = || self.open.begin(lease, Instant::now());
-        let answer = self.program.call(&request, begun, || self.open.end(lease, Instant::now())).await;
-        let Done::Created(created) = answered(Call::Create, Some(lease), &answer?, &|_| false)? else { return Err(other_call()) };
+        let about = About::Lease(lease);
+        let answer = self.open_call(&self.name_of(lease), &Request { wanted, ..self.request(Call::Create, about) }).await?;
+        let Done::Created(created) = answered(Call::Create, about, &answer, &|_| false)? else { return Err(other_call()) };
         self.taken(order, ends, created)
     }
 
     /// What was made, if it may be handed on. Whatever is refused here is ended by its name.
     fn taken(&self, order: &Order<'_>, ends: EndsBy, created: Created) -> Result<Issued, EngineError> {
-        let wrong = |what: String| EngineError::Setup(format!("create: {what}"));
-        let value = match created.value {
-            Given::Text(text) => SecretBytes::new(text.into_bytes()),
-            Given::Base64(text) => SecretBytes::new(STANDARD.decode(text).map_err(|_| wrong("value_base64 is not base64".into()))?),
-        };
-        if value.is_empty() || value.len() > VALUE_MAX {
-            return Err(wrong(format!("a value of {} bytes; 1 to {VALUE_MAX} may be given", value.len())));
-        }
-        let attributes = attributes(&created.attributes).map_err(|what| wrong(what.into()))?;
-        let own = serde_json::to_value(&created.reference).map_err(|error| wrong(error.to_string()))?;
-        if own.to_string().len() > REFERENCE_MAX {
-            return Err(wrong(format!("a reference of more than {REFERENCE_MAX} bytes")));
-        }
-        // Both stand on the record.
-        let told = attributes.iter().any(|(_, text)| holds(text, &value)) || any_text(&own, &|text| holds(text, &value));
-        if told && !crate::mutation!("command-beside") {
-            return Err(wrong("the value stands in an attribute or in the reference, which are on the record".into()));
-        }
-        lasts(order, ends, created.expires).map_err(wrong)?;
+        let beside = (&created.attributes, &created.reference);
+        let Handed { value, attributes, reference: own } = handed(Call::Create, VALUE_MAX, created.value.bytes(Call::Create)?, beside)?;
+        lasts(order, ends, created.expires).map_err(|what| EngineError::Setup(format!("create: {what}")))?;
         let mut reference = UpstreamRef::default();
-        reference.0.insert("name", self.prefix() + &order.lease.bare());
+        reference.0.insert("name", self.name_of(order.lease));
         if ends == EndsBy::ShortLife {
             reference.0.insert("ends", ends.as_str());
         }
@@ -170,8 +179,13 @@ impl CommandEngine {
         Ok(Issued { value, attributes, reference })
     }
 
-    /// The value of a live lease, from its row.
-    fn again(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Again, EngineError> {
+    /// The value of a live lease, from its row or, where it lasts, from what is kept.
+    fn again(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<Again, EngineError> {
+        if is_lasting(reference) { self.again_lasting(&order.secret.name, reference) } else { self.opened(order.lease, reference) }
+    }
+
+    /// The value that is sealed into a lease's row.
+    fn opened(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Again, EngineError> {
         let sealed = reference.sealed().ok_or_else(|| EngineError::Setup(format!("{lease} does not say what it has")))?;
         let other = || EngineError::Setup(format!("{lease}: its value does not open: sealed by another key, or of another lease"));
         let value = self.seal_key.open(&context(lease), &STANDARD.decode(sealed).map_err(|_| other())?).map_err(|_| other())?;
@@ -185,15 +199,15 @@ impl CommandEngine {
         let (call, Some(lease)) = (request.call, request.lease) else { return Err(other_call()) };
         let request = Request { reference: reference.0.get("reference"), ..request };
         let answer = self.program.call(&request, || (), || ()).await?;
-        answered(call, Some(lease), &answer, &|message| {
-            let value = reference.sealed().and_then(|_| self.again(lease, reference).ok()).map(|again| again.value);
+        answered(call, About::Lease(lease), &answer, &|message| {
+            let value = reference.sealed().and_then(|_| self.opened(lease, reference).ok()).map(|again| again.value);
             value.is_some_and(|value| holds_some(message, &value)) && !crate::mutation!("command-message")
         })
     }
 
     /// Takes it back. Whether there was anything.
     async fn take_back(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<bool, EngineError> {
-        match self.about(self.request(Call::Revoke, Some(lease)), reference).await? {
+        match self.about(self.request(Call::Revoke, About::Lease(lease)), reference).await? {
             Done::Revoked(found) => Ok(found),
             _ => Err(other_call()),
         }
@@ -203,7 +217,7 @@ impl CommandEngine {
     async fn revoke(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<bool, EngineError> {
         let found = self.take_back(lease, reference).await?;
         if self.probes && !crate::mutation!("command-probe") {
-            let probed = self.about(self.request(Call::Probe, Some(lease)), reference).await?;
+            let probed = self.about(self.request(Call::Probe, About::Lease(lease)), reference).await?;
             if !matches!(probed, Done::Probed(false)) {
                 return Err(EngineError::Unreachable("probe: it lives after it was revoked".into()));
             }
@@ -212,18 +226,22 @@ impl CommandEngine {
     }
 
     async fn prolong(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError> {
+        if is_lasting(reference) {
+            // The program knows nothing of the lease; a value that is given no more is worth saying now and not at the next read.
+            return self.again_lasting(&order.secret.name, reference).map(drop);
+        }
         if is_short_life(reference) {
             return Err(EngineError::Refused("renew: it dies by itself: ask for a new lease".into()));
         }
         let settings = Settings::parse(order.secret).map_err(EngineError::Setup)?;
         let wanted = Some(self.wanted(order, settings.parameters));
-        let request = Request { wanted, ..self.request(Call::Renew, Some(order.lease)) };
+        let request = Request { wanted, ..self.request(Call::Renew, About::Lease(order.lease)) };
         let Done::Renewed(expires) = self.about(request, reference).await? else { return Err(other_call()) };
         lasts(order, EndsBy::Upstream, expires).map_err(|what| EngineError::Refused(format!("renew: {what}")))
     }
 
     async fn finish(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError> {
-        if is_short_life(reference) {
+        if is_short_life(reference) || is_lasting(reference) {
             return Ok(Over::LAPSED);
         }
         self.revoke(lease, reference).await.map(|_| Over::revoked(self.proof()))
@@ -232,12 +250,13 @@ impl CommandEngine {
     /// What a program was asked to make before it was cut off may come into being until it has ended for certain: so it is taken back now,
     /// and looked for once more then.
     async fn settled(&self, lease: LeaseId) -> Result<Over, EngineError> {
-        if self.open.is_never(lease) {
+        let name = self.name_of(lease);
+        if self.open.is_never(&name) {
             return Ok(Over::lapsed(Proof::NEVER));
         }
         let none = UpstreamRef::default();
         let mut found = false;
-        if let Some(over) = self.open.over_at(lease, Instant::now())
+        if let Some(over) = self.open.over_at(&name, Instant::now())
             && !crate::mutation!("command-late")
         {
             found = self.take_back(lease, &none).await?;
@@ -252,12 +271,19 @@ impl CommandEngine {
         if self.probes { Proof::looked(&[Finding::ProgramLooked]) } else { Proof::TOLD }
     }
 
-    async fn listed(&self) -> Result<Vec<LeaseId>, EngineError> {
-        let answer = self.program.call(&self.request(Call::List, None), || (), || ()).await?;
-        let Done::Listed(names) = answered(Call::List, None, &answer, &|_| false)? else { return Err(other_call()) };
+    /// The names of all that there is under our mark, without it.
+    async fn listed(&self) -> Result<Vec<String>, EngineError> {
+        let answer = self.program.call(&self.request(Call::List, About::All), || (), || ()).await?;
+        let Done::Listed(names) = answered(Call::List, About::All, &answer, &|_| false)? else { return Err(other_call()) };
         let prefix = self.prefix();
         // Whatever else it lists is not ours to end.
-        Ok(names.iter().filter_map(|name| LeaseId::parse(&format!("lease-{}", name.strip_prefix(&prefix)?)).ok()).collect())
+        Ok(names.iter().filter_map(|name| name.strip_prefix(&prefix).map(str::to_owned)).collect())
+    }
+
+    /// The leases among them.
+    async fn leases(&self) -> Result<Vec<LeaseId>, EngineError> {
+        let names = self.listed().await?;
+        Ok(names.iter().filter_map(|name| LeaseId::parse(&format!("lease-{name}")).ok()).collect())
     }
 
     fn named<T>(&self, done: Result<T, EngineError>) -> Result<T, EngineError> {
@@ -284,57 +310,6 @@ fn is_short_life(reference: &UpstreamRef) -> bool {
     reference.0.get("ends").and_then(Value::as_str) == Some(EndsBy::ShortLife.as_str())
 }
 
-/// What is shorter stands in texts by chance.
-const TELLING: usize = 8;
-
-/// Whether a text gives a value away.
-fn holds(text: &str, value: &SecretBytes) -> bool {
-    let value = value.expose();
-    value.len() >= TELLING && memchr::memmem::find(text.as_bytes(), value).is_some()
-}
-
-/// Whether a text gives a piece of a value away.
-fn holds_some(text: &[u8], value: &SecretBytes) -> bool {
-    text.windows(TELLING).any(|piece| memchr::memmem::find(value.expose(), piece).is_some())
-}
-
-/// Whether that is so of any text or name in it.
-fn any_text(value: &Value, is_so: &dyn Fn(&str) -> bool) -> bool {
-    match value {
-        Value::String(text) => is_so(text),
-        Value::Array(all) => all.iter().any(|value| any_text(value, is_so)),
-        Value::Object(members) => members.iter().any(|(name, value)| is_so(name) || any_text(value, is_so)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
-}
-
-fn attributes(members: &Members) -> Result<Vec<Attribute>, &'static str> {
-    let members = serde_json::to_value(members).ok().and_then(|value| if let Value::Object(map) = value { Some(map) } else { None });
-    let is_name = |name: &str| (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    let members = members.unwrap_or_default();
-    if members.len() > ATTRIBUTES_MAX {
-        return Err("more than 16 attributes");
-    }
-    let row = |(name, value): (String, Value)| match value {
-        Value::String(text) if is_name(&name) && text.len() <= ATTRIBUTE_MAX => Ok((name.into(), text)),
-        _ => Err("attributes: names of 1 to 64 letters, digits and _, with texts of at most 2048 bytes"),
-    };
-    members.into_iter().map(row).collect()
-}
-
-/// A credential that dies before its lease would be a lie; one that lives longer and cannot be revoked as well.
-fn lasts(order: &Order<'_>, ends: EndsBy, expires: Option<u64>) -> Result<(), String> {
-    let end = order.expires.unix_secs();
-    match expires {
-        Some(at) if at.saturating_add(EARLY) < end => Err(format!("what is given dies {} s before its lease", end - at)),
-        Some(at) if ends == EndsBy::ShortLife && at > end.saturating_add(LATE) && !crate::mutation!("command-expiry") => {
-            Err(format!("what is given lives {} s longer than its lease, and nobody can revoke it", at - end))
-        }
-        None if ends == EndsBy::ShortLife => Err("what nobody can revoke needs expires".into()),
-        _ => Ok(()),
-    }
-}
-
 #[async_trait]
 impl Engine for CommandEngine {
     fn kind(&self) -> &'static str {
@@ -355,20 +330,43 @@ impl Engine for CommandEngine {
     }
 
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {
-        Settings::parse(secret).map(drop)
+        let settings = Settings::parse(secret)?;
+        if settings.ends_by() == EndsBy::None && !self.probes {
+            return Err(format!("{}: ends = \"none\" needs probes = true of the engine: no value is given that was not tried", secret.name));
+        }
+        Ok(())
     }
 
     async fn issue(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
-        self.named(self.make(order).await)
+        self.named(match self.ends_by(order.secret) {
+            EndsBy::None => self.issue_lasting(order).await,
+            _ => self.make(order).await,
+        })
     }
 
     async fn read(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<Issued, EngineError> {
-        let Again { value, attributes } = self.named(self.again(order.lease, reference))?;
+        let Again { value, attributes } = self.named(self.again(order, reference))?;
         Ok(Issued { value, attributes, reference: reference.clone() })
     }
 
     fn read_now(&self, order: &Order<'_>, reference: &UpstreamRef) -> Option<Result<Again, EngineError>> {
-        Some(self.named(self.again(order.lease, reference)))
+        Some(self.named(self.again(order, reference)))
+    }
+
+    fn is_newest(&self, secret: &SecretDefinition, reference: &UpstreamRef) -> bool {
+        !is_lasting(reference) || self.is_newest_lasting(&secret.name, reference)
+    }
+
+    fn can_rotate(&self, secret: &SecretDefinition) -> bool {
+        self.ends_by(secret) == EndsBy::None
+    }
+
+    async fn newest(&self, secret: &SecretDefinition) -> Result<Option<Version>, EngineError> {
+        self.named(self.newest_lasting(secret).await)
+    }
+
+    async fn rotate(&self, secret: &SecretDefinition) -> Result<Version, EngineError> {
+        self.named(self.rotate_lasting(secret).await)
     }
 
     async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError> {
@@ -384,6 +382,6 @@ impl Engine for CommandEngine {
     }
 
     async fn inventory(&self) -> Result<Vec<LeaseId>, EngineError> {
-        self.named(self.listed().await)
+        self.named(self.leases().await)
     }
 }

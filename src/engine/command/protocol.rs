@@ -20,6 +20,7 @@ pub(super) enum Call {
     Revoke,
     Probe,
     List,
+    Rotate,
 }
 
 impl Call {
@@ -31,6 +32,7 @@ impl Call {
             Call::Revoke => "revoke",
             Call::Probe => "probe",
             Call::List => "list",
+            Call::Rotate => "rotate",
         }
     }
 
@@ -38,6 +40,15 @@ impl Call {
     pub(super) fn most(self) -> usize {
         if self == Call::List { 1 << 20 } else { 64 << 10 }
     }
+}
+
+/// What a call is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum About<'a> {
+    Lease(LeaseId),
+    /// One version of a value that lasts, by its name.
+    Version(&'a str),
+    All,
 }
 
 /// One call.
@@ -50,12 +61,14 @@ pub(super) struct Request<'a> {
     pub(super) mark: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) lease: Option<LeaseId>,
-    /// What everything that is made for the lease is called, or found by.
+    /// What everything that is made for the lease, or for the version of a value that lasts, is called, or found by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) name: Option<String>,
     #[serde(flatten)]
     pub(super) wanted: Option<Wanted<'a>>,
-    /// The program's own, from its answer to `create`.
+    #[serde(flatten)]
+    pub(super) lasting: Option<Lasting<'a>>,
+    /// The program's own, from its answer to `create` or `rotate`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reference: Option<&'a Value>,
 }
@@ -83,12 +96,34 @@ pub(super) struct Wish<'a> {
     pub(super) digest: String,
 }
 
+/// A version of a value that lasts.
+#[derive(Serialize)]
+pub(super) struct Lasting<'a> {
+    pub(super) secret: &'a str,
+    pub(super) number: u64,
+    pub(super) allow: Allowed<'a>,
+    pub(super) parameters: Map<String, Value>,
+    /// With `rotate` one to set, if the source takes what it is given; with `probe` the one to try.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) value: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) value_base64: Option<&'a str>,
+}
+
+/// The worst that a definition allows: what is set may allow no more.
+#[derive(Serialize)]
+pub(super) struct Allowed<'a> {
+    pub(super) operation: Operation,
+    pub(super) targets: &'a [Target],
+}
+
 /// Any answer; which members it may and must have depends on the call. There is deliberately no `Debug`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Answer {
     version: u32,
     lease: Option<LeaseId>,
+    name: Option<String>,
     error: Option<Told>,
     value: Option<String>,
     value_base64: Option<String>,
@@ -126,11 +161,13 @@ pub(super) enum Done {
     /// Whether the credential works.
     Probed(bool),
     Listed(Vec<String>),
+    /// What was set, if it is another value than the one proposed.
+    Rotated(Created<Option<Given>>),
 }
 
 /// What was made. There is deliberately no `Debug`.
-pub(super) struct Created {
-    pub(super) value: Given,
+pub(super) struct Created<V = Given> {
+    pub(super) value: V,
     pub(super) attributes: Members,
     pub(super) reference: Members,
     pub(super) expires: Option<u64>,
@@ -144,7 +181,7 @@ pub(super) enum Given {
 
 /// Reads the answer to a call. What it says is not repeated: it may hold a value. The program's own words for an error are, one line of
 /// them, for the operator, unless `is_secret` says that they give the value away.
-pub(super) fn answered(call: Call, lease: Option<LeaseId>, bytes: &[u8], is_secret: &dyn Fn(&[u8]) -> bool) -> Result<Done, EngineError> {
+pub(super) fn answered(call: Call, about: About<'_>, bytes: &[u8], is_secret: &dyn Fn(&[u8]) -> bool) -> Result<Done, EngineError> {
     let doing = call.as_str();
     let wrong = |what: &str| EngineError::Setup(format!("{doing}: the program's answer {what}"));
     let answer: Answer = serde_json::from_slice(bytes).map_err(|error| match error.classify() {
@@ -155,33 +192,42 @@ pub(super) fn answered(call: Call, lease: Option<LeaseId>, bytes: &[u8], is_secr
     if answer.version != VERSION {
         return Err(wrong(&format!("is of version {}, not {VERSION}", answer.version)));
     }
-    let Answer { version: _, lease: said, error, value, value_base64, attributes, reference, expires, found, alive, names } = answer;
+    let Answer { version: _, lease, name, error, value, value_base64, attributes, reference, expires, found, alive, names } = answer;
     let made = value.is_some() || value_base64.is_some() || attributes.is_some() || reference.is_some();
     if let Some(Told { kind, message }) = error {
         let more = made || expires.is_some() || found.is_some() || alive.is_some() || names.is_some();
         return Err(if more { wrong("is an error and more") } else { told(call, kind, &message, is_secret) });
     }
-    if said != lease && !crate::mutation!("command-echo") {
-        return Err(wrong("is about another lease"));
+    let said = match (lease, &name) {
+        (Some(lease), None) => Some(About::Lease(lease)),
+        (None, Some(name)) => Some(About::Version(name)),
+        (None, None) => Some(About::All),
+        (Some(_), Some(_)) => None,
+    };
+    if said != Some(about) && !crate::mutation!("command-echo") {
+        return Err(wrong(if matches!(about, About::Version(_)) { "is about another name" } else { "is about another lease" }));
     }
     let others = |allowed: &str| {
         let there = [("created", made), ("expires", expires.is_some()), ("found", found.is_some()), ("alive", alive.is_some())];
         there.iter().chain(&[("names", names.is_some())]).any(|(name, there)| *there && !allowed.split(' ').any(|known| known == *name))
     };
+    let given = match (value, value_base64) {
+        (Some(text), None) => Some(Given::Text(text)),
+        (None, Some(text)) => Some(Given::Base64(text)),
+        (None, None) => None,
+        (Some(_), Some(_)) => return Err(wrong("needs exactly one of value and value_base64")),
+    };
     let done = match call {
         Call::Create if !others("created expires") => {
-            let value = match (value, value_base64) {
-                (Some(text), None) => Given::Text(text),
-                (None, Some(text)) => Given::Base64(text),
-                _ => return Err(wrong("needs exactly one of value and value_base64")),
-            };
-            Some(Done::Created(Created {
-                value,
-                attributes: attributes.unwrap_or_default(),
-                reference: reference.unwrap_or_default(),
-                expires,
-            }))
+            let value = given.ok_or_else(|| wrong("needs exactly one of value and value_base64"))?;
+            Some(Done::Created(Created { value, attributes: attributes.unwrap_or_default(), reference: reference.unwrap_or_default(), expires }))
         }
+        Call::Rotate if !others("created") => Some(Done::Rotated(Created {
+            value: given,
+            attributes: attributes.unwrap_or_default(),
+            reference: reference.unwrap_or_default(),
+            expires: None,
+        })),
         Call::Renew if !others("expires") => Some(Done::Renewed(expires)),
         Call::Revoke if !others("found") => found.map(Done::Revoked),
         Call::Probe if !others("alive") => alive.map(Done::Probed),
@@ -224,7 +270,12 @@ mod tests {
 
     fn said(call: Call, text: &str) -> String {
         let text = text.replace("LEASE", &lease().to_string());
-        match answered(call, (call != Call::List).then(lease), text.as_bytes(), &|_| false) {
+        let about = match call {
+            Call::List => About::All,
+            Call::Rotate => About::Version("n"),
+            _ => About::Lease(lease()),
+        };
+        match answered(call, about, text.as_bytes(), &|_| false) {
             Ok(_) => "done".into(),
             Err(error) => format!("{error:?}"),
         }
@@ -243,6 +294,8 @@ mod tests {
             (Call::Revoke, "{\"version\":1,\"lease\":\"LEASE\",\"found\":true}\n"),
             (Call::Probe, r#"{"version":1,"lease":"LEASE","alive":false}"#),
             (Call::List, r#"{"version":1,"names":["a"]}"#),
+            (Call::Rotate, r#"{"version":1,"name":"n"}"#),
+            (Call::Rotate, r#"{"version":1,"name":"n","value":"v","attributes":{"user":"u"},"reference":{"id":7}}"#),
         ] {
             assert_eq!(said(call, good), "done", "{good}");
         }
@@ -268,6 +321,13 @@ mod tests {
             (Call::Renew, r#"{"version":1,"lease":"LEASE","value":"s3cret"}"#, "another call"),
             (Call::List, r#"{"version":1,"lease":"LEASE","names":[]}"#, "another lease"),
             (Call::List, r#"{"version":1}"#, "lacks names"),
+            (Call::Rotate, r#"{"version":1,"value":"s3cret"}"#, "another name"),
+            (Call::Rotate, r#"{"version":1,"name":"m","value":"s3cret"}"#, "another name"),
+            (Call::Rotate, r#"{"version":1,"name":"n","lease":"LEASE","value":"s3cret"}"#, "another name"),
+            (Call::Rotate, r#"{"version":1,"name":"n","value":"s3cret","value_base64":""}"#, "exactly one of value"),
+            (Call::Rotate, r#"{"version":1,"name":"n","value":"s3cret","expires":7}"#, "another call"),
+            (Call::Create, r#"{"version":1,"lease":"LEASE","name":"n","value":"s3cret"}"#, "another lease"),
+            (Call::Revoke, r#"{"version":1,"name":"LEASE","found":true}"#, "another lease"),
             (Call::Revoke, r#"{"version":1,"found":true,"error":{"kind":"refused","message":"s3cret"}}"#, "is an error and more"),
             (Call::Revoke, r#"{"version":1,"error":{"kind":"s3cret","message":""}}"#, "unknown, missing or wrong"),
         ] {
@@ -287,7 +347,7 @@ mod tests {
         assert_eq!(error("no-value", "a"), "NoValue");
         let Err(EngineError::Refused(text)) = answered(
             Call::Revoke,
-            Some(lease()),
+            About::Lease(lease()),
             br#"{"version":1,"error":{"kind":"refused","message":"a\nlevel=error \u001b[31m\u202e"}}"#,
             &|_| false,
         ) else {

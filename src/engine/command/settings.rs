@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 pub(super) struct Settings {
     #[serde(default)]
     ends: Ends,
+    overlap: Option<bool>,
     /// Passed to the program as they are.
     #[serde(default)]
     pub(super) parameters: Map<String, Value>,
@@ -21,6 +22,7 @@ enum Ends {
     #[default]
     Upstream,
     ShortLife,
+    None,
 }
 
 /// The longest `parameters`, in bytes of JSON: a request always fits into the socket, whether or not it is read.
@@ -34,6 +36,9 @@ impl Settings {
         if Value::Object(settings.parameters.clone()).to_string().len() > PARAMETERS_MAX {
             return Err(format!("{}: parameters: {PARAMETERS_MAX} bytes are the most", secret.name));
         }
+        if settings.overlap.is_some() && settings.ends_by() != EndsBy::None {
+            return Err(format!("{}: overlap goes with ends = \"none\"", secret.name));
+        }
         Ok(settings)
     }
 
@@ -42,6 +47,12 @@ impl Settings {
         match self.ends {
             Ends::Upstream => EndsBy::Upstream,
             Ends::ShortLife => EndsBy::ShortLife,
+            Ends::None => EndsBy::None,
         }
+    }
+
+    /// Whether a value that lasts goes on working when the next one is set, until it is taken back.
+    pub(super) fn overlaps(&self) -> bool {
+        self.overlap.unwrap_or(true)
     }
 }

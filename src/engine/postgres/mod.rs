@@ -65,7 +65,7 @@ impl PostgresEngine {
         // It is kept as long as the engine lives.
         let password = config.password.take().map(|password| VaultBytes::of(password.expose()));
         let config = Arc::new(config);
-        let passwords = Passwords::new(config.name.clone(), store);
+        let passwords = Passwords::new("postgres", config.name.clone(), store);
         Ok(Self { pool: Pool::new(config.clone(), password, clock.clone())?, config, mark, key, passwords, clock, random })
     }
 

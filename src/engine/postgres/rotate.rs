@@ -6,11 +6,11 @@
 //! server comes to its end, or is undone, before the next.
 
 use super::{
-    super::{EngineError, Issued, Order, UpstreamRef, Version},
+    super::{EngineError, Issued, Order, UpstreamRef, Version, lasting::random_value},
     PostgresEngine,
     config::StaticRoles,
     fault,
-    kept::{Kept, Value, random_password},
+    kept::{Kept, Value},
     scram,
 };
 use crate::model::{SecretBytes, SecretDefinition, SecretName};
@@ -181,7 +181,7 @@ impl PostgresEngine {
                 Some(found) => drop(self.marked(name, role, found.get(3))?),
             }
             // Where any password does, a login proves nothing.
-            let any = random_password(&*self.random);
+            let any = random_value(&*self.random);
             if self.pool.lets_in(role, &any, database).await? && !crate::mutation!("static-any-password") {
                 return wrong("is let in whatever its password is (trust in pg_hba.conf): nothing would be changed by changing it");
             }

@@ -1,0 +1,155 @@
+//! Values that last, as engines keep them that change them at their source (ADR 14): the one that is given, the one before, and the one that
+//! is being set. Sealed in the local store, under a name that follows from the secret's.
+
+use super::{EngineError, local::LocalStore};
+use crate::{
+    digest::{Random, sha256},
+    model::{EngineName, SecretBytes, SecretName},
+    sys::blocking,
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    marker::PhantomData,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::sync::RwLock;
+use zeroize::Zeroizing;
+
+const FORMAT: u32 = 1;
+/// Room for three values (the store takes no more), so that what is written does not grow and leave copies.
+const ROOM: usize = 64 << 10;
+
+/// A value that is kept, and how it is written down.
+pub(super) trait Lasts: Sized {
+    /// As it is written; what is secret is borrowed.
+    type Row<'a>: Serialize
+    where
+        Self: 'a;
+    /// As it is read.
+    type Read<'a>: Deserialize<'a>;
+
+    /// For writing.
+    fn row(&self) -> Self::Row<'_>;
+    /// What was read; `None` if that is none.
+    fn of(row: Self::Read<'_>) -> Option<Self>;
+}
+
+/// The values of one secret.
+pub(super) struct Kept<V> {
+    /// What is given: it was seen to work.
+    pub(super) current: Option<V>,
+    /// What was given before, as long as it is good.
+    pub(super) previous: Option<V>,
+    /// What was to be set last. Whether it was is found out by trying.
+    pub(super) pending: Option<V>,
+}
+
+impl<V> Default for Kept<V> {
+    fn default() -> Self {
+        Self { current: None, previous: None, pending: None }
+    }
+}
+
+/// 32 random bytes as 43 characters of base64.
+pub(super) fn random_value(random: &dyn Random) -> SecretBytes {
+    let mut bytes = Zeroizing::new([0; 32]);
+    random.fill(&mut *bytes);
+    // The buffer is exact, so nothing moves and leaves a copy.
+    let mut text = Zeroizing::new(vec![0; 43]);
+    // 43 bytes hold 32 in base64.
+    URL_SAFE_NO_PAD.encode_slice(*bytes, &mut text).expect("room for 32 bytes in base64");
+    SecretBytes::take_from(&mut text)
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rows<'a, R> {
+    format: u32,
+    #[serde(borrow)]
+    secret: Cow<'a, str>,
+    current: Option<R>,
+    previous: Option<R>,
+    pending: Option<R>,
+}
+
+/// The values of all secrets of one engine.
+pub(super) struct Shelf<V> {
+    kind: &'static str,
+    engine: EngineName,
+    store: Arc<LocalStore>,
+    turns: Mutex<HashMap<SecretName, Arc<RwLock<()>>>>,
+    of: PhantomData<fn() -> V>,
+}
+
+impl<V: Lasts> Shelf<V> {
+    pub(super) fn new(kind: &'static str, engine: EngineName, store: Arc<LocalStore>) -> Self {
+        Self { kind, engine, store, turns: Mutex::default(), of: PhantomData }
+    }
+
+    /// Held to write by whoever changes a secret's values.
+    pub(super) fn turn(&self, secret: &SecretName) -> Arc<RwLock<()>> {
+        // Held for a look into the table.
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(secret.clone()).or_default().clone()
+    }
+
+    fn label(&self, secret: &SecretName) -> String {
+        // Names of secrets may be longer than the store's labels.
+        format!("{}/{}/{}", self.kind, self.engine, hex::encode(&sha256(&[secret.as_str().as_bytes()])[..16]))
+    }
+
+    /// What is kept; nothing for a secret whose values were never changed from here.
+    pub(super) fn load(&self, secret: &SecretName) -> Result<Kept<V>, EngineError> {
+        let broken = |why: String| EngineError::Setup(format!("local store: the values of {secret} {why}"));
+        let bytes = self.store.load_own(&self.label(secret)).map_err(|error| broken(format!("cannot be read: {error}")))?;
+        let Some(bytes) = bytes else { return Ok(Kept::default()) };
+        #[derive(Deserialize)]
+        struct Head {
+            format: u32,
+        }
+        // The parser's words may quote what it read.
+        let unreadable = || broken("cannot be read".into());
+        let Head { format } = serde_json::from_slice(bytes.expose()).map_err(|_| unreadable())?;
+        if format != FORMAT {
+            return Err(broken(format!("have format {format}, this version reads {FORMAT}: start the version that wrote them")));
+        }
+        let rows: Rows<'_, V::Read<'_>> = serde_json::from_slice(bytes.expose()).map_err(|_| unreadable())?;
+        if rows.secret != secret.as_str() {
+            return Err(broken("are another secret's".into()));
+        }
+        let read = |row: Option<V::Read<'_>>| row.map(|row| V::of(row).ok_or_else(unreadable)).transpose();
+        Ok(Kept { current: read(rows.current)?, previous: read(rows.previous)?, pending: read(rows.pending)? })
+    }
+
+    /// Keeps it; it is on the disk when this returns.
+    pub(super) fn save(&self, secret: &SecretName, kept: &Kept<V>) -> Result<(), EngineError> {
+        let failed = |why: String| EngineError::Unreachable(format!("local store: the values of {secret} cannot be kept: {why}"));
+        let rows = Rows {
+            format: FORMAT,
+            secret: secret.as_str().into(),
+            current: kept.current.as_ref().map(V::row),
+            previous: kept.previous.as_ref().map(V::row),
+            pending: kept.pending.as_ref().map(V::row),
+        };
+        let mut text = Zeroizing::new(Vec::with_capacity(ROOM));
+        serde_json::to_writer(&mut *text, &rows).map_err(|why| failed(why.to_string()))?;
+        let text = SecretBytes::take_from(&mut text);
+        blocking(|| self.store.save_own(&self.label(secret), &text)).map_err(|why| failed(why.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::SeededRandom;
+
+    #[test]
+    fn values_are_long_and_differ() {
+        let random = SeededRandom::new(1);
+        let (one, other) = (random_value(&random), random_value(&random));
+        assert!(one.len() == 43 && one.expose() != other.expose());
+        assert!(one.expose().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte)));
+    }
+}

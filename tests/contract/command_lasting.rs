@@ -1,0 +1,254 @@
+//! Values that last, of programs, under the contract, and what changing them promises: logins of a real nginx, and a program of every bad habit.
+
+use crate::{
+    command::{Behind, CANARY, LIMIT, SHORT, Site, attribute, mark, plugin, shown},
+    static_roles::store,
+    suite::{Asked, Harness, secret},
+};
+use claviger::{
+    engine::{Engine, EngineError, Issued, command::CommandEngine},
+    model::{EndResult, LeaseId, SecretDefinition},
+};
+use serde_json::{Value, json};
+use std::{sync::Arc, time::Duration};
+
+fn monitor(engine: &CommandEngine) -> SecretDefinition {
+    secret("status/monitor", engine, json!({"ends": "none", "parameters": {"site": "status"}}))
+}
+
+async fn logins() -> Option<Harness> {
+    let site = Site::start()?;
+    let engine = Arc::new(site.behind.engine(LIMIT));
+    let secret = monitor(&engine);
+    engine.rotate(&secret).await.unwrap();
+    Some(Harness { engine, secret, probe: Box::new(site) })
+}
+
+mod nginx_logins {
+    crate::contract!(super::logins);
+}
+
+async fn issue(engine: &CommandEngine, secret: &SecretDefinition) -> Issued {
+    engine.issue(&Asked::new().order(secret)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_that_lasts_is_changed_and_the_one_before_works_until_the_next_change() {
+    let Some(site) = Site::start() else { return };
+    let engine = site.behind.engine(LIMIT);
+    let secret = monitor(&engine);
+    // Nothing is made by asking for it.
+    assert!(matches!(engine.issue(&Asked::new().order(&secret)).await, Err(EngineError::NoValue)));
+    assert_eq!(engine.newest(&secret).await.unwrap(), None);
+    let mut issued: Vec<Issued> = Vec::new();
+    for n in 1..=4 {
+        let made = engine.rotate(&secret).await.unwrap();
+        assert_eq!((made.number, engine.newest(&secret).await.unwrap()), (n, Some(made)));
+        issued.push(issue(&engine, &secret).await);
+        assert_eq!(attribute(&issued[issued.len() - 1], "version"), n.to_string());
+        for (at, one) in issued.iter().enumerate() {
+            let lives = at + 2 >= issued.len();
+            assert_eq!(site.ask(one, "GET"), if lives { "200" } else { "401" }, "version {} after {n}", at + 1);
+            let asked = Asked::new();
+            let read = engine.read(&asked.order(&secret), &one.reference).await;
+            assert_eq!(read.is_ok_and(|read| read.value.expose() == one.value.expose()), lives);
+            assert_eq!(engine.renew(&asked.order(&secret), &one.reference).await.is_ok(), lives);
+            assert_eq!(engine.is_newest(&secret, &one.reference), at + 1 == issued.len());
+        }
+    }
+    // The definition allows writing, so the login does; its line says what it is.
+    assert_eq!(site.ask(&issued[3], "PUT"), "405");
+    let file = site.behind.text("status.read");
+    assert!(file.lines().count() == 2 && file.contains(":secret=status/monitor number=4\n"), "{file}");
+    // A lease's end is not the value's, and no lease is looked for among the versions.
+    assert_eq!(engine.end(LeaseId::from_parts(1, 1), &issued[3].reference).await.unwrap(), EndResult::Lapsed);
+    assert!(site.ask(&issued[3], "GET") == "200" && engine.inventory().await.unwrap().is_empty());
+}
+
+// ---- programs with bad habits ----------------------------------------------------------------------------------------------------
+
+fn row(engine: &CommandEngine, style: &str) -> SecretDefinition {
+    secret("app/key", engine, json!({"ends": "none", "overlap": style != "alone", "parameters": {"style": style}}))
+}
+
+/// What the source takes: the value of each file.
+fn values(behind: &Behind) -> Vec<String> {
+    let value = |name: &String| serde_json::from_str::<Value>(&behind.text(&format!("made/{name}"))).unwrap()["value"].as_str().unwrap().to_owned();
+    behind.made().iter().filter(|name| !name.ends_with(".new")).map(value).collect()
+}
+
+fn works(behind: &Behind, issued: &Issued) -> bool {
+    values(behind).iter().any(|value| value.as_bytes() == issued.value.expose())
+}
+
+/// Whatever a program does when it is to set another value: a clear error, no byte of a value in it, what is given goes on working where
+/// the source has two, and the next try leaves no more than those.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_of_whatever_habit_costs_nobody_the_value() {
+    let Some(behind) = plugin() else { return };
+    for (how, wanted) in [
+        ("rotate made-and-hang", "Unreachable(\"under-test: rotate: the program had not ended after 2000 ms"),
+        ("rotate flood", "Setup(\"under-test: rotate: the program answers with more than 65536 bytes"),
+        ("rotate garbage", "Setup(\"under-test: rotate: the program's answer is not one object of JSON, at byte 1"),
+        ("rotate truncated", "Setup(\"under-test: rotate: the program's answer is cut off"),
+        ("rotate nothing", "Unreachable(\"under-test: rotate: the program ended without an answer"),
+        ("rotate killed", "Unreachable(\"under-test: rotate: the program ended without an answer"),
+        ("rotate other-name", "Setup(\"under-test: rotate: the program's answer is about another name"),
+        ("rotate other-lease", "Setup(\"under-test: rotate: the program's answer is about another name"),
+        ("rotate refused", "Refused(\"under-test: rotate: the program says: it rains"),
+        ("rotate no-value", "NoValue"),
+        ("rotate proposal-in-error", "Refused(\"under-test: rotate: the program says something that holds the value"),
+        ("probe dead", "Refused(\"under-test: the program says that the new value does not work"),
+        ("probe nothing", "Unreachable(\"under-test: probe: the program ended without an answer"),
+        ("revoke refused", "Refused(\"under-test: revoke: the program says: it rains"),
+        ("list garbage", "Setup(\"under-test: list: the program's answer is not one object of JSON"),
+    ] {
+        for style in ["given", "own", "alone"] {
+            let engine = behind.engine(if wanted.contains("2000 ms") { SHORT } else { LIMIT });
+            let secret = row(&engine, style);
+            if style == "alone" && (how.starts_with("revoke") || how.starts_with("list")) {
+                continue;
+            }
+            // There is one before, which is to be taken back.
+            for _ in 0..2 {
+                engine.rotate(&secret).await.unwrap();
+            }
+            let before = issue(&engine, &secret).await;
+            behind.mood(how);
+            let said = shown(engine.rotate(&secret).await);
+            assert!(said.starts_with(wanted) && !said.contains(CANARY) && said.len() < 600, "{how}, {style}: {said}");
+            assert!(values(&behind).iter().all(|value| !said.contains(&value[..8])), "{how}, {style}: {said}");
+            behind.mood("");
+            if style != "alone" {
+                let given = issue(&engine, &secret).await;
+                assert!(given.value.expose() == before.value.expose() && works(&behind, &given), "{how}, {style}");
+            } else if how != "probe dead" {
+                // Found out by asking: whichever it is, it works.
+                assert!(works(&behind, &issue(&engine, &secret).await), "{how}");
+            }
+            let done = engine.rotate(&secret).await.unwrap_or_else(|error| panic!("{how}, {style}: {error}"));
+            let given = issue(&engine, &secret).await;
+            assert!(works(&behind, &given) && attribute(&given, "version") == done.number.to_string(), "{how}, {style}");
+            assert_eq!((works(&behind, &before), values(&behind).len()), (style != "alone", if style == "alone" { 1 } else { 2 }), "{how}, {style}");
+            for name in behind.made() {
+                std::fs::remove_file(behind.folder.path().join("made").join(name)).unwrap();
+            }
+            behind.store.remove_own(&format!("command/under-test/{}", label())).unwrap();
+        }
+    }
+}
+
+/// Under which name the store keeps what is kept of `app/key`.
+fn label() -> String {
+    hex::encode(&claviger::digest::sha256(&[b"app/key"])[..16])
+}
+
+/// A daemon dies after its program set the new value, at a source that has one: whoever comes next finds out that it did.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_set_when_the_daemon_died_is_found_and_given() {
+    let Some(behind) = plugin() else { return };
+    let first = behind.engine(SHORT);
+    let secret = row(&first, "alone");
+    first.rotate(&secret).await.unwrap();
+    let before = issue(&first, &secret).await;
+    behind.mood("rotate made-and-hang");
+    assert!(first.rotate(&secret).await.is_err() && !works(&behind, &before));
+    behind.mood("");
+    drop(first);
+    let next = behind.engine(LIMIT);
+    let given = issue(&next, &secret).await;
+    assert!(works(&behind, &given) && attribute(&given, "version") == "2");
+    assert!(matches!(next.read(&Asked::new().order(&secret), &before.reference).await, Err(EngineError::NoValue)));
+    assert_eq!(next.rotate(&secret).await.unwrap().number, 3);
+}
+
+/// A program that was cut off may still have its source make another value than the one that its successor was told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_is_not_repeated_before_the_program_of_the_first_try_has_ended() {
+    let Some(behind) = plugin() else { return };
+    let engine = behind.lingering(SHORT, Duration::from_secs(5));
+    let mut secret = row(&engine, "own");
+    engine.rotate(&secret).await.unwrap();
+    behind.mood("rotate late");
+    secret.settings.insert("parameters".into(), json!({"style": "own", "after": 4.0}));
+    assert!(matches!(engine.rotate(&secret).await, Err(EngineError::Unreachable(_))));
+    behind.mood("");
+    let done = engine.rotate(&secret).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let given = issue(&engine, &secret).await;
+    assert!(works(&behind, &given) && attribute(&given, "version") == done.number.to_string(), "the late one set another");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_somebody_else_changed_is_noticed() {
+    let Some(behind) = plugin() else { return };
+    let engine = behind.engine(LIMIT);
+    for style in ["own", "alone"] {
+        let secret = secret(&format!("app/{style}"), &engine, row(&engine, style).settings.into());
+        engine.rotate(&secret).await.unwrap();
+        behind.made().iter().for_each(|name| std::fs::write(behind.folder.path().join("made").join(name), r#"{"value":"by hand"}"#).unwrap());
+        let Err(EngineError::Refused(why)) = engine.newest(&secret).await else { panic!("nobody noticed") };
+        assert!(why.contains("version 1 does not work any more"), "{why}");
+        let mended = engine.rotate(&secret).await.unwrap();
+        assert_eq!(engine.newest(&secret).await.unwrap(), Some(mended));
+        behind.made().iter().for_each(|name| std::fs::remove_file(behind.folder.path().join("made").join(name)).unwrap());
+    }
+}
+
+/// An older copy of the state was put back, or none: versions that nobody knows any more are taken back by the next change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn versions_of_a_state_that_is_gone_are_taken_back() {
+    let Some(mut behind) = plugin() else { return };
+    let engine = behind.engine(LIMIT);
+    let (secret, other) = (row(&engine, "given"), secret("app/other", &engine, row(&engine, "given").settings.into()));
+    for _ in 0..3 {
+        engine.rotate(&secret).await.unwrap();
+    }
+    engine.rotate(&other).await.unwrap();
+    let of_other = issue(&engine, &other).await;
+    let folder = tempfile::tempdir().unwrap();
+    behind.store = store(&folder);
+    let engine = behind.engine(LIMIT);
+    assert_eq!(engine.rotate(&secret).await.unwrap().number, 4, "above what there is");
+    assert!(works(&behind, &issue(&engine, &secret).await) && works(&behind, &of_other), "another secret's is left alone");
+    assert_eq!(behind.made().len(), 2, "{:?}", behind.made());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_is_told_which_version_and_what_it_may_allow() {
+    let Some(behind) = plugin() else { return };
+    let engine = behind.engine(LIMIT);
+    let secret = row(&engine, "given");
+    engine.rotate(&secret).await.unwrap();
+    let issued = issue(&engine, &secret).await;
+    let [name] = &behind.made()[..] else { panic!("{:?}", behind.made()) };
+    assert!(name.starts_with(&format!("clv_{}_v", mark())) && name.len() == 47 && name.ends_with("0000000000001"), "{name}");
+    let told: Value = serde_json::from_str(&behind.text(&format!("made/{name}"))).unwrap();
+    for (member, wanted) in [
+        ("call", json!("rotate")),
+        ("name", json!(name)),
+        ("secret", json!("app/key")),
+        ("number", json!(1)),
+        ("allow", json!({"operation": "write", "targets": []})),
+        ("parameters", json!({"style": "given"})),
+    ] {
+        assert_eq!(told[member], wanted, "{member}");
+    }
+    assert!(told.get("lease").is_none() && told["value"].as_str().unwrap().len() == 43);
+    let record = serde_json::to_string(&issued.reference.named()).unwrap();
+    assert!(record.contains(name) && !record.contains(told["value"].as_str().unwrap()));
+    // What is too much, or says the value, is not taken.
+    for (answer, wanted) in [
+        (json!({"value": "x".repeat(9000)}), "a value of 9000 bytes; 1 to 8192"),
+        (json!({"value": ""}), "a value of 0 bytes"),
+        (json!({"value": CANARY, "attributes": {"a": CANARY}}), "the value stands in an attribute"),
+        (json!({"attributes": {"version": "7"}}), "version is an attribute that is added here"),
+        (json!({"attributes": {"a": "x".repeat(2000), "b": "x".repeat(2000), "c": "x".repeat(2000)}}), "4096 may be given"),
+    ] {
+        let mut bad = secret.clone();
+        bad.settings.insert("parameters".into(), json!({"style": "given", "answer": answer}));
+        let said = shown(engine.rotate(&bad).await);
+        assert!(said.starts_with("Setup") && said.contains(wanted) && !said.contains(CANARY), "{answer}: {said}");
+    }
+    assert!(works(&behind, &issue(&engine, &secret).await));
+}
