@@ -2,9 +2,21 @@
 //! reached leaves anything behind. Programs are started without units here; those are in `tests/command`.
 
 use super::{activated::Activated, host::*, leaks::Needles, residue::look};
-use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
+use serde_json::Value;
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    process::Command,
+    time::Duration,
+};
 
 const ASK: &str = r#"{"secret":"status/login"}"#;
+/// A login for each lease, and one that lasts.
+const NAMES: [&str; 2] = ["status/login", "status/monitor"];
+const ASK_LASTING: &str = r#"{"secret":"status/monitor"}"#;
 
 /// A daemon, and the shipped example's program behind its socket.
 struct Stage {
@@ -15,14 +27,16 @@ struct Stage {
 
 impl Stage {
     fn new(timeout: u32) -> Option<Self> {
-        let settings = "settings = { parameters = { site = \"status\" } }";
+        let settings = "parameters = { site = \"status\" }";
         let host = Host::prepare(Setup {
             config: format!(
                 "[[engine]]\nkind = \"command\"\nname = \"web-users\"\nsocket = \"$DIR/users.sock\"\ntimeout_seconds = {timeout}\nprobes = true\n"
             ),
-            identities: identity("orders", VICTIM, &declared("status/login")),
-            secrets: secret("status/login", "internal", settings).replace("engine = \"local\"", "engine = \"web-users\""),
-            policy: grant("orders", "status/login"),
+            identities: identity("orders", VICTIM, &NAMES.map(declared).concat()),
+            secrets: (secret(NAMES[0], "internal", &format!("settings = {{ {settings} }}"))
+                + &secret(NAMES[1], "internal", &format!("settings = {{ ends = \"none\", {settings} }}")))
+                .replace("engine = \"local\"", "engine = \"web-users\""),
+            policy: NAMES.map(|name| grant("orders", name)).concat(),
             ..Setup::default()
         });
         let made = host.dir.join("users");
@@ -140,6 +154,112 @@ fn a_login_works_until_its_holder_dies_and_is_kept_nowhere() {
     assert!(stage.users().is_empty());
 }
 
+fn rotate(host: &Host) -> (u16, Value) {
+    host.call("operator", "POST", "/v1/rotations/status/monitor", "")
+}
+
+/// What is known of the login that lasts.
+fn row(host: &Host) -> Value {
+    host.operator("GET", "/v1/rotations", "")["rotations"][0].clone()
+}
+
+impl Stage {
+    /// Whether the site lets a holder in with what it was given, as the program says.
+    fn lets_in(&self, body: &Value) -> bool {
+        let asked = serde_json::json!({"version": 1, "call": "probe", "deadline": 1u64 << 40, "mark": "0000000000000000",
+            "name": body["attributes"]["user"], "value": body["secret"]["value"]});
+        let program = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config/examples/web-users/program/web-users");
+        let mut child = Command::new("/usr/bin/python3")
+            .arg(program)
+            .arg(&self.made)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        writeln!(child.stdin.take().unwrap(), "{asked}").unwrap();
+        let answer = child.wait_with_output().unwrap();
+        serde_json::from_slice::<Value>(&answer.stdout).unwrap()["alive"] == true
+    }
+
+    /// How many logins there are that last.
+    fn lasting(&self) -> usize {
+        fs::read_to_string(self.made.join("status.read")).unwrap_or_default().matches(":secret=status/monitor").count()
+    }
+}
+
+#[test]
+fn a_login_that_lasts_is_changed_by_its_program_and_kept_sealed() {
+    if !is_root() {
+        return;
+    }
+    let Some(mut stage) = Stage::new(20) else { return };
+    let early = stage.host.act(VICTIM, "orders", &["hold", ASK_LASTING]);
+    assert_eq!((early[0]["status"].as_u64(), early[0]["body"]["error"]["code"].as_str()), (Some(404), Some("no_value")), "{early:?}");
+    let mut needles = Needles::default();
+    let mut holders: Vec<Actor> = Vec::new();
+    for n in 1..=3 {
+        let (status, answer) = rotate(&stage.host);
+        assert_eq!((status, answer["version"].as_u64()), (200, Some(n)), "{answer}\n{}", stage.host.log());
+        let holder = stage.host.hold(VICTIM, "orders", &["hold", ASK_LASTING]);
+        let body = &holder.first["body"];
+        assert_eq!((body["lease"]["ends_by"].as_str(), body["attributes"]["version"].as_str()), (Some("none"), Some(n.to_string().as_str())));
+        needles.add(&format!("version {n}"), body["secret"]["value"].as_str().unwrap().as_bytes());
+        holders.push(holder);
+    }
+    let lets_in: Vec<bool> = holders.iter().map(|holder| stage.lets_in(&holder.first["body"])).collect();
+    assert_eq!((lets_in, stage.lasting()), (vec![false, true, true], 2), "the one before works, the one before that was taken back");
+    let records = stage.host.records_of("rotate");
+    assert!(records.iter().any(|record| record["outcome"] == "begun") && records.iter().any(|record| record["outcome"] == "done"));
+    // No lease's login is touched by it, and it is none to be reconciled.
+    let login = stage.host.hold(VICTIM, "orders", &["hold", ASK]);
+    assert_eq!(stage.host.call("operator", "POST", "/v1/engines/web-users/reconcile", "").1["orphans"], serde_json::json!([]));
+    for folder in ["state", "audit"] {
+        for entry in walk(&stage.host.dir.join(folder)) {
+            assert!(needles.within(&fs::read(&entry).unwrap()).is_empty(), "{}", entry.display());
+        }
+    }
+    assert!(needles.within(stage.host.log().as_bytes()).is_empty());
+    // What somebody else takes out of the file is told, and mended by a change.
+    fs::write(stage.made.join("status.read"), "").unwrap();
+    drop((holders, login));
+    stage.host.stop(true);
+    stage.host.launch();
+    stage.host.wait_until(Duration::from_secs(20), "it is told", |host| {
+        row(host)["trouble"].as_str().is_some_and(|why| why.contains("version 3 does not work any more"))
+    });
+    assert_eq!(rotate(&stage.host).1["version"], 4, "{}", stage.host.log());
+    assert!(row(&stage.host)["trouble"].is_null());
+}
+
+/// Needs the build with failpoints: `tests/mutations` runs it.
+#[test]
+fn killed_at_every_step_of_a_change_it_gives_what_works() {
+    if !is_root() || std::env::var_os("CLAVIGER_TEST_FAILPOINTS").is_none() {
+        return;
+    }
+    let Some(mut stage) = Stage::new(5) else { return };
+    assert_eq!(rotate(&stage.host).0, 200);
+    for (point, changed) in [("command-kept", false), ("command-set", false), ("command-tried", false), ("command-given", true)] {
+        let before = row(&stage.host)["version"].as_u64().unwrap();
+        stage.host.stop(false);
+        stage.host.environment = vec![("CLAVIGER_FAILPOINT".into(), format!("{point}:1"))];
+        stage.host.launch();
+        let mut stream = UnixStream::connect(stage.host.path("operator.sock")).unwrap();
+        stream.write_all(b"POST /v1/rotations/status/monitor HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n").unwrap();
+        assert_eq!(stream.read(&mut [0; 64]).unwrap_or(0), 0, "nobody is answered");
+        stage.host.wait_until(Duration::from_secs(10), point, |host| !host.is_running());
+        stage.host.stop(true);
+        stage.host.environment.clear();
+        stage.host.launch();
+        let holder = stage.host.hold(VICTIM, "orders", &["hold", ASK_LASTING]);
+        let version: u64 = holder.first["body"]["attributes"]["version"].as_str().unwrap().parse().unwrap();
+        assert_eq!((stage.lets_in(&holder.first["body"]), version), (true, before + u64::from(changed)), "{point}");
+        let (status, answer) = rotate(&stage.host);
+        assert_eq!((status, answer["version"].as_u64()), (200, Some(version + 1)), "{point}: {answer}");
+        assert_eq!((stage.lets_in(&holder.first["body"]), stage.lasting()), (true, 2), "{point}");
+    }
+}
+
 fn walk(folder: &std::path::Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
     entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).filter(|path| path.is_file()).collect()
@@ -157,7 +277,7 @@ fn killed_while_programs_make_something_it_leaves_nothing() {
             let pid = stage.host.pid().to_string();
             move || {
                 std::thread::sleep(Duration::from_millis(100 + round * 57 % 200));
-                std::process::Command::new("kill").args(["-KILL", &pid]).status().unwrap();
+                Command::new("kill").args(["-KILL", &pid]).status().unwrap();
             }
         });
         let holders: Vec<Actor> = commands.into_iter().map(Actor::of).collect();
