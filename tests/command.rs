@@ -162,9 +162,18 @@ fn programs_run_in_units_that_can_do_nothing_else() {
     machine.ok("systemctl restart clavigerd && clav engine ls");
     assert!(machine.ok("clav leases --all").contains("status/login"), "it lives on over a restart");
     machine.ok("systemctl stop watcher");
-    machine.until("test ! -s /var/lib/claviger-web-users/status.read", Duration::from_secs(20));
+    machine.until("! grep -q lease= /var/lib/claviger-web-users/status.read", Duration::from_secs(20));
     let end = machine.until("grep '\"kind\":\"end\"' /var/log/claviger/*.jsonl | grep status/login", Duration::from_secs(20));
     assert!(end.contains("\"result\":\"revoked\"") && end.contains("\"reason\":\"holder_gone\""), "{end}");
+
+    // A login that lasts: changed when an operator says so, the one before is good until the next change.
+    for version in 1..=3 {
+        let said = machine.ok("clav secret rotate status/monitor");
+        assert!(said.contains(&version.to_string()), "{said}");
+    }
+    let lasting = "grep -o 'secret=status/monitor number=[0-9]*' /var/lib/claviger-web-users/status.read";
+    assert_eq!(machine.ok(lasting), "secret=status/monitor number=2\nsecret=status/monitor number=3\n");
+    assert!(machine.ok("clav secret ls").contains("status/monitor"));
 
     // Nobody but the daemon asks a program.
     let connect = "python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect(\"/run/claviger/command/bad.sock\")'";

@@ -202,7 +202,10 @@ fn a_login_that_lasts_is_changed_by_its_program_and_kept_sealed() {
         assert_eq!((status, answer["version"].as_u64()), (200, Some(n)), "{answer}\n{}", stage.host.log());
         let holder = stage.host.hold(VICTIM, "orders", &["hold", ASK_LASTING]);
         let body = &holder.first["body"];
-        assert_eq!((body["lease"]["ends_by"].as_str(), body["attributes"]["version"].as_str()), (Some("none"), Some(n.to_string().as_str())));
+        assert_eq!(
+            (body["lease"]["ends_by"].as_str(), body["attributes"]["version"].as_str()),
+            (Some("none"), Some(n.to_string().as_str()))
+        );
         needles.add(&format!("version {n}"), body["secret"]["value"].as_str().unwrap().as_bytes());
         holders.push(holder);
     }

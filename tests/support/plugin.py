@@ -137,6 +137,8 @@ def main():
             say({**usual(asked), "name": asked["name"][:-1] + "9"})
         case "proposal-in-error":
             say({"error": {"kind": "refused", "message": f"cannot set {asked['value']}"}})
+        case "credulous":
+            say({"name": asked["name"], "alive": True})
         case "dead":
             say({"name": asked["name"], "alive": False})
         case "secret-in-error":

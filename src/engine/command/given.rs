@@ -41,7 +41,12 @@ fn wrong(call: Call, what: &str) -> EngineError {
 }
 
 /// Looks at what a program answered; values may have so many bytes.
-pub(super) fn handed(call: Call, most: usize, value: SecretBytes, (attributes, reference): (&Members, &Members)) -> Result<Handed, EngineError> {
+pub(super) fn handed(
+    call: Call,
+    most: usize,
+    value: SecretBytes,
+    (attributes, reference): (&Members, &Members),
+) -> Result<Handed, EngineError> {
     if value.is_empty() || value.len() > most {
         return Err(wrong(call, &format!("a value of {} bytes; 1 to {most} may be given", value.len())));
     }
@@ -108,4 +113,3 @@ pub(super) fn lasts(order: &Order<'_>, ends: EndsBy, expires: Option<u64>) -> Re
         _ => Ok(()),
     }
 }
-

@@ -6,7 +6,7 @@
 //! cut short is done once more under the same name: nobody has had what it made.
 
 use super::{
-    super::{Again, Attribute, EngineError, Issued, Members, Order, UpstreamRef, Version},
+    super::{Again, Attribute, EngineError, Issued, Members, Order, UpstreamRef, Version, lasting},
     About, Call, CommandEngine, Done, Request, answered,
     given::{Handed, handed, holds_some},
     kept::{Kept, Told, Value},
@@ -129,11 +129,8 @@ impl CommandEngine {
         // The source may have made one of its own.
         self.values.save(name, &kept)?;
         crate::failpoint!("command-set");
-        if let Some(pending) = &kept.pending
-            && !self.works(secret, &settings, pending).await?
-            && !crate::mutation!("command-tried")
-        {
-            return Err(EngineError::Refused("the program says that the new value does not work".into()));
+        if let Some(pending) = &kept.pending {
+            self.try_pending(secret, &settings, pending).await?;
         }
         crate::failpoint!("command-tried");
         kept.promote(settings.overlaps());
@@ -166,9 +163,7 @@ impl CommandEngine {
         let Done::Revoked(_) = self.ask(Call::Revoke, secret, settings, which).await? else { return Err(other_call()) };
         match self.ask(Call::Probe, secret, settings, which).await? {
             Done::Probed(false) => Ok(()),
-            Done::Probed(true) => {
-                Err(EngineError::Unreachable(format!("probe: version {} lives after it was revoked", which.number)))
-            }
+            Done::Probed(true) => Err(EngineError::Unreachable(format!("probe: version {} lives after it was revoked", which.number))),
             _ => Err(other_call()),
         }
     }
@@ -198,6 +193,19 @@ impl CommandEngine {
             return Err(wrong(format!("{VERSION} is an attribute that is added here")));
         }
         (pending.value, pending.attributes, pending.reference) = (value, said.attributes, said.reference);
+        Ok(())
+    }
+
+    /// Tries a version that was set, and another value that never was: a program that finds both good has tried neither.
+    async fn try_pending(&self, secret: &SecretDefinition, settings: &Settings, pending: &Value) -> Result<(), EngineError> {
+        let never = lasting::random_value(&*self.random);
+        let which = Which { number: pending.version, value: Some(&never), reference: Some(&pending.reference) };
+        if !matches!(self.ask(Call::Probe, secret, settings, which).await?, Done::Probed(false)) && !crate::mutation!("command-any-value") {
+            return Err(EngineError::Setup("probe: the program finds a value good that was never set: it does not try them".into()));
+        }
+        if !self.works(secret, settings, pending).await? && !crate::mutation!("command-tried") {
+            return Err(EngineError::Refused("the program says that the new value does not work".into()));
+        }
         Ok(())
     }
 

@@ -332,7 +332,10 @@ impl Engine for CommandEngine {
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {
         let settings = Settings::parse(secret)?;
         if settings.ends_by() == EndsBy::None && !self.probes {
-            return Err(format!("{}: ends = \"none\" needs probes = true of the engine: no value is given that was not tried", secret.name));
+            return Err(format!(
+                "{}: ends = \"none\" needs probes = true of the engine: no value is given that was not tried",
+                secret.name
+            ));
         }
         Ok(())
     }

@@ -220,7 +220,12 @@ pub(super) fn answered(call: Call, about: About<'_>, bytes: &[u8], is_secret: &d
     let done = match call {
         Call::Create if !others("created expires") => {
             let value = given.ok_or_else(|| wrong("needs exactly one of value and value_base64"))?;
-            Some(Done::Created(Created { value, attributes: attributes.unwrap_or_default(), reference: reference.unwrap_or_default(), expires }))
+            Some(Done::Created(Created {
+                value,
+                attributes: attributes.unwrap_or_default(),
+                reference: reference.unwrap_or_default(),
+                expires,
+            }))
         }
         Call::Rotate if !others("created") => Some(Done::Rotated(Created {
             value: given,
