@@ -110,9 +110,15 @@ impl Rota {
             if self.busy.contains(&secret.engine) {
                 continue;
             }
-            let waits = row.trouble.as_ref().is_some_and(|trouble| trouble.rotating && trouble.again > now.boot);
-            let (rank, step) = match due.filter(|due| due.from <= now.wall && *can_rotate && may_change && !waits) {
-                Some(due) => (due.from.0, Step::Rotate(secret.clone())),
+            let trouble = row.trouble.as_ref().filter(|trouble| trouble.rotating);
+            let waits = trouble.is_some_and(|trouble| trouble.again > now.boot);
+            // A change that failed is tried again also where a person had asked for it before it was due.
+            let wanted = match due.filter(|due| due.from <= now.wall) {
+                Some(due) => Some(due.from.0),
+                None => trouble.and(row.version).map(|_| u64::MAX - 1),
+            };
+            let (rank, step) = match wanted.filter(|_| *can_rotate && may_change && !waits) {
+                Some(rank) => (rank, Step::Rotate(secret.clone())),
                 None if row.look.is_none_or(|look| look <= now.boot) => (u64::MAX, Step::Look(secret.clone())),
                 None => continue,
             };
@@ -313,6 +319,22 @@ mod tests {
         assert!(pauses.iter().all(|pause| *pause <= 4_060), "{pauses:?}");
         rota.rotated(&secrets[0], Ok(Version { number: 2, made: day(at).wall }), day(at));
         assert_eq!(rota.view(day(at).wall)[0].trouble, None);
+    }
+
+    #[test]
+    fn what_a_person_wanted_changed_and_failed_is_tried_again_before_it_is_due() {
+        let (mut rota, secrets) = rota(&[("a", "pg", true)]);
+        rota.next(day(0.0), true);
+        // Nothing was ever given: the first change stays a person's.
+        rota.looked(&secrets[0], Ok(None), day(0.0));
+        rota.rotated(&secrets[0], Err("not now".into()), day(0.0));
+        assert_eq!(words(&rota.next(day(0.1), true)), ["look a"]);
+        rota.looked(&secrets[0], Ok(Some(MADE)), day(0.1));
+        rota.rotated(&secrets[0], Err("not now".into()), day(0.11));
+        assert!(rota.next(day(0.11), true).is_empty(), "after a pause");
+        assert_eq!(words(&rota.next(day(0.12), true)), ["rotate a"]);
+        rota.rotated(&secrets[0], Ok(Version { number: 2, made: day(0.12).wall }), day(0.12));
+        assert!(rota.next(day(0.13), true).is_empty());
     }
 
     #[test]

@@ -25,7 +25,7 @@ const TICK: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct Rotations {
     rota: Mutex<Rota>,
-    /// Held while a value of that engine is changed.
+    /// Held while a value of that engine is changed, or looked at: what a look saw is over when a change begins.
     turns: Mutex<BTreeMap<EngineName, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -97,6 +97,8 @@ impl Broker {
     }
 
     async fn look(&self, secret: &Arc<SecretDefinition>) {
+        let turn = self.rotations.turn(&secret.engine);
+        let _turn = turn.lock().await;
         let found = match self.engines.find(&secret.engine) {
             Some(engine) => engine.newest(secret).await,
             None => Err(EngineError::Setup("the engine is not configured".into())),

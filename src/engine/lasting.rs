@@ -45,11 +45,13 @@ pub(super) struct Kept<V> {
     pub(super) previous: Option<V>,
     /// What was to be set last. Whether it was is found out by trying.
     pub(super) pending: Option<V>,
+    /// What is given no more and still has to be taken back.
+    pub(super) retired: Vec<V>,
 }
 
 impl<V> Default for Kept<V> {
     fn default() -> Self {
-        Self { current: None, previous: None, pending: None }
+        Self { current: None, previous: None, pending: None, retired: Vec::new() }
     }
 }
 
@@ -73,6 +75,8 @@ struct Rows<'a, R> {
     current: Option<R>,
     previous: Option<R>,
     pending: Option<R>,
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    retired: Vec<R>,
 }
 
 /// The values of all secrets of one engine.
@@ -120,7 +124,8 @@ impl<V: Lasts> Shelf<V> {
             return Err(broken("are another secret's".into()));
         }
         let read = |row: Option<V::Read<'_>>| row.map(|row| V::of(row).ok_or_else(unreadable)).transpose();
-        Ok(Kept { current: read(rows.current)?, previous: read(rows.previous)?, pending: read(rows.pending)? })
+        let retired = rows.retired.into_iter().map(|row| V::of(row).ok_or_else(unreadable)).collect::<Result<_, _>>()?;
+        Ok(Kept { current: read(rows.current)?, previous: read(rows.previous)?, pending: read(rows.pending)?, retired })
     }
 
     /// Keeps it; it is on the disk when this returns.
@@ -132,6 +137,7 @@ impl<V: Lasts> Shelf<V> {
             current: kept.current.as_ref().map(V::row),
             previous: kept.previous.as_ref().map(V::row),
             pending: kept.pending.as_ref().map(V::row),
+            retired: kept.retired.iter().map(V::row).collect(),
         };
         let mut text = Zeroizing::new(Vec::with_capacity(ROOM));
         serde_json::to_writer(&mut *text, &rows).map_err(|why| failed(why.to_string()))?;

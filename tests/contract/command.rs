@@ -58,6 +58,10 @@ impl Behind {
         fs::read_to_string(self.folder.path().join(name)).unwrap_or_default()
     }
 
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     pub fn engine(&self, timeout: Duration) -> CommandEngine {
         self.lingering(timeout, Duration::from_secs(1))
     }
@@ -545,6 +549,7 @@ fn definitions_are_checked() {
         (json!({"parameters": {"a": "x".repeat(17000)}}), "parameters: 16384 bytes"),
         (json!({"probes": true}), "unknown field `probes`"),
         (json!({"ends": "none"}), "needs probes = true of the engine"),
+        (json!({"ends": "none", "parameters": {"a": "x".repeat(1100)}}), "parameters: 1024 bytes are the most where ends"),
         (json!({"overlap": true}), "overlap goes with ends = \"none\""),
     ] {
         assert!(check(bad.clone()).contains(wanted), "{bad}: {}", check(bad.clone()));

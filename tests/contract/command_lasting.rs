@@ -7,7 +7,7 @@ use crate::{
 };
 use claviger::{
     engine::{Engine, EngineError, Issued, command::CommandEngine},
-    model::{EndResult, LeaseId, SecretDefinition},
+    model::{EndResult, LeaseId, Operation, SecretDefinition},
 };
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
@@ -68,7 +68,7 @@ async fn a_login_that_lasts_is_changed_and_the_one_before_works_until_the_next_c
 // ---- programs with bad habits ----------------------------------------------------------------------------------------------------
 
 fn row(engine: &CommandEngine, style: &str) -> SecretDefinition {
-    secret("app/key", engine, json!({"ends": "none", "overlap": style != "alone", "parameters": {"style": style}}))
+    secret("app/key", engine, json!({"ends": "none", "overlap": !style.ends_with("alone"), "parameters": {"style": style}}))
 }
 
 /// What the source takes: the value of each file.
@@ -102,21 +102,18 @@ async fn a_program_of_whatever_habit_costs_nobody_the_value() {
         ("probe dead", "Refused(\"under-test: the program says that the new value does not work"),
         ("probe credulous", "Setup(\"under-test: probe: the program finds a value good that was never set"),
         ("probe nothing", "Unreachable(\"under-test: probe: the program ended without an answer"),
-        ("revoke refused", "Refused(\"under-test: revoke: the program says: it rains"),
         ("list garbage", "Setup(\"under-test: list: the program's answer is not one object of JSON"),
     ] {
         // Where it matters how the source makes values, it is asked three times.
         let styles: &[&str] = match how.split_once(' ').unwrap().1 {
-            "made-and-hang" | "garbage" | "nothing" | "dead" => &["given", "own", "alone"],
+            "made-and-hang" | "garbage" | "nothing" | "dead" | "refused" => &["given", "own", "alone", "own-alone"],
             "credulous" => &["alone"],
             _ => &["given"],
         };
+        let styles = if how.starts_with("list") { &styles[..1] } else { styles };
         for &style in styles {
             let engine = behind.engine(if wanted.contains("2000 ms") { SHORT } else { LIMIT });
             let secret = row(&engine, style);
-            if style == "alone" && (how.starts_with("revoke") || how.starts_with("list")) {
-                continue;
-            }
             // There is one before, which is to be taken back.
             for _ in 0..2 {
                 engine.rotate(&secret).await.unwrap();
@@ -127,27 +124,136 @@ async fn a_program_of_whatever_habit_costs_nobody_the_value() {
             assert!(said.starts_with(wanted) && !said.contains(CANARY) && said.len() < 600, "{how}, {style}: {said}");
             assert!(values(&behind).iter().all(|value| !said.contains(&value[..8])), "{how}, {style}: {said}");
             behind.mood("");
-            if style != "alone" {
-                let given = issue(&engine, &secret).await;
-                assert!(given.value.expose() == before.value.expose() && works(&behind, &given), "{how}, {style}");
-            } else if !how.starts_with("probe") {
-                // Found out by asking: whichever it is, it works.
-                assert!(works(&behind, &issue(&engine, &secret).await), "{how}");
+            let alone = style.ends_with("alone");
+            match engine.issue(&Asked::new().order(&secret)).await {
+                Ok(given) => {
+                    assert!(works(&behind, &given), "{how}, {style}");
+                    assert!(alone || given.value.expose() == before.value.expose(), "{how}, {style}");
+                }
+                // Its source has a value that nobody knows: better none than one that does not work.
+                Err(EngineError::Unreachable(why)) => {
+                    let told = ["is being changed", "neither the value before nor the one after works"];
+                    assert!(style == "own-alone" && told.iter().any(|told| why.contains(told)), "{how}, {style}: {why}");
+                }
+                Err(why) => panic!("{how}, {style}: {why}"),
             }
             let done = engine.rotate(&secret).await.unwrap_or_else(|error| panic!("{how}, {style}: {error}"));
             let given = issue(&engine, &secret).await;
             assert!(works(&behind, &given) && attribute(&given, "version") == done.number.to_string(), "{how}, {style}");
-            assert_eq!(
-                (works(&behind, &before), values(&behind).len()),
-                (style != "alone", if style == "alone" { 1 } else { 2 }),
-                "{how}, {style}"
-            );
+            assert_eq!((works(&behind, &before), values(&behind).len()), (!alone, if alone { 1 } else { 2 }), "{how}, {style}");
             for name in behind.made() {
                 std::fs::remove_file(behind.folder.path().join("made").join(name)).unwrap();
             }
             behind.store.remove_own(&format!("command/under-test/{}", label())).unwrap();
         }
     }
+}
+
+/// A version that cannot be taken back keeps nobody from a new value, and is taken back by a later change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_taken_back_is_given_no_more_and_tried_again() {
+    let Some(behind) = plugin() else { return };
+    let engine = behind.engine(LIMIT);
+    let secret = row(&engine, "given");
+    engine.rotate(&secret).await.unwrap();
+    let first = issue(&engine, &secret).await;
+    engine.rotate(&secret).await.unwrap();
+    for (mood, number) in [("revoke refused", 3), ("revoke stays", 4)] {
+        behind.mood(mood);
+        assert_eq!(engine.rotate(&secret).await.unwrap().number, number);
+        assert!(works(&behind, &first), "{mood}");
+        assert!(matches!(engine.read(&Asked::new().order(&secret), &first.reference).await, Err(EngineError::NoValue)));
+    }
+    // With too many of them it says so.
+    assert!(engine.rotate(&secret).await.is_ok());
+    let said = shown(engine.rotate(&secret).await);
+    assert!(said.contains("versions 1, 2, 3, 4 cannot be taken back"), "{said}");
+    behind.mood("");
+    assert_eq!(engine.rotate(&secret).await.unwrap().number, 6);
+    assert_eq!((works(&behind, &first), values(&behind).len()), (false, 2), "{:?}", behind.made());
+}
+
+/// What a definition allows and says is part of what a version is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_was_made_for_another_definition_is_not_given() {
+    let Some(behind) = plugin() else { return };
+    let engine = behind.engine(LIMIT);
+    let wide = row(&engine, "given");
+    engine.rotate(&wide).await.unwrap();
+    let narrow = SecretDefinition { operation: Operation::Read, ..wide.clone() };
+    let mut elsewhere = wide.clone();
+    elsewhere.settings.insert("parameters".into(), json!({"style": "given", "site": "b"}));
+    for other in [&narrow, &elsewhere] {
+        for said in [shown(engine.issue(&Asked::new().order(other)).await), shown(engine.newest(other).await)] {
+            assert!(said.starts_with("Setup") && said.contains("was made for another operation, other hosts or parameters"), "{said}");
+        }
+    }
+    assert_eq!(shown(engine.newest(&wide).await), "done");
+    // A change that was cut short before it is not gone on with: what it set, where it was set, is taken back.
+    behind.mood("rotate nothing");
+    assert!(engine.rotate(&wide).await.is_err());
+    behind.mood("");
+    assert_eq!((engine.rotate(&elsewhere).await.unwrap().number, values(&behind).len()), (3, 2), "{:?}", behind.made());
+    let revoked: Vec<Value> = behind.text("calls").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let revoked: Vec<&Value> = revoked.iter().filter(|call| call["call"] == "revoke").collect();
+    assert_eq!((revoked.len(), &revoked[0]["number"], &revoked[0]["parameters"]), (1, &json!(2), &json!({"style": "given"})));
+    assert_eq!(shown(engine.newest(&elsewhere).await), "done");
+}
+
+/// Whether a source has room for two is said by a setting, and the setting may be wrong or changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_has_one_value_is_noticed_and_one_that_has_two_keeps_none_too_many() {
+    let Some(behind) = plugin() else { return };
+    let engine = behind.engine(LIMIT);
+    // Said to have two, and has one.
+    let mut secret = row(&engine, "alone");
+    secret.settings.insert("overlap".into(), json!(true));
+    for _ in 0..3 {
+        let before = engine.issue(&Asked::new().order(&secret)).await;
+        engine.rotate(&secret).await.unwrap();
+        assert!(works(&behind, &issue(&engine, &secret).await));
+        if let Ok(before) = before {
+            let read = engine.read(&Asked::new().order(&secret), &before.reference).await;
+            assert!(matches!(read, Err(EngineError::NoValue)), "it is dead");
+        }
+    }
+    std::fs::remove_file(behind.folder.path().join("made/the-one")).unwrap();
+    behind.store.remove_own(&format!("command/under-test/{}", label())).unwrap();
+    // Had two, and is to have one from now on.
+    let mut secret = row(&engine, "given");
+    for _ in 0..2 {
+        engine.rotate(&secret).await.unwrap();
+    }
+    secret.settings.insert("overlap".into(), json!(false));
+    engine.rotate(&secret).await.unwrap();
+    assert!(values(&behind).len() == 1 && works(&behind, &issue(&engine, &secret).await), "{:?}", behind.made());
+}
+
+/// A program that could not be reached has set nothing: what is given stays certain, and nobody has to ask.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_reached_nobody_leaves_no_doubt() {
+    let Some(behind) = plugin() else { return };
+    let engine = behind.engine(LIMIT);
+    let secret = row(&engine, "alone");
+    engine.rotate(&secret).await.unwrap();
+    let away = behind.folder.path().join("away");
+    std::fs::rename(behind.socket(), &away).unwrap();
+    assert!(matches!(engine.rotate(&secret).await, Err(EngineError::Unreachable(_))));
+    assert!(works(&behind, &issue(&engine, &secret).await));
+    std::fs::rename(&away, behind.socket()).unwrap();
+    assert_eq!(engine.rotate(&secret).await.unwrap().number, 2);
+}
+
+/// Names that a program lists are its own words: only what is called as we would call it counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_names_raise_no_number() {
+    let Some(behind) = plugin() else { return };
+    let engine = behind.engine(LIMIT);
+    let secret = row(&engine, "given");
+    engine.rotate(&secret).await.unwrap();
+    behind.mood("list wrong-numbers");
+    assert_eq!(engine.rotate(&secret).await.unwrap().number, 2);
+    assert_eq!(values(&behind).len(), 2);
 }
 
 /// Under which name the store keeps what is kept of `app/key`.
@@ -257,12 +363,13 @@ async fn a_program_is_told_which_version_and_what_it_may_allow() {
         (json!({"value": "x".repeat(9000)}), "a value of 9000 bytes; 1 to 8192"),
         (json!({"value": ""}), "a value of 0 bytes"),
         (json!({"value": CANARY, "attributes": {"a": CANARY}}), "the value stands in an attribute"),
+        (json!({"attributes": {"stale": "true"}}), "stale and age are attributes that say something else"),
+        (json!({"attributes": {"a": "\u{1}".repeat(1000)}}), "4096 may be given"),
         (json!({"attributes": {"version": "7"}}), "version is an attribute that is added here"),
         (json!({"attributes": {"a": "x".repeat(2000), "b": "x".repeat(2000), "c": "x".repeat(2000)}}), "4096 may be given"),
     ] {
-        let mut bad = secret.clone();
-        bad.settings.insert("parameters".into(), json!({"style": "given", "answer": answer}));
-        let said = shown(engine.rotate(&bad).await);
+        std::fs::write(behind.folder.path().join("answer"), answer.to_string()).unwrap();
+        let said = shown(engine.rotate(&secret).await);
         assert!(said.starts_with("Setup") && said.contains(wanted) && !said.contains(CANARY), "{answer}: {said}");
     }
     assert!(works(&behind, &issue(&engine, &secret).await));

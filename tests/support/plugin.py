@@ -36,18 +36,22 @@ def note(text):
 def usual(asked):
     lasts = "number" in asked
     # A source that has one value at a time keeps it in one place.
-    alone = lasts and asked["parameters"].get("style") == "alone"
+    style = asked["parameters"].get("style", "") if lasts else ""
+    alone = style.endswith("alone")
     path = os.path.join(made, "the-one" if alone else asked.get("name", "-"))
     lease = {"name": asked["name"]} if lasts else {"lease": asked.get("lease")}
     match asked["call"]:
         case "rotate":
             # Some sources take what they are given, others make their own.
-            value = secrets.token_hex(16) if asked["parameters"].get("style") == "own" else asked["value"]
+            value = secrets.token_hex(16) if style.startswith("own") else asked["value"]
             with open(path + ".new", "w") as file:
                 file.write(json.dumps({**asked, "value": value}))
             os.rename(path + ".new", path)
             given = {} if value == asked["value"] else {"value": value}
-            extra = asked["parameters"].get("answer", {})
+            try:
+                extra = json.load(open(os.path.join(folder, "answer")))
+            except FileNotFoundError:
+                extra = {}
             return {**lease, **given, "attributes": {"user": asked["name"]}, "reference": {"file": asked["name"]}, **extra}
         case "create":
             with open(path, "x") as file:
@@ -84,6 +88,8 @@ def main():
         os._exit(0)
     asked = json.loads(sys.stdin.readline())
     note(f"{asked['call']} {sorted(os.environ)}")
+    with open(os.path.join(folder, "calls"), "a") as calls:
+        calls.write(json.dumps(asked) + "\n")
     if asked["call"] != call:
         return say(usual(asked))
     match how:
@@ -167,6 +173,11 @@ def main():
             say({"lease": asked["lease"], "found": True})
         case "others":
             say({"names": ["clv_0000000000000000_" + "0" * 26, "../../etc/passwd", "", *os.listdir(made)]})
+        case "wrong-numbers":
+            names = os.listdir(made)
+            begin = next(name[:-13] for name in names)
+            wrong = ["18446744073709551615", "10000000000000", "7", "+000000000007", "0000000000000", "000000000007x"]
+            say({"names": [*names, *(begin + number for number in wrong)]})
 
 
 main()

@@ -1,7 +1,7 @@
 //! What a program gave, looked at before it is handed on: it is a stranger's.
 
 use super::{
-    super::{Attribute, EngineError, Members, Order},
+    super::{AGE, Attribute, EngineError, Members, Order, STALE},
     protocol::{Call, Given},
 };
 use crate::model::{EndsBy, SecretBytes};
@@ -73,8 +73,8 @@ fn holds(text: &str, value: &SecretBytes) -> bool {
 }
 
 /// Whether a text gives a piece of a value away.
-pub(super) fn holds_some(text: &[u8], value: &SecretBytes) -> bool {
-    text.windows(TELLING).any(|piece| memchr::memmem::find(value.expose(), piece).is_some())
+pub(super) fn holds_some(text: &[u8], value: &[u8]) -> bool {
+    text.windows(TELLING).any(|piece| memchr::memmem::find(value, piece).is_some())
 }
 
 /// Whether that is so of any text or name in it.
@@ -88,6 +88,9 @@ fn any_text(value: &Value, is_so: &dyn Fn(&str) -> bool) -> bool {
 }
 
 fn texts(members: &Members) -> Result<Vec<Attribute>, &'static str> {
+    if members.get(STALE).is_some() || members.get(AGE).is_some() {
+        return Err("stale and age are attributes that say something else");
+    }
     let members = serde_json::to_value(members).ok().and_then(|value| if let Value::Object(map) = value { Some(map) } else { None });
     let is_name = |name: &str| (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     let members = members.unwrap_or_default();

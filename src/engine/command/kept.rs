@@ -1,21 +1,40 @@
-//! What is kept of a secret whose value lasts: the version that is given, the one before, and the one that is being set.
+//! What is kept of a secret whose value lasts: the version that is given, the one before, the one that is being set, and those that are still to
+//! be taken back.
 
-use super::super::{Members, lasting};
+use super::super::{EngineError, Members, lasting};
 use crate::{
     digest::Random,
     model::{SecretBytes, WallTime},
 };
 use base64::{Engine as _, display::Base64Display, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Map, Value as Json};
 use zeroize::Zeroizing;
+
+/// The highest number of a version: names have room for thirteen digits.
+pub(super) const NUMBER_MAX: u64 = 9_999_999_999_999;
 
 /// A version.
 pub(super) struct Value {
     pub(super) version: u64,
+    /// When it was seen to work for the first time; until then, when it was begun.
     pub(super) made: WallTime,
     pub(super) value: SecretBytes,
     pub(super) attributes: Members,
     pub(super) reference: Members,
+    /// Whether it was set beside the one before, under a name of its own, or in its place.
+    pub(super) overlap: bool,
+    /// What the definition allowed and said when it was begun, as a digest.
+    pub(super) terms: String,
+    /// The definition's parameters of then.
+    pub(super) parameters: Map<String, Json>,
+}
+
+impl Value {
+    /// The same as something that is given no more: its value is forgotten.
+    pub(super) fn retired(self) -> Self {
+        Self { value: SecretBytes::new(Vec::new()), attributes: Members::default(), ..self }
+    }
 }
 
 /// The versions of one secret.
@@ -24,27 +43,60 @@ pub(super) type Kept = lasting::Kept<Value>;
 /// The versions of all secrets of one engine.
 pub(super) type Values = lasting::Shelf<Value>;
 
+/// What a definition says about a version that is begun now.
+pub(super) struct Terms<'a> {
+    pub(super) digest: String,
+    pub(super) overlap: bool,
+    pub(super) parameters: &'a Map<String, Json>,
+}
+
 impl Kept {
     fn all(&self) -> impl Iterator<Item = &Value> {
-        [&self.current, &self.previous, &self.pending].into_iter().flatten()
+        [&self.current, &self.previous, &self.pending].into_iter().flatten().chain(&self.retired)
+    }
+
+    /// The highest number there is.
+    pub(super) fn last(&self) -> u64 {
+        self.all().map(|value| value.version).max().unwrap_or(0)
     }
 
     /// Makes the next version, to be set: 256 random bits.
-    pub(super) fn begin(&mut self, above: u64, made: WallTime, random: &dyn Random) {
-        let version = self.all().map(|value| value.version).max().unwrap_or(0).max(above) + 1;
+    pub(super) fn begin(&mut self, above: u64, terms: &Terms<'_>, made: WallTime, random: &dyn Random) -> Result<(), EngineError> {
+        let last = self.last().max(above);
+        let version = Some(last).filter(|last| *last < NUMBER_MAX).map(|last| last + 1);
+        let version = version.ok_or_else(|| EngineError::Setup(format!("there is no number after {last}")))?;
         let (attributes, reference) = Default::default();
-        self.pending = Some(Value { version, made, value: lasting::random_value(random), attributes, reference });
+        let (overlap, terms, parameters) = (terms.overlap, terms.digest.clone(), terms.parameters.clone());
+        let value = lasting::random_value(random);
+        self.pending = Some(Value { version, made, value, attributes, reference, overlap, terms, parameters });
+        Ok(())
     }
 
-    /// The version that was tried is given from now on.
-    pub(super) fn promote(&mut self, overlaps: bool) {
-        let Some(pending) = self.pending.take() else { return };
-        self.previous = self.current.replace(pending).filter(|_| overlaps);
+    /// The version that was tried is given from now on. The one before is kept if both are good now, and is to be taken back if this one was
+    /// not to be beside it.
+    pub(super) fn promote(&mut self, made: WallTime, before_works: bool) {
+        let Some(mut pending) = self.pending.take() else { return };
+        pending.made = made;
+        let overlap = pending.overlap;
+        match self.current.replace(pending) {
+            Some(before) if overlap => self.previous = Some(before).filter(|_| before_works),
+            // In its place nothing is left of it, unless it had a name of its own.
+            Some(before) if before.overlap => self.retired.push(before.retired()),
+            _ => {}
+        }
     }
 
-    /// A version that can still be given.
-    pub(super) fn find(&self, version: u64) -> Option<&Value> {
-        [&self.current, &self.previous].into_iter().flatten().find(|value| value.version == version)
+    /// A version that can still be given. After an older state was put back a number may stand for another value, with another moment.
+    pub(super) fn find(&self, version: u64, made: WallTime) -> Option<&Value> {
+        [&self.current, &self.previous].into_iter().flatten().find(|value| value.version == version && value.made == made)
+    }
+
+    /// Whether a message gives a piece of one of them away, also as it is told.
+    pub(super) fn is_told_by(&self, message: &[u8]) -> bool {
+        self.all().any(|value| {
+            let told = Zeroizing::new(STANDARD.encode(value.value.expose()));
+            super::given::holds_some(message, value.value.expose()) || super::given::holds_some(message, told.as_bytes())
+        })
     }
 }
 
@@ -57,6 +109,9 @@ pub(super) struct Row<'a> {
     value: &'a SecretBytes,
     attributes: &'a Members,
     reference: &'a Members,
+    overlap: bool,
+    terms: &'a str,
+    parameters: &'a Map<String, Json>,
 }
 
 /// As it is read.
@@ -70,6 +125,9 @@ pub(super) struct Read<'a> {
     value: &'a str,
     attributes: Members,
     reference: Members,
+    overlap: bool,
+    terms: String,
+    parameters: Map<String, Json>,
 }
 
 fn base64<S: Serializer>(value: &SecretBytes, to: S) -> Result<S::Ok, S::Error> {
@@ -81,13 +139,14 @@ impl lasting::Lasts for Value {
     type Read<'a> = Read<'a>;
 
     fn row(&self) -> Row<'_> {
-        let Self { version, made, value, attributes, reference } = self;
-        Row { version: *version, made: *made, value, attributes, reference }
+        let Self { version, made, value, attributes, reference, overlap, terms, parameters } = self;
+        Row { version: *version, made: *made, value, attributes, reference, overlap: *overlap, terms, parameters }
     }
 
     fn of(row: Read<'_>) -> Option<Self> {
-        let Read { version, made, value, attributes, reference } = row;
-        Some(Self { version, made, value: SecretBytes::new(STANDARD.decode(value).ok()?), attributes, reference })
+        let Read { version, made, value, attributes, reference, overlap, terms, parameters } = row;
+        let value = SecretBytes::new(STANDARD.decode(value).ok()?);
+        Some(Self { version, made, value, attributes, reference, overlap, terms, parameters })
     }
 }
 
@@ -112,31 +171,67 @@ mod tests {
     use super::*;
     use crate::{digest::SeededRandom, engine::lasting::Lasts};
 
+    fn begun(kept: &mut Kept, above: u64, overlap: bool) -> Result<(), EngineError> {
+        let parameters = Map::new();
+        kept.begin(above, &Terms { digest: "t".into(), overlap, parameters: &parameters }, WallTime(1), &SeededRandom::new(1))
+    }
+
+    /// Numbers of current, previous and what is to be taken back.
+    fn numbers(kept: &Kept) -> (Option<u64>, Option<u64>, Vec<u64>) {
+        let of = |value: &Option<Value>| value.as_ref().map(|value| value.version);
+        (of(&kept.current), of(&kept.previous), kept.retired.iter().map(|value| value.version).collect())
+    }
+
     #[test]
-    fn the_one_before_is_kept_where_it_goes_on_working() {
-        let random = SeededRandom::new(1);
-        for (overlaps, before) in [(true, Some(1)), (false, None)] {
+    fn the_one_before_is_kept_where_both_are_good_and_taken_back_where_it_should_not_be() {
+        for (overlaps, before_works, wanted) in [
+            ([true, true], true, (Some(2), Some(1), vec![])),
+            ([true, true], false, (Some(2), None, vec![])),
+            ([false, false], false, (Some(2), None, vec![])),
+            ([true, false], true, (Some(2), None, vec![1])),
+            ([false, true], true, (Some(2), Some(1), vec![])),
+        ] {
             let mut kept = Kept::default();
-            kept.begin(0, WallTime(1), &random);
-            assert!(kept.find(1).is_none(), "what was not tried is not given");
-            kept.promote(overlaps);
-            kept.begin(0, WallTime(2), &random);
-            assert!(kept.find(1).is_some() && kept.find(2).is_none());
-            kept.promote(overlaps);
-            assert_eq!((kept.find(1).map(|value| value.version), kept.find(2).is_some()), (before, true));
-            kept.begin(9, WallTime(3), &random);
-            assert_eq!(kept.pending.as_ref().unwrap().version, 10, "above what the source has");
+            for (n, overlap) in overlaps.into_iter().enumerate() {
+                begun(&mut kept, 0, overlap).unwrap();
+                assert!(kept.find(n as u64 + 1, WallTime(1)).is_none(), "what was not tried is not given");
+                kept.promote(WallTime(10 + n as u64), before_works);
+            }
+            assert_eq!(numbers(&kept), wanted, "{overlaps:?} {before_works}");
+            assert!(kept.find(2, WallTime(11)).is_some() && kept.find(2, WallTime(10)).is_none());
+            assert!(kept.retired.iter().all(|value| value.value.is_empty()), "a value that is given no more is not kept");
         }
+    }
+
+    #[test]
+    fn numbers_are_above_what_the_source_has_and_come_to_an_end() {
+        let mut kept = Kept::default();
+        begun(&mut kept, 9, true).unwrap();
+        assert_eq!(kept.pending.as_ref().unwrap().version, 10);
+        kept.pending = None;
+        assert!(begun(&mut kept, NUMBER_MAX - 1, true).is_ok() && begun(&mut kept, 0, true).is_err());
     }
 
     #[test]
     fn any_bytes_are_kept_and_told() {
         for (bytes, is_text) in [(&b"plain \"text\""[..], true), (b"two\nlines", false), (b"\xff\x00", false)] {
-            let value = SecretBytes::new(bytes.to_vec());
-            assert_eq!(matches!(Told::of(&value), Told::Text(_)), is_text);
-            let value = Value { version: 1, made: WallTime(1), value, attributes: Members::default(), reference: Members::default() };
+            assert_eq!(matches!(Told::of(&SecretBytes::new(bytes.to_vec())), Told::Text(_)), is_text);
+            let mut kept = Kept::default();
+            begun(&mut kept, 0, true).unwrap();
+            let mut value = kept.pending.take().unwrap();
+            value.value = SecretBytes::new(bytes.to_vec());
             let text = serde_json::to_string(&value.row()).unwrap();
             assert_eq!(Value::of(serde_json::from_str(&text).unwrap()).unwrap().value.expose(), bytes);
+        }
+    }
+
+    #[test]
+    fn a_value_is_known_in_a_message_as_it_is_and_as_it_was_told() {
+        let mut kept = Kept::default();
+        begun(&mut kept, 0, true).unwrap();
+        kept.pending.as_mut().unwrap().value = SecretBytes::new(b"-----BEGIN\nsomething".to_vec());
+        for (message, is_told) in [("cannot try -----BEGIN", true), ("cannot try LS0tLS1CRUdJTg", true), ("cannot try it", false)] {
+            assert_eq!(kept.is_told_by(message.as_bytes()), is_told, "{message}");
         }
     }
 }

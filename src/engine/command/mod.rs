@@ -5,9 +5,11 @@
 //! lease, by which it is found again after a crash.
 
 mod call;
+mod change;
 mod given;
 mod kept;
 mod lasting;
+mod names;
 mod open;
 mod protocol;
 mod settings;
@@ -79,6 +81,7 @@ pub struct CommandEngine {
     mark: Mark,
     seal_key: SealKey,
     values: Values,
+    known: names::Known,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -98,17 +101,18 @@ impl CommandEngine {
         let seal_key = root.derive(&format!("command value:{name}"));
         let open = OpenCalls::new(timeout + lingers, Instant::now());
         let values = Values::new("command", name.clone(), store);
-        Self { program: Program::new(socket, timeout), open, probes, mark, seal_key, values, clock, random, name }
-    }
-
-    /// How everything of this daemon is called.
-    fn prefix(&self) -> String {
-        format!("clv_{}_", self.mark)
-    }
-
-    /// How what is made for a lease is called.
-    fn name_of(&self, lease: LeaseId) -> String {
-        self.prefix() + &lease.bare()
+        Self {
+            program: Program::new(socket, timeout),
+            open,
+            probes,
+            mark,
+            seal_key,
+            values,
+            known: names::Known::default(),
+            clock,
+            random,
+            name,
+        }
     }
 
     fn request<'a>(&'a self, call: Call, about: About<'a>) -> Request<'a> {
@@ -201,7 +205,7 @@ impl CommandEngine {
         let answer = self.program.call(&request, || (), || ()).await?;
         answered(call, About::Lease(lease), &answer, &|message| {
             let value = reference.sealed().and_then(|_| self.opened(lease, reference).ok()).map(|again| again.value);
-            value.is_some_and(|value| holds_some(message, &value)) && !crate::mutation!("command-message")
+            value.is_some_and(|value| holds_some(message, value.expose())) && !crate::mutation!("command-message")
         })
     }
 
@@ -269,21 +273,6 @@ impl CommandEngine {
     /// How an end that the program confirmed is known.
     fn proof(&self) -> Proof {
         if self.probes { Proof::looked(&[Finding::ProgramLooked]) } else { Proof::TOLD }
-    }
-
-    /// The names of all that there is under our mark, without it.
-    async fn listed(&self) -> Result<Vec<String>, EngineError> {
-        let answer = self.program.call(&self.request(Call::List, About::All), || (), || ()).await?;
-        let Done::Listed(names) = answered(Call::List, About::All, &answer, &|_| false)? else { return Err(other_call()) };
-        let prefix = self.prefix();
-        // Whatever else it lists is not ours to end.
-        Ok(names.iter().filter_map(|name| name.strip_prefix(&prefix).map(str::to_owned)).collect())
-    }
-
-    /// The leases among them.
-    async fn leases(&self) -> Result<Vec<LeaseId>, EngineError> {
-        let names = self.listed().await?;
-        Ok(names.iter().filter_map(|name| LeaseId::parse(&format!("lease-{name}")).ok()).collect())
     }
 
     fn named<T>(&self, done: Result<T, EngineError>) -> Result<T, EngineError> {
@@ -362,6 +351,10 @@ impl Engine for CommandEngine {
 
     fn can_rotate(&self, secret: &SecretDefinition) -> bool {
         self.ends_by(secret) == EndsBy::None
+    }
+
+    async fn tidy(&self, secrets: &[Arc<SecretDefinition>]) {
+        self.know(secrets.iter().filter(|secret| self.ends_by(secret) == EndsBy::None).map(|secret| &secret.name));
     }
 
     async fn newest(&self, secret: &SecretDefinition) -> Result<Option<Version>, EngineError> {

@@ -101,8 +101,9 @@ pub(super) struct Wish<'a> {
 pub(super) struct Lasting<'a> {
     pub(super) secret: &'a str,
     pub(super) number: u64,
-    pub(super) allow: Allowed<'a>,
-    pub(super) parameters: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) allow: Option<Allowed<'a>>,
+    pub(super) parameters: &'a Map<String, Value>,
     /// With `rotate` one to set, if the source takes what it is given; with `probe` the one to try.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) value: Option<&'a str>,

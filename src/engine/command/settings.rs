@@ -1,5 +1,6 @@
 //! What an operator sets for each secret: how it ends, and what its program is told beside the order.
 
+use super::change::{PARAMETERS_MAX as KEPT_MAX, may_be_kept};
 use crate::model::{EndsBy, SecretDefinition};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -38,6 +39,9 @@ impl Settings {
         }
         if settings.overlap.is_some() && settings.ends_by() != EndsBy::None {
             return Err(format!("{}: overlap goes with ends = \"none\"", secret.name));
+        }
+        if settings.ends_by() == EndsBy::None && !may_be_kept(&settings.parameters) {
+            return Err(format!("{}: parameters: {KEPT_MAX} bytes are the most where ends = \"none\"", secret.name));
         }
         Ok(settings)
     }

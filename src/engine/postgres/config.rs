@@ -1,9 +1,9 @@
 //! What an operator sets: the server, once per engine, and the grants, once per secret.
 
-use super::super::EngineError;
+use super::{super::EngineError, scram};
 use crate::model::{EngineName, SecretBytes, SecretDefinition};
 use serde::Deserialize;
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 /// One PostgreSQL server (cluster) and the role that makes roles on it.
 pub struct PostgresConfig {
@@ -114,6 +114,7 @@ pub(super) struct OwnRole {
     pub(super) database: Option<String>,
     pub(super) connection_limit: u32,
     pub(super) reassign_to: Option<String>,
+    pub(super) scram_iterations: NonZeroU32,
 }
 
 /// One role, or two whose passwords are changed in turn.
@@ -131,6 +132,7 @@ struct Raw {
     database: Option<String>,
     connection_limit: Option<u32>,
     reassign_to: Option<String>,
+    scram_iterations: Option<NonZeroU32>,
 }
 
 const CONNECTIONS: u32 = 20;
@@ -151,7 +153,8 @@ impl Settings {
         let roles: Vec<String> = match (raw.grants, raw.static_role, raw.static_roles) {
             (Some(grants), None, None) => {
                 let connection_limit = raw.connection_limit.unwrap_or(CONNECTIONS);
-                return OwnRole { grants, database: raw.database, connection_limit, reassign_to: raw.reassign_to }
+                let scram_iterations = raw.scram_iterations.unwrap_or(scram::ITERATIONS);
+                return OwnRole { grants, database: raw.database, connection_limit, reassign_to: raw.reassign_to, scram_iterations }
                     .checked()
                     .map(Settings::Own);
             }
@@ -160,8 +163,8 @@ impl Settings {
             (None, None, Some(_)) => return Err("static_roles must be two roles".into()),
             _ => return Err("needs exactly one of grants, static_role and static_roles".into()),
         };
-        if raw.connection_limit.is_some() || raw.reassign_to.is_some() {
-            return Err("connection_limit and reassign_to go with grants, not with a static role".into());
+        if raw.connection_limit.is_some() || raw.reassign_to.is_some() || raw.scram_iterations.is_some() {
+            return Err("connection_limit, reassign_to and scram_iterations go with grants, not with a static role".into());
         }
         if roles.iter().any(|role| !is_name(role)) {
             return Err("static_role and static_roles must be names of 1 to 63 bytes".into());
@@ -192,6 +195,9 @@ impl OwnRole {
         }
         if !(1..=10_000).contains(&self.connection_limit) {
             return Err("connection_limit must be 1 to 10000".into());
+        }
+        if self.scram_iterations > scram::ITERATIONS_MAX {
+            return Err(format!("scram_iterations must be 1 to {}", scram::ITERATIONS_MAX));
         }
         Ok(self)
     }
@@ -246,6 +252,9 @@ mod tests {
         let parse = |settings| Settings::of(serde_json::from_value(settings).map_err(|why: serde_json::Error| why.to_string())?);
         let grants = ["GRANT app_ro TO {{role}}"];
         assert!(matches!(parse(json!({ "grants": grants, "reassign_to": "app_owner" })), Ok(Settings::Own(_))));
+        for (given, wanted) in [(json!({ "grants": grants }), 4096), (json!({ "grants": grants, "scram_iterations": 1 }), 1)] {
+            assert!(matches!(parse(given), Ok(Settings::Own(row)) if row.scram_iterations.get() == wanted));
+        }
         assert!(matches!(parse(json!({ "static_role": "app", "database": "app" })), Ok(Settings::Static(row)) if row.is_alone()));
         assert!(matches!(parse(json!({ "static_roles": ["a", "b"] })), Ok(Settings::Static(row)) if !row.is_alone()));
         for bad in [
@@ -257,6 +266,9 @@ mod tests {
             json!({ "static_roles": ["a", "b", "c"] }),
             json!({ "static_role": "app", "connection_limit": 3 }),
             json!({ "static_role": "app", "reassign_to": "x" }),
+            json!({ "static_role": "app", "scram_iterations": 1 }),
+            json!({ "grants": grants, "scram_iterations": 0 }),
+            json!({ "grants": grants, "scram_iterations": 1_000_001 }),
             json!({ "static_role": "clv_0123456789abcdef_x" }),
             json!({ "static_role": "" }),
         ] {
@@ -268,7 +280,8 @@ mod tests {
     fn what_others_have_to_wait_for_is_told_from_what_they_need_not() {
         let changes = |grants: &[&str]| {
             let grants = grants.iter().map(ToString::to_string).collect();
-            OwnRole { grants, database: None, connection_limit: 1, reassign_to: None }.changes_rights()
+            let scram_iterations = scram::ITERATIONS;
+            OwnRole { grants, database: None, connection_limit: 1, reassign_to: None, scram_iterations }.changes_rights()
         };
         assert!(!changes(&["GRANT app_ro TO {{role}}", "grant a, b to {{role}} WITH INHERIT TRUE"]));
         for grant in [

@@ -98,7 +98,7 @@ impl PostgresEngine {
         let database = settings.database.as_deref().unwrap_or(&self.config.database);
         let password = role.password(&self.key);
         // Before a connection is taken: others can use it meanwhile.
-        let verifier = scram::verifier(&password, &*self.random);
+        let verifier = scram::verifier(&password, settings.scram_iterations, &*self.random);
         let session = self.pool.take(database).await?;
         let sql = role.create(order, settings, &verifier, !session.is_superuser());
         let answer = run_apart(session.client(), &sql).await.map_err(|why| fault("making the role", &why))?;

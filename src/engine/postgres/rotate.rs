@@ -194,7 +194,7 @@ impl PostgresEngine {
         let role = escape_identifier(&value.role);
         let session = self.pool.take(&self.config.database).await?;
         let client = session.client();
-        let verifier = scram::verifier(&value.password, &*self.random);
+        let verifier = scram::verifier(&value.password, scram::ITERATIONS, &*self.random);
         // Outside a transaction ROLLBACK only warns; after a failed try it ends that one.
         let alter = Zeroizing::new(format!("ROLLBACK; BEGIN; ALTER ROLE {role} PASSWORD {}", escape_literal(&verifier)));
         self.locking(client, &alter).await.map_err(|why| self.denied(&value.role, &why))?;
