@@ -79,8 +79,11 @@ pub fn stage(cluster: &Postgres) -> Stage {
         cluster.port
     );
     let table = "grants = [\"GRANT USAGE ON SCHEMA app TO {{role}}\", \"GRANT SELECT ON app.orders TO {{role}}\"]";
-    let secrets = secret("bench/database", "pg", table) + &secret("bench/member", "pg", "grants = [\"GRANT app_owner TO {{role}}\"]");
-    Stage::start_engine(&engine, &secrets, &["bench/database", "bench/member"]).0
+    let member = "grants = [\"GRANT app_owner TO {{role}}\"]";
+    let secrets = secret("bench/database", "pg", table)
+        + &secret("bench/member", "pg", member)
+        + &secret("bench/rounds", "pg", &format!("{member}, scram_iterations = 1"));
+    Stage::start_engine(&engine, &secrets, &["bench/database", "bench/member", "bench/rounds"]).0
 }
 
 /// A row of the catalogue with these settings.

@@ -13,9 +13,10 @@ use std::{
     fs,
     future::Future,
     os::unix::fs::PermissionsExt,
+    process::{Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -43,14 +44,44 @@ pub struct Rates {
 pub struct Load {
     pub connections: usize,
     pub seconds: f64,
+    /// The source has the last processor for itself and everything else the others, as if it were on another host.
+    pub apart: bool,
 }
+
+impl Load {
+    /// Whatever is started from now on is the source's.
+    fn source(self) {
+        self.pin(true);
+    }
+
+    /// And from now on everything is ours or the script's.
+    fn others(self) {
+        self.pin(false);
+    }
+
+    fn pin(self, last: bool) {
+        if !self.apart {
+            return;
+        }
+        let count = std::thread::available_parallelism().map_or(1, usize::from).max(PROCESSORS.load(Ordering::Relaxed));
+        PROCESSORS.store(count, Ordering::Relaxed);
+        assert!(count > 1, "--apart needs two processors");
+        let list = if last { (count - 1).to_string() } else { format!("0-{}", count - 2) };
+        let mut taskset = Command::new("taskset");
+        taskset.args(["-a", "-c", "-p", &list, &std::process::id().to_string()]).stdout(Stdio::null());
+        assert!(taskset.status().expect("taskset (Debian: util-linux)").success());
+    }
+}
+
+/// How many there were before any was set aside.
+static PROCESSORS: AtomicUsize = AtomicUsize::new(0);
 
 /// Takes turns of the daemon at `daemon` and of `script`, which does one thing for one of the connections, so many seconds each altogether.
 fn turns<F: Future<Output = ()> + Send + 'static>(
     (what, key): (&'static str, &'static str),
     runtime: &Runtime,
     daemon: &Target,
-    Load { connections, seconds }: Load,
+    Load { connections, seconds, .. }: Load,
     script: impl Fn(usize) -> F + Send + Sync + 'static,
     between: impl Fn(),
 ) -> Rates {
@@ -110,10 +141,18 @@ fn target(stage: &Stage, secret: &str) -> Target {
 const VERIFIER: &str =
     "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
 
+/// A table or schema keeps who may do what in its own row, which is copied each time and takes some hundred names in all.
+fn forget_rights(runtime: &Runtime, superuser: &tokio_postgres::Client) {
+    let all = "UPDATE pg_class SET relacl = NULL WHERE relname = 'orders'; UPDATE pg_namespace SET nspacl = NULL WHERE nspname = 'app'";
+    runtime.block_on(superuser.batch_execute(all)).expect("a superuser");
+}
+
 /// Logins of PostgreSQL: with rights of a schema and a table, and as members of a role that has them. `None` without a server.
 pub fn postgres(load: Load) -> Option<Vec<Rates>> {
     let runtime = runtime();
+    load.source();
     let cluster = runtime.block_on(Postgres::start_for(100))?;
+    load.others();
     let stage = super::database::stage(&cluster);
     let clients: Vec<_> = (0..load.connections).map(|_| Arc::new(runtime.block_on(cluster.superuser("app")))).collect();
     let made = Arc::new(AtomicU64::new(0));
@@ -135,19 +174,18 @@ pub fn postgres(load: Load) -> Option<Vec<Rates>> {
         |role| format!("SELECT pg_advisory_xact_lock(7); GRANT USAGE ON SCHEMA app TO {role}; GRANT SELECT ON app.orders TO {role}");
     let member: fn(&str) -> String = |role| format!("GRANT app_owner TO {role}");
     let mut all = Vec::new();
-    for (what, key, secret, rights) in [
-        ("logins of PostgreSQL, rights of a table", "issue_postgres", "bench/database", direct),
-        ("logins of PostgreSQL, members of a role", "issue_postgres_member", "bench/member", member),
+    // The last beside a script that lets the server hash a password, as it does by itself.
+    for (what, key, secret, rights, verifier) in [
+        ("logins of PostgreSQL, rights of a table", "issue_postgres", "bench/database", direct, Some(VERIFIER)),
+        ("logins of PostgreSQL, members of a role", "issue_postgres_member", "bench/member", member, Some(VERIFIER)),
+        ("the same with scram_iterations = 1", "issue_postgres_one_round", "bench/rounds", member, None),
     ] {
-        // A table or schema keeps who may do what in its own row, which is copied each time and takes some hundred names in all.
-        let forget = || {
-            let all =
-                "UPDATE pg_class SET relacl = NULL WHERE relname = 'orders'; UPDATE pg_namespace SET nspacl = NULL WHERE nspname = 'app'";
-            runtime.block_on(clients[0].batch_execute(all)).expect("a superuser");
-        };
-        let mut rates = turns((what, key), &runtime, &target(&stage, secret), load, script(rights, Some(VERIFIER)), forget);
+        let forget = || forget_rights(&runtime, &clients[0]);
+        let mut rates = turns((what, key), &runtime, &target(&stage, secret), load, script(rights, verifier), forget);
         forget();
-        rates.hashed = Some(runtime.block_on(alone(&Arc::new(script(rights, None)), load.connections, load.seconds / TURNS as f64)));
+        if verifier.is_some() {
+            rates.hashed = Some(runtime.block_on(alone(&Arc::new(script(rights, None)), load.connections, load.seconds / TURNS as f64)));
+        }
         all.push(rates);
     }
     Some(all)
@@ -184,7 +222,10 @@ pub fn openbao_stage(runtime: &Runtime, cluster: &Postgres, server: &OpenBao) ->
 /// Logins of a database that OpenBao makes, and its tokens. `None` without one of the servers.
 pub fn openbao(load: Load) -> Option<Vec<Rates>> {
     let runtime = runtime();
+    load.source();
     let (cluster, server) = (runtime.block_on(Postgres::start_for(200))?, Arc::new(runtime.block_on(OpenBao::start())?));
+    load.others();
+    let admin = runtime.block_on(cluster.superuser("app"));
     let stage = openbao_stage(&runtime, &cluster, &server);
     // It may what the daemon and its leases may, and no more: for root the server does less.
     let own = runtime.block_on(server.put("auth/token/create", json!({"policies": ["claviger", "app"], "ttl": "1h"})));
@@ -199,6 +240,7 @@ pub fn openbao(load: Load) -> Option<Vec<Rates>> {
             }
         }
     };
+    let forget = || forget_rights(&runtime, &admin);
     let login = script(Method::Get, "database/creds/long", |_| Value::Null);
     // As many words as ours, which bear what joins the two logs.
     let token = script(Method::Put, "auth/token/create/claviger", |n| {
@@ -208,7 +250,7 @@ pub fn openbao(load: Load) -> Option<Vec<Rates>> {
                "meta": {"mark": text, "lease": text, "request": text, "secret": "bench/token", "identity": "bench", "purpose": "bench", "intent": text}})
     });
     Some(vec![
-        turns(("logins of a database by OpenBao", "issue_openbao"), &runtime, &target(&stage, "bench/login"), load, login, || ()),
+        turns(("logins of a database by OpenBao", "issue_openbao"), &runtime, &target(&stage, "bench/login"), load, login, forget),
         turns(("tokens of OpenBao", "issue_openbao_token"), &runtime, &target(&stage, "bench/token"), load, token, || ()),
     ])
 }

@@ -5,6 +5,7 @@
 //!     cargo bench --bench load -- --json       one JSON object instead of the table
 //!     ... -- --only re-read --connections 16 --seconds 10        one thing, with its floor; such things are also `ready`, `restart`,
 //!                                              `postgres`, `openbao` and `cached` (real servers), `database` (deaths of its holders)
+//!     ... -- --only postgres --apart           (or openbao) the source has the last processor for itself, as if it were on another host
 //!     ... -- --processes 2                     the attestor as a process of its own, as the units run it; as root
 //!     ... -- --at unix:/run/x.sock --get /path [--pid N]         any HTTP server on a Unix or TCP socket
 //!
@@ -270,7 +271,11 @@ impl Run {
     fn sources(&self, name: &str) -> Option<Sources> {
         self.say(&format!("real sources: {name}"));
         let seconds = self.seconds();
-        let load = issues::Load { connections: option(&self.arguments, "--connections").unwrap_or(8), seconds };
+        let load = issues::Load {
+            connections: option(&self.arguments, "--connections").unwrap_or(8),
+            seconds,
+            apart: flag(&self.arguments, "--apart"),
+        };
         Some(match name {
             "postgres" => Sources { issues: issues::postgres(load)?, ..Sources::default() },
             "openbao" => Sources { issues: issues::openbao(load)?, ..Sources::default() },

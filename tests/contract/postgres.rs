@@ -24,6 +24,29 @@ pub async fn cluster() -> Option<&'static Postgres> {
     CLUSTER.get_or_init(Postgres::start).await.as_ref()
 }
 
+/// `scram_iterations`: the server keeps a verifier of so many rounds, and libpq logs in with the password behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verifier_has_as_many_rounds_as_the_definition_says() {
+    let Some(cluster) = cluster().await else { return };
+    let engine = build(config(cluster, Door::Tls));
+    for (settings, rounds) in [(serde_json::json!({}), 4096), (serde_json::json!({ "scram_iterations": 1 }), 1)] {
+        let mut secret = secret("db/rounds", &engine, serde_json::json!({ "grants": ["GRANT app_owner TO {{role}}"] }));
+        secret.settings.extend(settings.as_object().unwrap().clone());
+        let asked = Asked::new();
+        let issued = engine.issue(&asked.order(&secret)).await.unwrap();
+        let user = attribute(&issued, "username");
+        let kept = "SELECT rolpassword FROM pg_authid WHERE rolname = $1";
+        let kept: String = cluster.superuser("app").await.query_one(kept, &[&user]).await.unwrap().get(0);
+        assert!(kept.starts_with(&format!("SCRAM-SHA-256${rounds}:")), "{kept}");
+        let place = format!("host=localhost port={} dbname=app user={user} sslmode=require", cluster.port);
+        let mut psql = std::process::Command::new("psql");
+        psql.args(["-XAtc", "SELECT current_user", &place]).env("PGPASSWORD", std::str::from_utf8(issued.value.expose()).unwrap());
+        let said = psql.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), user, "{}", String::from_utf8_lossy(&said.stderr));
+        engine.end(asked.lease, &issued.reference).await.unwrap();
+    }
+}
+
 /// How the engine connects in a test: as superuser over the socket, or by TLS with a role that has little but `CREATEROLE`.
 #[derive(Clone, Copy)]
 pub enum Door {

@@ -22,7 +22,7 @@ impl Served {
     pub fn start(command: &mut Command, log: &Path, sockets: &[&Path]) -> Served {
         let mut served = Served::spawn(command, log);
         // Generous: the machine may be busy with a build.
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_secs(60);
         while !sockets.iter().all(|socket| UnixStream::connect(socket).is_ok()) {
             let said = || fs::read_to_string(log).unwrap_or_default();
             assert!(served.is_running(), "the daemon ended at start:\n{}", said());
