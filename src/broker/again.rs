@@ -4,10 +4,13 @@ use super::{Broker, Caller, Delivery, holder::Bound, issue::order, issue::served
 use crate::{
     intent::Source,
     lease::{Lease, State},
-    model::{LeaseId, RequestId, Sensitivity},
+    model::{BootTime, LeaseId, RequestId, SecretName, Sensitivity},
     policy::Permit,
 };
 use std::sync::Arc;
+
+/// For how many microseconds a name stands for the lease that it led to.
+const NAMED_FOR: u64 = 1_000_000;
 
 impl Broker {
     /// The live lease that the same use by the same holder led to before, at another protocol's door: one that lives no longer than a new one
@@ -32,6 +35,32 @@ impl Broker {
             .into_iter()
             .filter(|lease| lease.state == State::Live && lease.uses != 1 && same_use(lease) && in_time(lease) && newest(lease));
         fit.max_by_key(|lease| lease.deadline)
+    }
+
+    /// What a client of another protocol, which knows no leases, reads by name again within a second after the same name led it to a lease: no
+    /// longer, since policy may look at the time. `None` says that it has to be asked for.
+    pub fn read_named(&self, peer: &Caller, name: &SecretName, request: RequestId) -> Option<Delivery> {
+        if self.is_frozen() && !crate::mutation!("named-frozen") {
+            return None;
+        }
+        let governance = self.governance.load();
+        let id = peer.known(&governance)?.named(name, self.clock.boot())?;
+        let lease = self.leases.find(id)?;
+        let secret = governance.catalogue.find(name)?;
+        let newest = self.engines.find(&lease.engine)?.is_newest(secret, &lease.reference) || crate::mutation!("named-newest");
+        if newest { self.read_now(peer, id, request) } else { None }
+    }
+
+    /// A name led to what is delivered; whether it may stand for the name a little while.
+    pub fn note_named(&self, peer: &Caller, delivery: &Delivery) {
+        let lease = delivery.lease();
+        // What has to be said beside it is said each time.
+        if lease.source == Source::Adapter && lease.uses != 1 && delivery.clamped().is_empty() && delivery.pinned().is_none() {
+            let governance = self.governance.load();
+            if let Some(known) = peer.known(&governance) {
+                known.name(&lease.secret, lease.id, BootTime(self.clock.boot().0 + NAMED_FOR));
+            }
+        }
     }
 
     /// The value of a live lease below `restricted` where nothing has to be waited for, found out, decided or written: who asks was

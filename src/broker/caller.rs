@@ -5,10 +5,13 @@ use crate::{
     attest::{Attestor, Facts as ProcessFacts, Peer, StartingUnit, Workload},
     audit::Facts,
     lease::Lease,
-    model::Refusal,
+    model::{BootTime, LeaseId, Refusal, SecretName},
 };
 use arc_swap::ArcSwapOption;
-use std::{ops::Deref, sync::Arc};
+use std::{
+    ops::Deref,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// A pinned peer. What was read from the kernel when it connected does not change, so who it is changes only with the registry.
 pub struct Caller {
@@ -33,6 +36,36 @@ pub(super) struct Known {
     pub(super) attestor: Option<Facts>,
     pub(super) attested: Option<Facts>,
     pub(super) client: Option<Facts>,
+    /// What it was given last by name, where a protocol knows no leases.
+    named: Mutex<Vec<Named>>,
+}
+
+/// A lease that stands for a name, for as long as what policy said about it stands for another question.
+struct Named {
+    secret: SecretName,
+    lease: LeaseId,
+    until: BootTime,
+}
+
+/// So many names are remembered for one connection.
+const NAMES: usize = 8;
+
+impl Known {
+    /// The lease that a name led to a moment ago.
+    pub(super) fn named(&self, secret: &SecretName, now: BootTime) -> Option<LeaseId> {
+        let named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        named.iter().find(|named| named.secret == *secret && now < named.until).map(|named| named.lease)
+    }
+
+    /// A name led to a lease.
+    pub(super) fn name(&self, secret: &SecretName, lease: LeaseId, until: BootTime) {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        named.retain(|named| named.secret != *secret);
+        if named.len() == NAMES {
+            named.remove(0);
+        }
+        named.push(Named { secret: secret.clone(), lease, until });
+    }
 }
 
 /// A process that is no registered identity, and why.
@@ -89,6 +122,7 @@ impl Caller {
             attestor: record::facts(&attestor.source().eyes()),
             attested: record::facts(&**workload.facts()),
             client: workload.client().and_then(|client| record::facts(&**client)),
+            named: Mutex::default(),
             workload,
         });
         // What a nonce has yet to prove may still change.

@@ -9,7 +9,7 @@ use crate::{
 
 impl Broker {
     /// Whole seconds that a lease has left.
-    pub(super) fn remaining(&self, lease: &Lease) -> u64 {
+    pub fn remaining(&self, lease: &Lease) -> u64 {
         lease.deadline.since(self.clock.boot()) / 1_000_000
     }
 

@@ -37,6 +37,7 @@ mod github;
 mod hostile;
 mod launched;
 mod leases;
+mod named;
 mod oauth2;
 mod openbao;
 mod operators;

@@ -51,7 +51,7 @@ fn setup(more: &str) -> Setup {
     }
 }
 
-fn started(more: &str) -> Host {
+pub fn started(more: &str) -> Host {
     let host = Host::start(setup(more));
     host.put("app/one", "value-one");
     host.put("app/object", r#"{"user": "u", "password": "p-object"}"#);

@@ -5,7 +5,6 @@ use crate::{
     broker::Delivery,
     engine::{AGE, Attribute, STALE, stale_age},
     model::{Code, Refusal},
-    wire::LeaseView,
 };
 use hyper::{Response, StatusCode};
 use serde::{
@@ -28,10 +27,10 @@ pub(super) enum Read {
     Leased,
 }
 
-/// The answer to a read.
-pub(super) fn secret(delivery: &Delivery, lease: &LeaseView, read: Read) -> Response<Body> {
+/// The answer to a read; the lease has so many seconds left.
+pub(super) fn secret(delivery: &Delivery, left: u64, read: Read) -> Response<Body> {
     let written = match delivery.pinned() {
-        None => write(delivery, lease, read),
+        None => write(delivery, left, read),
         Some(_) => Err(io::Error::other("nothing is sealed here")),
     };
     match written {
@@ -41,7 +40,8 @@ pub(super) fn secret(delivery: &Delivery, lease: &LeaseView, read: Read) -> Resp
 }
 
 /// The answer, and where in it the secret has ended.
-fn write(delivery: &Delivery, lease: &LeaseView, read: Read) -> io::Result<(Zeroizing<Vec<u8>>, usize)> {
+fn write(delivery: &Delivery, left: u64, read: Read) -> io::Result<(Zeroizing<Vec<u8>>, usize)> {
+    let lease = delivery.lease();
     let mut out = Zeroizing::new(Vec::with_capacity(6 * delivery.value().len() + 2048));
     out.extend_from_slice(if read == Read::Kv { br#"{"data":{"data":{"# } else { br#"{"data":{"# });
     members(&mut out, delivery.value().expose(), delivery.attributes(), read)?;
@@ -50,8 +50,8 @@ fn write(delivery: &Delivery, lease: &LeaseView, read: Read) -> io::Result<(Zero
     if read == Read::Kv {
         let version = delivery.attributes().iter().find(|(name, _)| *name == VERSION).and_then(|(_, text)| text.parse::<u64>().ok());
         let mut metadata = json!({
-            "version": version, "created_time": lease.issued, "deletion_time": "", "destroyed": false,
-            "custom_metadata": { "lease_id": lease.id, "expires": lease.expires, "ends_by": lease.ends_by },
+            "version": version, "created_time": lease.issued.rfc3339(), "deletion_time": "", "destroyed": false,
+            "custom_metadata": { "lease_id": lease.id, "expires": lease.expires.rfc3339(), "ends_by": lease.ends_by },
         });
         if let Some(age) = stale_age(delivery.attributes()) {
             metadata["custom_metadata"][STALE] = json!("true");
@@ -61,7 +61,7 @@ fn write(delivery: &Delivery, lease: &LeaseView, read: Read) -> io::Result<(Zero
     }
     let (id, renewable, left) = match read {
         Read::Kv => (String::new(), false, 0),
-        Read::Leased => (lease.id.to_string(), lease.renewable, lease.remaining),
+        Read::Leased => (lease.id.to_string(), lease.renewable, left),
     };
     let mut warnings = delivery.clamped().to_vec();
     warnings.extend(
