@@ -37,7 +37,8 @@ async fn make_roles(cluster: &Postgres, names: &[&str]) {
 /// Whether what was handed out lets its holder in.
 async fn works(cluster: &Postgres, body: &Value) -> bool {
     let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("no value: {body}")).to_owned();
-    log_in_as(cluster, &text(&body["attributes"]["username"]), &text(&body["secret"]["value"])).await.is_ok()
+    let done = log_in_as(cluster, &text(&body["attributes"]["username"]), &text(&body["secret"]["value"])).await;
+    done.map_err(|why| eprintln!("not let in: {why:?}")).is_ok()
 }
 
 fn rotate(host: &Host) -> (u16, Value) {

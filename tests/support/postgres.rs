@@ -133,7 +133,7 @@ impl Postgres {
                              EXECUTE format('DROP ROLE %I', login);
                          END IF;
                      END $$; RESET ROLE;
-                     GRANT app_owner TO {BROKER}; GRANT CREATE ON DATABASE second TO {BROKER} WITH GRANT OPTION"
+                     GRANT app_owner TO {BROKER} WITH ADMIN OPTION; GRANT CREATE ON DATABASE second TO {BROKER} WITH GRANT OPTION"
                 );
                 app.batch_execute(&fill).await.expect("roles and a table");
                 return;
