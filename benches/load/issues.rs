@@ -35,8 +35,8 @@ pub struct Rates {
     pub ours: f64,
     /// The source's own.
     pub own: f64,
-    /// The same by a script that gives each login a password of its own, of which the server makes what it keeps.
-    pub hashed: Option<f64>,
+    /// The same by a script that does something else than `own`: what, its name in the JSON, its rate.
+    pub other: Option<(&'static str, &'static str, f64)>,
 }
 
 /// How many ask at a time, of us as of the source, and for how long altogether.
@@ -86,7 +86,7 @@ fn turns<F: Future<Output = ()> + Send + 'static>(
     between: impl Fn(),
 ) -> Rates {
     let (script, seconds) = (Arc::new(script), seconds / TURNS as f64);
-    let mut rates = Rates { what, key, connections, ours: 0.0, own: 0.0, hashed: None };
+    let mut rates = Rates { what, key, connections, ours: 0.0, own: 0.0, other: None };
     for _ in 0..TURNS {
         between();
         rates.ours += rate(daemon, connections, seconds) / TURNS as f64;
@@ -184,7 +184,9 @@ pub fn postgres(load: Load) -> Option<Vec<Rates>> {
         let mut rates = turns((what, key), &runtime, &target(&stage, secret), load, script(rights, verifier), forget);
         forget();
         if verifier.is_some() {
-            rates.hashed = Some(runtime.block_on(alone(&Arc::new(script(rights, None)), load.connections, load.seconds / TURNS as f64)));
+            // The server makes what it keeps of each.
+            let rate = runtime.block_on(alone(&Arc::new(script(rights, None)), load.connections, load.seconds / TURNS as f64));
+            rates.other = Some(("gives each a password of its own", "own_password_per_s", rate));
         }
         all.push(rates);
     }
@@ -249,18 +251,35 @@ pub fn openbao(load: Load) -> Option<Vec<Rates>> {
                "display_name": format!("own-{n}-{text}"),
                "meta": {"mark": text, "lease": text, "request": text, "secret": "bench/token", "identity": "bench", "purpose": "bench", "intent": text}})
     });
-    Some(vec![
-        turns(("logins of a database by OpenBao", "issue_openbao"), &runtime, &target(&stage, "bench/login"), load, login, forget),
-        turns(("tokens of OpenBao", "issue_openbao_token"), &runtime, &target(&stage, "bench/token"), load, token, || ()),
-    ])
+    // Each of ours has a token of its own, by which it is found and ended whatever becomes of the answer.
+    let fenced = {
+        let (server, own) = (server.clone(), own.clone());
+        move |_: usize| {
+            let (server, own) = (server.clone(), own.clone());
+            async move {
+                let body = json!({"policies": ["app"], "ttl": "3600s", "no_default_policy": true});
+                let (status, token) = server.call_as(&own, Method::Put, "auth/token/create/claviger", body).await;
+                assert_eq!(status, 200, "{token}");
+                let token = token["auth"]["client_token"].as_str().expect("a token").to_owned();
+                let (status, answer) = server.call_as(&token, Method::Get, "database/creds/long", Value::Null).await;
+                assert_eq!(status, 200, "{answer}");
+            }
+        }
+    };
+    let mut logins =
+        turns(("logins of a database by OpenBao", "issue_openbao"), &runtime, &target(&stage, "bench/login"), load, login, forget);
+    forget();
+    let rate = runtime.block_on(alone(&Arc::new(fenced), load.connections, load.seconds / TURNS as f64));
+    logins.other = Some(("gives each a token of its own, as here", "own_token_per_s", rate));
+    Some(vec![logins, turns(("tokens of OpenBao", "issue_openbao_token"), &runtime, &target(&stage, "bench/token"), load, token, || ())])
 }
 
 /// One line for each.
 pub fn print(rates: &[Rates]) {
-    for Rates { what, connections, ours, own, hashed, .. } in rates {
-        let hashed = hashed.map_or_else(String::new, |rate| format!("; by one that gives each a password of its own {rate:.0}"));
+    for Rates { what, connections, ours, own, other, .. } in rates {
+        let other = other.map_or_else(String::new, |(what, _, rate)| format!("; by one that {what} {rate:.0}: {:.2} of it", ours / rate));
         println!(
-            "{what}, {connections} at a time: {ours:.0} a second; by a script without claviger {own:.0}: {:.2} of it{hashed}",
+            "{what}, {connections} at a time: {ours:.0} a second; by a script without claviger {own:.0}: {:.2} of it{other}",
             ours / own
         );
     }
@@ -268,8 +287,8 @@ pub fn print(rates: &[Rates]) {
 
 /// Members of the JSON.
 pub fn members(rates: &[Rates]) -> impl Iterator<Item = (String, Value)> + '_ {
-    rates.iter().flat_map(|Rates { key, ours, own, hashed, .. }| {
-        let row = [("per_s", Some(*ours)), ("own_per_s", Some(*own)), ("ratio", Some(ours / own)), ("own_password_per_s", *hashed)];
-        row.into_iter().filter_map(move |(name, value)| Some((format!("{key}_{name}"), json!(value?))))
+    rates.iter().flat_map(|Rates { key, ours, own, other, .. }| {
+        let row = [("per_s", *ours), ("own_per_s", *own), ("ratio", ours / own)];
+        row.into_iter().chain(other.map(|(_, name, rate)| (name, rate))).map(move |(name, value)| (format!("{key}_{name}"), json!(value)))
     })
 }
