@@ -51,14 +51,19 @@ impl Broker {
         if newest { self.read_now(peer, id, request) } else { None }
     }
 
-    /// A name led to what is delivered; whether it may stand for the name a little while.
-    pub fn note_named(&self, peer: &Caller, delivery: &Delivery) {
+    /// When somebody begins to ask.
+    pub fn moment_of_asking(&self) -> BootTime {
+        self.clock.boot()
+    }
+
+    /// A name led to what is delivered, asked for at that moment; whether it may stand for the name a little while.
+    pub fn note_named(&self, peer: &Caller, delivery: &Delivery, asked: BootTime) {
         let lease = delivery.lease();
         // What has to be said beside it is said each time.
         if lease.source == Source::Adapter && lease.uses != 1 && delivery.clamped().is_empty() && delivery.pinned().is_none() {
             let governance = self.governance.load();
             if let Some(known) = peer.known(&governance) {
-                known.name(&lease.secret, lease.id, BootTime(self.clock.boot().0 + NAMED_FOR));
+                known.name(&lease.secret, lease.id, BootTime(asked.0 + NAMED_FOR));
             }
         }
     }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     audit::{Event, Kind, Need, Outcome},
-    engine::{Engine, EngineError, Version},
+    engine::{Engine, EngineError, Standing, Version},
     model::{Code, EndsBy, EngineName, Refusal, RequestId, SecretDefinition, SecretName},
     wire::{RotationAnswer, RotationRow},
 };
@@ -58,7 +58,7 @@ impl Broker {
                     if tokio::spawn(broker.clone().take(step)).await.is_err() {
                         // Its engine would never have a turn again.
                         let why = "a look at it ended before its time".to_owned();
-                        broker.rotations.rota().looked(&taken, Err(why), broker.moment());
+                        broker.rotations.rota().looked(&taken, Standing::default(), Err(why), broker.moment());
                     }
                 });
             }
@@ -99,12 +99,12 @@ impl Broker {
     async fn look(&self, secret: &Arc<SecretDefinition>) {
         let turn = self.rotations.turn(&secret.engine);
         let _turn = turn.lock().await;
-        let found = match self.engines.find(&secret.engine) {
-            Some(engine) => engine.newest(secret).await,
-            None => Err(EngineError::Setup("the engine is not configured".into())),
+        let (found, kept) = match self.engines.find(&secret.engine) {
+            Some(engine) => (engine.newest(secret).await, engine.standing(secret)),
+            None => (Err(EngineError::Setup("the engine is not configured".into())), Standing::default()),
         };
         let why = found.as_ref().err().map(ToString::to_string);
-        let news = self.rotations.rota().looked(secret, found.map_err(|error| error.to_string()), self.moment());
+        let news = self.rotations.rota().looked(secret, kept, found.map_err(|error| error.to_string()), self.moment());
         if let Some(why) = why.filter(|_| news) {
             tracing::error!(secret = %secret.name, engine = %secret.engine, error = why, "a value that is given does not work, or cannot be looked at");
             let event = failed(&Refusal::new(Code::ENGINE_UNAVAILABLE).detail(why));

@@ -33,6 +33,10 @@ pub(super) trait Lasts: Sized {
 
     /// For writing.
     fn row(&self) -> Self::Row<'_>;
+    /// The same of one that is given no more: without its value, where that is not needed for taking it back.
+    fn retired(&self) -> Self::Row<'_> {
+        self.row()
+    }
     /// What was read; `None` if that is none.
     fn of(row: Self::Read<'_>) -> Option<Self>;
 }
@@ -137,7 +141,7 @@ impl<V: Lasts> Shelf<V> {
             current: kept.current.as_ref().map(V::row),
             previous: kept.previous.as_ref().map(V::row),
             pending: kept.pending.as_ref().map(V::row),
-            retired: kept.retired.iter().map(V::row).collect(),
+            retired: kept.retired.iter().map(V::retired).collect(),
         };
         let mut text = Zeroizing::new(Vec::with_capacity(ROOM));
         serde_json::to_writer(&mut *text, &rows).map_err(|why| failed(why.to_string()))?;

@@ -194,6 +194,15 @@ pub struct Version {
     pub made: WallTime,
 }
 
+/// What an engine keeps of a value that lasts, as it knows without asking its source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The version that an issue now would give.
+    pub version: Option<Version>,
+    /// Whether a change was begun and its end is not known: another one settles it.
+    pub cut_short: bool,
+}
+
 /// The value of a credential that was issued before.
 pub struct Again {
     /// The value.
@@ -271,6 +280,11 @@ pub trait Engine: Send + Sync {
     /// values that last (`ends_by = none`) only.
     async fn newest(&self, _secret: &SecretDefinition) -> Result<Option<Version>, EngineError> {
         Err(EngineError::Setup("keeps no versions of this value".into()))
+    }
+
+    /// What is known of that without asking the source.
+    fn standing(&self, _secret: &SecretDefinition) -> Standing {
+        Standing::default()
     }
 
     /// Changes the value at its source, and gives the new one from then on. May be repeated after whatever failure.

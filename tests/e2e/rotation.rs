@@ -227,12 +227,16 @@ async fn killed_at_every_step_of_a_change_it_gives_what_works() {
         host.stop(true);
         host.environment.clear();
         host.launch();
+        // What was cut short is brought to its end by the daemon itself: settled as done, or done once more.
+        let version = before + 1;
+        host.wait_until(Duration::from_secs(30), "it is changed", |host| row(host)["version"] == version && row(host)["trouble"].is_null());
+        let records = host.records_of("rotate");
+        let done = records.iter().filter(|record| record["outcome"] == "done").count();
+        eprintln!("{point}: {done} changes on the record, settled by a login: {changed}");
         let holder = host.hold(VICTIM, "orders", &["hold", ASK]);
         assert!(works(&cluster, &holder.first["body"]).await, "{point}: {}", holder.first);
-        let version: u64 = holder.first["body"]["attributes"]["version"].as_str().unwrap().parse().unwrap();
-        assert_eq!(version, before + u64::from(changed), "{point}");
-        host.wait_until(Duration::from_secs(10), "it is looked at", |host| row(host)["version"] == version);
-        assert!(row(&host)["trouble"].is_null(), "{point}");
+        let given: u64 = holder.first["body"]["attributes"]["version"].as_str().unwrap().parse().unwrap();
+        assert_eq!(given, version, "{point}");
         let (status, answer) = rotate(&host);
         assert_eq!((status, answer["version"].as_u64()), (200, Some(version + 1)), "{point}: {answer}");
         assert!(!works(&cluster, &holder.first["body"]).await);

@@ -168,15 +168,20 @@ def main():
             say({**usual(asked), "attributes": seen})
         case "unreachable" | "refused" | "setup" | "no-value":
             say({"error": {"kind": how, "message": "it rains"}})
+        case "all":
+            # Goes by no name.
+            for name in os.listdir(made):
+                os.unlink(os.path.join(made, name))
+            say({"name": asked["name"], "found": True})
         case "stays":
             # Says that it is gone, and it is not.
-            say({"lease": asked["lease"], "found": True})
+            say({**({"name": asked["name"]} if "number" in asked else {"lease": asked["lease"]}), "found": True})
         case "others":
             say({"names": ["clv_0000000000000000_" + "0" * 26, "../../etc/passwd", "", *os.listdir(made)]})
         case "wrong-numbers":
             names = os.listdir(made)
             begin = next(name[:-13] for name in names)
-            wrong = ["18446744073709551615", "10000000000000", "7", "+000000000007", "0000000000000", "000000000007x"]
+            wrong = ["9999999999999", "9999999999998", "0000001000002", "18446744073709551615", "10000000000000", "7", "+000000000007", "0000000000000", "000000000007x"]
             say({"names": [*names, *(begin + number for number in wrong)]})
 
 

@@ -5,10 +5,10 @@
 //! change begins. A change that was cut short is done once more under the same name: nobody has had what it made.
 
 use super::{
-    super::{EngineError, Members, Version},
+    super::{EngineError, Version},
     Call, CommandEngine, Done,
     given::{Handed, handed},
-    kept::{Kept, Value},
+    kept::{Heard, Kept, Terms, Value},
     lasting::{VERSION, Which, terms},
     other_call,
     settings::Settings,
@@ -23,8 +23,10 @@ const VALUE_MAX: usize = 8 << 10;
 const BESIDE_MAX: usize = 4 << 10;
 /// Versions that nobody knows and that one change takes back.
 const STRAYS_MAX: usize = 10;
-/// Versions that could not be taken back, and with which another is set all the same.
+/// Versions that could not be taken back and are remembered.
 const RETIRED_MAX: usize = 3;
+/// Numbers on the source's list that are further away than this from ours are somebody's mistake.
+const APART: u64 = 1_000_000;
 
 impl CommandEngine {
     /// Sets a new value and gives it from then on.
@@ -32,17 +34,25 @@ impl CommandEngine {
         let (name, settings) = (&secret.name, self.lasting_settings(secret)?);
         let terms = terms(secret, &settings);
         let turn = self.values.turn(name);
-        // Where the source has one at a time, whoever asks for it waits meanwhile: the old one dies before the new one is known to work.
+        // Where the source has one at a time, whoever asks for it waits meanwhile: the old one dies before the new one is known to work. Whoever
+        // has it now finds out what a change came to: a few calls.
         let busy = |_| EngineError::Unreachable(format!("{name} is in use"));
-        let _turn = timeout(self.program.timeout, turn.write()).await.map_err(busy)?;
+        let _turn = timeout(self.program.timeout * 5, turn.write()).await.map_err(busy)?;
         let mut kept = self.values.load(name)?;
         let last = kept.last();
-        self.retire(secret, &mut kept, |pending| pending.terms == terms.digest && pending.overlap == terms.overlap).await?;
+        self.part_from_other_terms(secret, &terms, &mut kept).await?;
+        if let Some(previous) = kept.previous.take() {
+            kept.retired.push(previous);
+            // From here on nobody is given it.
+            self.values.save(name, &kept)?;
+        }
+        self.take_retired_back(secret, &mut kept).await?;
         let there = if terms.overlap { self.version_numbers(name).await? } else { Vec::new() };
         // What was to be set, and may have been, is set again before any other.
         let fresh = kept.pending.is_none();
         if fresh {
-            kept.begin(there.last().copied().unwrap_or(0).max(last), &terms, self.clock.wall(), &*self.random)?;
+            let near = there.iter().copied().filter(|number| *number <= last.saturating_add(APART)).max();
+            kept.begin(near.unwrap_or(0).max(last), &terms, self.clock.wall(), &*self.random)?;
             if !crate::mutation!("command-kept-first") {
                 self.values.save(name, &kept)?;
             }
@@ -50,10 +60,10 @@ impl CommandEngine {
         crate::failpoint!("command-kept");
         let Some(pending) = &kept.pending else { return Err(EngineError::NoValue) };
         let version = pending.version;
-        match self.set(secret, &kept, pending, fresh).await {
-            Ok((value, attributes, reference)) => {
+        match self.set_in_time(secret, &kept, pending, fresh).await {
+            Ok(heard) => {
                 // The source may have made one of its own.
-                kept.pending = kept.pending.map(|pending| Value { value, attributes, reference, ..pending });
+                kept.hear(heard);
                 self.values.save(name, &kept)?;
             }
             Err(error) => {
@@ -76,42 +86,53 @@ impl CommandEngine {
         let before_works = self.before_works(secret, &settings, &kept).await;
         kept.promote(self.clock.wall(), before_works);
         self.values.save(name, &kept)?;
+        self.doubts.over(name);
         crate::failpoint!("command-given");
         self.clear(secret, &settings, &mut kept, &there).await?;
         // It was promoted a few lines above.
         kept.current.map(|value| Version { number: value.version, made: value.made }).ok_or(EngineError::NoValue)
     }
 
-    /// Takes back what is given no more: the version before the one that is given, one that was begun for another definition, and what could not
-    /// be taken back earlier. That it cannot now is told, and keeps nobody from a new value.
-    async fn retire(&self, secret: &SecretDefinition, kept: &mut Kept, goes_on: impl Fn(&Value) -> bool) -> Result<(), EngineError> {
-        let begun = kept.pending.take_if(|pending| !goes_on(pending) && !crate::mutation!("command-other-terms"));
-        // In the place of another it had no name of its own: what is set now takes its place.
-        let begun = begun.filter(|pending| pending.overlap);
-        let retired: Vec<Value> = kept.previous.take().into_iter().chain(begun).map(Value::retired).collect();
-        if !retired.is_empty() {
-            kept.retired.extend(retired);
-            // From here on nobody is given them.
-            self.values.save(&secret.name, kept)?;
+    /// A version that was begun for another definition is not gone on with: what became of it is found out, or it is taken back.
+    async fn part_from_other_terms(&self, secret: &SecretDefinition, terms: &Terms<'_>, kept: &mut Kept) -> Result<(), EngineError> {
+        let goes_on = |pending: &Value| pending.terms == terms.digest && pending.overlap == terms.overlap;
+        let Some(pending) = kept.pending.as_ref().filter(|pending| !goes_on(pending) && !crate::mutation!("command-other-terms")) else {
+            return Ok(());
+        };
+        if let Some(over) = self.open.over_at(&self.version_name(&secret.name, pending.version), Instant::now()) {
+            tokio::time::sleep_until(over).await;
         }
-        self.take_retired_back(secret, kept).await?;
-        if kept.retired.len() > RETIRED_MAX {
-            let numbers: Vec<String> = kept.retired.iter().map(|value| value.version.to_string()).collect();
-            return Err(EngineError::Refused(format!("versions {} cannot be taken back: see the daemon's log", numbers.join(", "))));
+        if !pending.overlap {
+            // It may be the one that works. If none does, what is set now takes its place.
+            return match self.settle(secret, kept).await {
+                Err(EngineError::Unreachable(_)) if kept.pending.is_some() => {
+                    kept.pending = None;
+                    Ok(())
+                }
+                settled => settled,
+            };
         }
-        Ok(())
+        kept.retired.extend(kept.pending.take());
+        self.values.save(&secret.name, kept)
     }
 
+    /// Takes back what is given no more, as far as that can be done. What cannot is told, is remembered for the next change, and keeps nobody from
+    /// a new value.
     async fn take_retired_back(&self, secret: &SecretDefinition, kept: &mut Kept) -> Result<(), EngineError> {
         let mut left = Vec::new();
-        let (before, retired) = (kept.retired.len(), std::mem::take(&mut kept.retired));
-        for value in retired {
-            let which = Which { value: None, ..Which::of(&value) };
+        for at in 0..kept.retired.len() {
+            let which = Which { value: None, ..Which::of(&kept.retired[at]) };
             if !self.take_version_back(secret, kept, which).await {
-                left.push(value);
+                left.push(kept.retired[at].version);
             }
         }
-        kept.retired = left;
+        let before = kept.retired.len();
+        kept.retired.retain(|value| left.contains(&value.version));
+        while kept.retired.len() > RETIRED_MAX {
+            let given_up = kept.retired.remove(0);
+            let version = self.version_name(&secret.name, given_up.version);
+            tracing::error!(engine = %self.name, secret = %secret.name, version, "a version that cannot be taken back is given up: take it away at the source");
+        }
         if kept.retired.len() < before { self.values.save(&secret.name, kept) } else { Ok(()) }
     }
 
@@ -139,12 +160,17 @@ impl CommandEngine {
     }
 
     /// Takes back what is not given any more after a change: versions that a state knew of in whose place an older one was put, and the one before
-    /// where the source is to have one at a time from now on.
+    /// where the source is to have one at a time from now on. The change is done: what fails here is told, unless it cost the new value.
     async fn clear(&self, secret: &SecretDefinition, settings: &Settings, kept: &mut Kept, there: &[u64]) -> Result<(), EngineError> {
-        self.take_retired_back(secret, kept).await?;
         let known: Vec<u64> =
             [&kept.current, &kept.previous].into_iter().flatten().chain(&kept.retired).map(|value| value.version).collect();
         let strays: Vec<u64> = there.iter().copied().filter(|number| !known.contains(number)).collect();
+        if kept.retired.is_empty() && strays.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.take_retired_back(secret, kept).await {
+            tracing::error!(engine = %self.name, secret = %secret.name, %error, "what was taken back is not written down; it is taken back once more");
+        }
         for number in strays.iter().take(STRAYS_MAX) {
             let which = Which { number: *number, value: None, reference: None, parameters: &settings.parameters };
             self.take_version_back(secret, kept, which).await;
@@ -153,37 +179,44 @@ impl CommandEngine {
             let left = strays.len() - STRAYS_MAX;
             tracing::error!(engine = %self.name, secret = %secret.name, left, "versions that nobody knows are left; the next change goes on");
         }
-        Ok(())
+        // A program that does not go by names takes the only one.
+        let works = match &kept.current {
+            Some(current) => self.works(secret, kept, current).await.unwrap_or(true),
+            None => true,
+        };
+        match works || crate::mutation!("command-taken") {
+            true => Ok(()),
+            false => Err(EngineError::Refused("revoke: the new value died when another version was taken back: it goes by no name".into())),
+        }
     }
 
     /// Whether the version before works beside the new one. One that should and does not was not beside it: that is told.
     async fn before_works(&self, secret: &SecretDefinition, settings: &Settings, kept: &Kept) -> bool {
-        let Some(before) = kept.current.as_ref().filter(|_| settings.overlaps()) else { return false };
+        let Some(before) = kept.current.as_ref().filter(|before| settings.overlaps() || before.overlap) else { return false };
         // What cannot be said is as it should be.
         let works = self.works(secret, kept, before).await.unwrap_or(true);
-        if !works {
+        if !works && settings.overlaps() {
             let (secret, version) = (&secret.name, before.version);
             tracing::warn!(engine = %self.name, %secret, version, "the version before died when another was set: overlap = false says so");
         }
         works || crate::mutation!("command-before")
     }
 
-    /// Has a version set, and takes what came of it.
-    async fn set(
-        &self,
-        secret: &SecretDefinition,
-        kept: &Kept,
-        pending: &Value,
-        fresh: bool,
-    ) -> Result<(SecretBytes, Members, Members), EngineError> {
-        let wrong = |what: String| EngineError::Setup(format!("rotate: {what}"));
+    /// Has a version set, when no earlier program can set it any more.
+    async fn set_in_time(&self, secret: &SecretDefinition, kept: &Kept, pending: &Value, fresh: bool) -> Result<Heard, EngineError> {
         let name = self.version_name(&secret.name, pending.version);
         if let Some(over) = self.open.over_at(&name, Instant::now()).filter(|_| !fresh)
             && !crate::mutation!("command-again")
         {
-            // An earlier program may still set it, and perhaps another value than the one that would be given.
+            // Perhaps to another value than the one that would be given.
             tokio::time::sleep_until(over).await;
         }
+        self.set(secret, kept, pending).await
+    }
+
+    /// Has a version set, and says what came of it.
+    pub(super) async fn set(&self, secret: &SecretDefinition, kept: &Kept, pending: &Value) -> Result<Heard, EngineError> {
+        let wrong = |what: String| EngineError::Setup(format!("rotate: {what}"));
         let which = Which { reference: None, ..Which::of(pending) };
         let Done::Rotated(said) = self.ask(Call::Rotate, secret, kept, which).await? else { return Err(other_call()) };
         let value = match said.value {

@@ -22,6 +22,8 @@ pub(super) struct Value {
     pub(super) value: SecretBytes,
     pub(super) attributes: Members,
     pub(super) reference: Members,
+    /// Whether the program's answer about it was heard: what stands beside it is known.
+    pub(super) heard: bool,
     /// Whether it was set beside the one before, under a name of its own, or in its place.
     pub(super) overlap: bool,
     /// What the definition allowed and said when it was begun, as a digest.
@@ -30,12 +32,8 @@ pub(super) struct Value {
     pub(super) parameters: Map<String, Json>,
 }
 
-impl Value {
-    /// The same as something that is given no more: its value is forgotten.
-    pub(super) fn retired(self) -> Self {
-        Self { value: SecretBytes::new(Vec::new()), attributes: Members::default(), ..self }
-    }
-}
+/// What a program answered when it set a version: its value, and what stands beside it.
+pub(super) type Heard = (SecretBytes, Members, Members);
 
 /// The versions of one secret.
 pub(super) type Kept = lasting::Kept<Value>;
@@ -68,22 +66,27 @@ impl Kept {
         let (attributes, reference) = Default::default();
         let (overlap, terms, parameters) = (terms.overlap, terms.digest.clone(), terms.parameters.clone());
         let value = lasting::random_value(random);
-        self.pending = Some(Value { version, made, value, attributes, reference, overlap, terms, parameters });
+        self.pending = Some(Value { version, made, value, attributes, reference, heard: false, overlap, terms, parameters });
         Ok(())
     }
 
-    /// The version that was tried is given from now on. The one before is kept if both are good now, and is to be taken back if this one was
-    /// not to be beside it.
+    /// The version that was tried is given from now on. The one before is kept if it works beside it, and is to be taken back if it does and
+    /// should not.
     pub(super) fn promote(&mut self, made: WallTime, before_works: bool) {
         let Some(mut pending) = self.pending.take() else { return };
         pending.made = made;
         let overlap = pending.overlap;
         match self.current.replace(pending) {
-            Some(before) if overlap => self.previous = Some(before).filter(|_| before_works),
+            Some(before) if overlap && before_works => self.previous = Some(before),
             // In its place nothing is left of it, unless it had a name of its own.
-            Some(before) if before.overlap => self.retired.push(before.retired()),
+            Some(before) if before.overlap && before_works => self.retired.push(before),
             _ => {}
         }
+    }
+
+    /// What the program answered about the one that is being set.
+    pub(super) fn hear(&mut self, (value, attributes, reference): Heard) {
+        self.pending = self.pending.take().map(|pending| Value { value, attributes, reference, heard: true, ..pending });
     }
 
     /// A version that can still be given. After an older state was put back a number may stand for another value, with another moment.
@@ -91,12 +94,13 @@ impl Kept {
         [&self.current, &self.previous].into_iter().flatten().find(|value| value.version == version && value.made == made)
     }
 
-    /// Whether a message gives a piece of one of them away, also as it is told.
+    /// Whether a message gives a piece of one of them away, also as it is told; of one whose value is not known any more, any message may.
     pub(super) fn is_told_by(&self, message: &[u8]) -> bool {
-        self.all().any(|value| {
-            let told = Zeroizing::new(STANDARD.encode(value.value.expose()));
-            super::given::holds_some(message, value.value.expose()) || super::given::holds_some(message, told.as_bytes())
-        })
+        self.all().any(|value| value.value.is_empty())
+            || self.all().any(|value| {
+                let told = Zeroizing::new(STANDARD.encode(value.value.expose()));
+                super::given::holds_some(message, value.value.expose()) || super::given::holds_some(message, told.as_bytes())
+            })
     }
 }
 
@@ -106,9 +110,10 @@ pub(super) struct Row<'a> {
     version: u64,
     made: WallTime,
     #[serde(serialize_with = "base64")]
-    value: &'a SecretBytes,
-    attributes: &'a Members,
+    value: Option<&'a SecretBytes>,
+    attributes: Option<&'a Members>,
     reference: &'a Members,
+    heard: bool,
     overlap: bool,
     terms: &'a str,
     parameters: &'a Map<String, Json>,
@@ -123,15 +128,16 @@ pub(super) struct Read<'a> {
     /// Base64 is never escaped, so it is never copied on its way.
     #[serde(borrow)]
     value: &'a str,
-    attributes: Members,
+    attributes: Option<Members>,
     reference: Members,
+    heard: bool,
     overlap: bool,
     terms: String,
     parameters: Map<String, Json>,
 }
 
-fn base64<S: Serializer>(value: &SecretBytes, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(&Base64Display::new(value.expose(), &STANDARD))
+fn base64<S: Serializer>(value: &Option<&SecretBytes>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&Base64Display::new(value.map_or(&[], |value| value.expose()), &STANDARD))
 }
 
 impl lasting::Lasts for Value {
@@ -139,14 +145,19 @@ impl lasting::Lasts for Value {
     type Read<'a> = Read<'a>;
 
     fn row(&self) -> Row<'_> {
-        let Self { version, made, value, attributes, reference, overlap, terms, parameters } = self;
-        Row { version: *version, made: *made, value, attributes, reference, overlap: *overlap, terms, parameters }
+        let Self { version, made, value, attributes, reference, heard, overlap, terms, parameters } = self;
+        let (value, attributes) = (Some(value), Some(attributes));
+        Row { version: *version, made: *made, value, attributes, reference, heard: *heard, overlap: *overlap, terms, parameters }
+    }
+
+    fn retired(&self) -> Row<'_> {
+        Row { value: None, attributes: None, ..self.row() }
     }
 
     fn of(row: Read<'_>) -> Option<Self> {
-        let Read { version, made, value, attributes, reference, overlap, terms, parameters } = row;
+        let Read { version, made, value, attributes, reference, heard, overlap, terms, parameters } = row;
         let value = SecretBytes::new(STANDARD.decode(value).ok()?);
-        Some(Self { version, made, value, attributes, reference, overlap, terms, parameters })
+        Some(Self { version, made, value, attributes: attributes.unwrap_or_default(), reference, heard, overlap, terms, parameters })
     }
 }
 
@@ -189,6 +200,7 @@ mod tests {
             ([true, true], false, (Some(2), None, vec![])),
             ([false, false], false, (Some(2), None, vec![])),
             ([true, false], true, (Some(2), None, vec![1])),
+            ([true, false], false, (Some(2), None, vec![])),
             ([false, true], true, (Some(2), Some(1), vec![])),
         ] {
             let mut kept = Kept::default();
@@ -199,7 +211,13 @@ mod tests {
             }
             assert_eq!(numbers(&kept), wanted, "{overlaps:?} {before_works}");
             assert!(kept.find(2, WallTime(11)).is_some() && kept.find(2, WallTime(10)).is_none());
-            assert!(kept.retired.iter().all(|value| value.value.is_empty()), "a value that is given no more is not kept");
+            for retired in &kept.retired {
+                let text = serde_json::to_string(&retired.retired()).unwrap();
+                assert!(
+                    Value::of(serde_json::from_str(&text).unwrap()).unwrap().value.is_empty(),
+                    "a value that is given no more is not kept"
+                );
+            }
         }
     }
 

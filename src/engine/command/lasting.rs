@@ -4,7 +4,7 @@
 //! what it was to set, and another value that never was: a program that finds both good has tried neither.
 
 use super::{
-    super::{Again, Attribute, EngineError, Issued, Members, Order, UpstreamRef, Version, lasting},
+    super::{Again, Attribute, EngineError, Issued, Members, Order, Standing, UpstreamRef, Version, lasting},
     About, Call, CommandEngine, Done, Request, answered,
     kept::{Kept, Terms, Told, Value},
     other_call,
@@ -16,6 +16,11 @@ use crate::{
     model::{EndsBy, SecretBytes, SecretDefinition, SecretName, WallTime},
 };
 use serde_json::{Map, Value as Json};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::time::{Instant, timeout};
 
 /// The attribute that says which version a holder has.
@@ -81,33 +86,56 @@ impl CommandEngine {
     /// What is kept, in a moment in which it is known what holds. While the one before goes on working that is never uncertain.
     async fn settled_lasting(&self, secret: &SecretDefinition) -> Result<Kept, EngineError> {
         let name = &secret.name;
-        let certain = |kept: &Kept| kept.pending.as_ref().is_none_or(|pending| pending.overlap);
         let kept = self.values.load(name)?;
-        if certain(&kept) || crate::mutation!("command-settled") {
+        if is_certain(&kept) || crate::mutation!("command-settled") {
             return Ok(kept);
         }
-        // It is being changed, or was.
+        // It is being changed, or was: whoever changes it, or finds out, is not held up by all who ask.
+        self.doubts.pass(name)?;
         let turn = self.values.turn(name);
         let _turn = timeout(self.program.timeout, turn.write()).await.map_err(|_| being_changed(name))?;
         let mut kept = self.values.load(name)?;
-        let Some(pending) = kept.pending.as_ref().filter(|_| !certain(&kept)) else { return Ok(kept) };
-        if self.is_tried(secret, &kept, pending).await? {
-            kept.promote(self.clock.wall(), false);
-        } else if self.open.over_at(&self.version_name(name, pending.version), Instant::now()).is_some() {
+        if !is_certain(&kept) {
+            self.settle(secret, &mut kept).await.map_err(|error| self.doubts.note(name, error))?;
+        }
+        Ok(kept)
+    }
+
+    /// Finds out what a change came to that was cut short and may have replaced the value in its place.
+    pub(super) async fn settle(&self, secret: &SecretDefinition, kept: &mut Kept) -> Result<(), EngineError> {
+        let name = &secret.name;
+        let Some(pending) = &kept.pending else { return Ok(()) };
+        if self.open.over_at(&self.version_name(name, pending.version), Instant::now()).is_some() && !crate::mutation!("command-still-open")
+        {
             // Its program may still set it.
             return Err(being_changed(name));
+        }
+        if self.is_tried(secret, kept, pending).await? {
+            if !pending.heard {
+                // What stands beside it is not known: nobody has had it, so it may be set once more.
+                let heard = self.set(secret, kept, pending).await?;
+                kept.hear(heard);
+                self.values.save(name, kept)?;
+                let works = match &kept.pending {
+                    Some(pending) => self.works(secret, kept, pending).await?,
+                    None => false,
+                };
+                if !works {
+                    return Err(being_changed(name));
+                }
+            }
+            kept.promote(self.clock.wall(), false);
         } else {
-            let Some(current) = &kept.current else { return Ok(kept) };
-            if !self.works(secret, &kept, current).await? && !crate::mutation!("command-neither") {
+            let Some(current) = &kept.current else { return Ok(()) };
+            if !self.works(secret, kept, current).await? && !crate::mutation!("command-neither") {
                 return Err(EngineError::Unreachable(format!(
-                    "a change of {name} was cut short, and neither the value before nor the one after works: change it once more"
+                    "a change of {name} was cut short, and neither the value before nor the one after works: it has to be changed once more"
                 )));
             }
             // It did not come about, and cannot any more.
             kept.pending = None;
         }
-        self.values.save(name, &kept)?;
-        Ok(kept)
+        self.values.save(name, kept)
     }
 
     /// The version that is given, which the program has tried.
@@ -122,6 +150,13 @@ impl CommandEngine {
             return Err(EngineError::Refused(format!("the program says that version {} does not work any more", value.version)));
         }
         Ok(Some(Version { number: value.version, made: value.made }))
+    }
+
+    /// Which version is kept, and whether a change of it was cut short. Asks nobody.
+    pub(super) fn standing_lasting(&self, secret: &SecretDefinition) -> Standing {
+        let kept = self.values.load(&secret.name).unwrap_or_default();
+        let version = kept.current.map(|value| Version { number: value.version, made: value.made });
+        Standing { version, cut_short: kept.pending.is_some() }
     }
 
     pub(super) fn lasting_settings(&self, secret: &SecretDefinition) -> Result<Settings, EngineError> {
@@ -177,9 +212,42 @@ fn being_changed(secret: &SecretName) -> EngineError {
     EngineError::Unreachable(format!("{secret} is being changed"))
 }
 
+/// Whether the value that is given is known to be the one that holds.
+pub(super) fn is_certain(kept: &Kept) -> bool {
+    kept.pending.as_ref().is_none_or(|pending| pending.overlap)
+}
+
+/// What could not be found out a moment ago: whoever asks again at once is told the same, and the source and the turn are left alone.
+#[derive(Default)]
+pub(super) struct Doubts(Mutex<HashMap<SecretName, (Instant, String)>>);
+
+/// For how long.
+const DOUBT: Duration = Duration::from_secs(5);
+
+impl Doubts {
+    fn pass(&self, secret: &SecretName) -> Result<(), EngineError> {
+        let doubts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match doubts.get(secret).filter(|(until, _)| Instant::now() < *until) {
+            Some((_, why)) => Err(EngineError::Unreachable(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn note(&self, secret: &SecretName, error: EngineError) -> EngineError {
+        let mut doubts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        doubts.insert(secret.clone(), (Instant::now() + DOUBT, error.to_string()));
+        error
+    }
+
+    /// It is known now.
+    pub(super) fn over(&self, secret: &SecretName) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(secret);
+    }
+}
+
 /// What a version is made for.
 pub(super) fn terms<'a>(secret: &SecretDefinition, settings: &'a Settings) -> Terms<'a> {
-    let hosts: Vec<String> = secret.hosts.iter().map(ToString::to_string).collect();
+    let hosts: BTreeSet<String> = secret.hosts.iter().map(ToString::to_string).collect();
     // Names, words and parameters always are JSON.
     let text = serde_json::to_vec(&(secret.operation, hosts, &settings.parameters)).unwrap_or_default();
     let digest = hex::encode(&sha256(&[b"claviger terms\0", &text])[..16]);

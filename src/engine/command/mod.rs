@@ -14,7 +14,7 @@ mod open;
 mod protocol;
 mod settings;
 
-use super::{Again, Engine, EngineError, Issued, Mark, Order, Over, UpstreamRef, Version, local::LocalStore};
+use super::{Again, Engine, EngineError, Issued, Mark, Order, Over, Standing, UpstreamRef, Version, local::LocalStore};
 use crate::{
     digest::{Random, SealKey},
     model::{EndsBy, EngineName, Finding, LeaseId, Proof, ProofBy, SecretDefinition},
@@ -25,7 +25,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use call::Program;
 use given::{Handed, handed, holds_some, lasts};
 use kept::Values;
-use lasting::is_lasting;
+use lasting::{Doubts, is_lasting};
 use open::OpenCalls;
 use protocol::{About, Call, Created, Done, Request, VERSION, Wanted, Wish, answered};
 use serde_json::{Map, Value};
@@ -81,6 +81,7 @@ pub struct CommandEngine {
     mark: Mark,
     seal_key: SealKey,
     values: Values,
+    doubts: Doubts,
     known: names::Known,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
@@ -108,6 +109,7 @@ impl CommandEngine {
             mark,
             seal_key,
             values,
+            doubts: Doubts::default(),
             known: names::Known::default(),
             clock,
             random,
@@ -359,6 +361,10 @@ impl Engine for CommandEngine {
 
     async fn newest(&self, secret: &SecretDefinition) -> Result<Option<Version>, EngineError> {
         self.named(self.newest_lasting(secret).await)
+    }
+
+    fn standing(&self, secret: &SecretDefinition) -> Standing {
+        self.standing_lasting(secret)
     }
 
     async fn rotate(&self, secret: &SecretDefinition) -> Result<Version, EngineError> {

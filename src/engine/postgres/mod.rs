@@ -15,11 +15,11 @@ mod tls;
 
 pub use config::{PostgresConfig, Server};
 
-use super::{Again, Engine, EngineError, Issued, Mark, Order, Over, UpstreamRef, Version, local::LocalStore};
+use super::{Again, Engine, EngineError, Issued, Mark, Order, Over, Standing, UpstreamRef, Version, local::LocalStore};
 use crate::{
     digest::{Random, SealKey},
     model::{EndsBy, Finding, LeaseId, Proof, ProofBy, SecretBytes, SecretDefinition},
-    sys::{Clock, VaultBytes},
+    sys::{Clock, VaultBytes, blocking},
 };
 use async_trait::async_trait;
 use config::{OwnRole, Settings};
@@ -98,7 +98,9 @@ impl PostgresEngine {
         let database = settings.database.as_deref().unwrap_or(&self.config.database);
         let password = role.password(&self.key);
         // Before a connection is taken: others can use it meanwhile.
-        let verifier = scram::verifier(&password, settings.scram_iterations, &*self.random);
+        let make = || scram::verifier(&password, settings.scram_iterations, &*self.random);
+        // A few milliseconds at the most, unless somebody wants more rounds.
+        let verifier = if settings.scram_iterations > scram::ITERATIONS { blocking(make) } else { make() };
         let session = self.pool.take(database).await?;
         let sql = role.create(order, settings, &verifier, !session.is_superuser());
         let answer = run_apart(session.client(), &sql).await.map_err(|why| fault("making the role", &why))?;
@@ -207,6 +209,10 @@ impl Engine for PostgresEngine {
             Settings::Static(row) => self.within(self.newest_static(secret, &row)).await,
             Settings::Own(_) => Err(self.name(EngineError::Setup("each lease has a role of its own: nothing is kept".into()))),
         }
+    }
+
+    fn standing(&self, secret: &SecretDefinition) -> Standing {
+        self.standing_static(&secret.name)
     }
 
     async fn rotate(&self, secret: &SecretDefinition) -> Result<Version, EngineError> {

@@ -6,7 +6,7 @@
 //! server comes to its end, or is undone, before the next.
 
 use super::{
-    super::{EngineError, Issued, Order, UpstreamRef, Version, lasting::random_value},
+    super::{EngineError, Issued, Order, Standing, UpstreamRef, Version, lasting::random_value},
     PostgresEngine,
     config::StaticRoles,
     fault,
@@ -104,6 +104,13 @@ impl PostgresEngine {
             )));
         }
         Ok(Some(Version { number: value.version, made: value.made }))
+    }
+
+    /// Which version is kept, and whether a change of it was cut short. Asks nobody.
+    pub(super) fn standing_static(&self, secret: &SecretName) -> Standing {
+        let kept = self.passwords.load(secret).unwrap_or_default();
+        let version = kept.current.map(|value| Version { number: value.version, made: value.made });
+        Standing { version, cut_short: kept.pending.is_some() }
     }
 
     /// Whether a lease has the password that is given now.

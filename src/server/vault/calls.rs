@@ -143,9 +143,10 @@ async fn read(broker: &Arc<Broker>, call: Call, read: Read) -> Result<Response<B
     if let Some(delivery) = broker.read_named(&peer, &name, id) {
         return Ok(body::secret(&delivery, broker.remaining(delivery.lease()), read));
     }
+    let asked = broker.moment_of_asking();
     match broker.issue(call.peer, Ask::through(Adapter::Vault, name.clone()), &[], id, None).await {
         Ok(delivery) => {
-            broker.note_named(&peer, &delivery);
+            broker.note_named(&peer, &delivery, asked);
             Ok(body::secret(&delivery, broker.remaining(delivery.lease()), read))
         }
         Err(refusal) if refusal.code == Code::NO_DECLARED_USE => {
