@@ -61,7 +61,7 @@ pub(super) fn config(
 }
 
 /// All are called by one client, so all are at one host.
-fn endpoints(from: &OAuth2Config) -> Result<Endpoints, BuildError> {
+pub(super) fn endpoints(from: &OAuth2Config) -> Result<Endpoints, BuildError> {
     let (origin, token) = split(from, "token_endpoint", &from.token_endpoint)?;
     let other = |what: &str, url: &Option<String>| {
         let Some(url) = url else { return Ok(None) };
