@@ -123,6 +123,7 @@ fn catalogue(config: &Config, files: &[File]) -> Result<Catalogue, String> {
                     key: rsa_key(),
                     notes: folder.path().canonicalize().unwrap().join(&name),
                     timeout: std::time::Duration::from_secs(1),
+                    boot: "boot".into(),
                 };
                 let (root, random) = (SealKey::from_bytes(&[8; 32]).unwrap(), Arc::new(SeededRandom::new(2)));
                 Box::new(GitHubEngine::new(config, &root, clock.clone(), random).map_err(|error| error.to_string())?)
@@ -155,6 +156,7 @@ fn catalogue(config: &Config, files: &[File]) -> Result<Catalogue, String> {
                     max_ttl: from.max_ttl,
                     notes: folder.path().canonicalize().unwrap().join(&name),
                     timeout: std::time::Duration::from_secs(1),
+                    boot: "boot".into(),
                 };
                 let (root, random) = (SealKey::from_bytes(&[8; 32]).unwrap(), Arc::new(SeededRandom::new(2)));
                 Box::new(OAuth2Engine::new(config, &root, clock.clone(), random).map_err(|error| error.to_string())?)

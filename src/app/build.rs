@@ -226,6 +226,7 @@ pub fn check(config: &Config) -> Result<(), BuildError> {
         }
         Err(error) => return Err(error.into()),
     }
+    super::rows::check(&config.engines)?;
     let checked = load::load(&Places::of(config), &load::by_configuration(config), 0, SystemClock.wall())?;
     for warning in &checked.warnings {
         tracing::warn!("{warning}");

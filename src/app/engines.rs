@@ -94,13 +94,13 @@ pub(super) fn engines(
             }
             EngineConfig::GitHub(from) => {
                 let root: SealKey = store.own_key("github")?;
-                let config = super::github::config(from, &config.paths.state, clock)?;
+                let config = super::github::config(from, (&config.paths.state, boot), clock)?;
                 let made = GitHubEngine::new(config, &root, clock.clone(), random.clone());
                 rows.push((from.name.clone(), Arc::new(made.map_err(|why| BuildError::Config(format!("engine {}: {why}", from.name)))?)));
             }
             EngineConfig::OAuth2(from) => {
                 let root: SealKey = store.own_key("oauth2")?;
-                let config = super::oauth2::config(from, &tokens, &config.paths.state, clock)?;
+                let config = super::oauth2::config(from, &tokens, (&config.paths.state, boot), clock)?;
                 let made = OAuth2Engine::new(config, &root, clock.clone(), random.clone());
                 rows.push((from.name.clone(), Arc::new(made.map_err(|why| BuildError::Config(format!("engine {}: {why}", from.name)))?)));
             }

@@ -24,7 +24,11 @@ pub(super) fn address(from: &GitHubConfig) -> Result<Address, BuildError> {
 }
 
 /// The row with everything that it names read.
-pub(super) fn config(from: &GitHubConfig, state: &Path, clock: &Arc<dyn Clock>) -> Result<github::GitHubConfig, BuildError> {
+pub(super) fn config(
+    from: &GitHubConfig,
+    (state, boot): (&Path, &str),
+    clock: &Arc<dyn Clock>,
+) -> Result<github::GitHubConfig, BuildError> {
     let timeout = Duration::from_secs(u64::from(from.timeout_seconds.max(1)));
     let limits = Limits { connect: timeout.min(Duration::from_secs(2)), call: timeout, answer_bytes: ANSWER_BYTES, ..Limits::default() };
     let (_, base) = split_url(&from.api).map_err(|what| wrong(from, &format!("api: {what}")))?;
@@ -47,6 +51,7 @@ pub(super) fn config(from: &GitHubConfig, state: &Path, clock: &Arc<dyn Clock>) 
         key,
         notes: state.join(format!("github-{}", from.name)),
         timeout,
+        boot: boot.into(),
     })
 }
 
@@ -67,7 +72,7 @@ mod tests {
         let parsed = Config::parse(&File { path: "c.toml".into(), text }).unwrap();
         let Some(EngineConfig::GitHub(row)) = parsed.engines.first() else { panic!("{parsed:?}") };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        config(row, Path::new("/s"), &clock).err().map_or_else(|| "none".into(), |error| error.to_string())
+        config(row, (Path::new("/s"), "boot"), &clock).err().map_or_else(|| "none".into(), |error| error.to_string())
     }
 
     #[test]

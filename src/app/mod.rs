@@ -11,6 +11,7 @@ mod load;
 mod oauth2;
 mod openbao;
 mod restored;
+mod rows;
 mod run;
 mod sight;
 mod signing;

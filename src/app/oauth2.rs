@@ -27,7 +27,7 @@ pub(super) fn address(from: &OAuth2Config) -> Result<Address, BuildError> {
 pub(super) fn config(
     from: &OAuth2Config,
     tokens: &Tokens,
-    state: &Path,
+    (state, boot): (&Path, &str),
     clock: &Arc<dyn Clock>,
 ) -> Result<oauth2::OAuth2Config, BuildError> {
     let timeout = Duration::from_secs(u64::from(from.timeout_seconds.max(1)));
@@ -56,11 +56,12 @@ pub(super) fn config(
         max_ttl: from.max_ttl,
         notes: state.join(format!("oauth2-{}", from.name)),
         timeout,
+        boot: boot.into(),
     })
 }
 
 /// All are called by one client, so all are at one host.
-fn endpoints(from: &OAuth2Config) -> Result<Endpoints, BuildError> {
+pub(super) fn endpoints(from: &OAuth2Config) -> Result<Endpoints, BuildError> {
     let (origin, token) = split(from, "token_endpoint", &from.token_endpoint)?;
     let other = |what: &str, url: &Option<String>| {
         let Some(url) = url else { return Ok(None) };
@@ -122,7 +123,7 @@ mod tests {
         let parsed = Config::parse(&File { path: "c.toml".into(), text }).unwrap();
         let Some(EngineConfig::OAuth2(row)) = parsed.engines.first() else { panic!("{parsed:?}") };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        config(row, &Vec::new(), Path::new("/s"), &clock).err().map_or_else(|| "none".into(), |error| error.to_string())
+        config(row, &Vec::new(), (Path::new("/s"), "boot"), &clock).err().map_or_else(|| "none".into(), |error| error.to_string())
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::{
     model::{EndResult, LeaseId},
 };
 use std::{
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -35,7 +36,29 @@ impl Broker {
         let ending = self.leases.begin_end(id, cause, self.clock.wall())?;
         self.watchers.tell(&ending.lease().identity);
         let broker = self.clone();
-        Some(tokio::spawn(async move { broker.carry_through(ending, 0).await }))
+        Some(tokio::spawn(async move { broker.carry_through(ending, 0, false).await }))
+    }
+
+    /// The same of several that are to end together, as those who have one credential are: each is in the journal as ending before the source
+    /// is told of any, so that a crash in between leaves none of them. Whoever calls this may not go: it is for a task of its own.
+    pub(super) async fn begin_ends(self: Arc<Self>, ids: Vec<LeaseId>, cause: Cause) -> HashMap<LeaseId, JoinHandle<EndResult>> {
+        let under_way = self.ending.read().await;
+        if !self.may_end() {
+            return HashMap::new();
+        }
+        let now = self.clock.wall();
+        let endings: Vec<Ending> = ids.into_iter().filter_map(|id| self.leases.begin_end(id, cause, now)).collect();
+        for ending in &endings {
+            self.watchers.tell(&ending.lease().identity);
+        }
+        let noted = !crate::mutation!("share-noted");
+        if noted && let Err(error) = self.leases.note_endings(&endings).await {
+            tracing::error!(%error, "an ending is not in the journal");
+        }
+        crate::failpoint!("operator-noted");
+        drop(under_way);
+        let carry = |ending: Ending| (ending.lease().id, tokio::spawn(self.clone().carry_through(ending, 0, noted)));
+        endings.into_iter().map(carry).collect()
     }
 
     /// Takes up an end that did not come through before the daemon stopped, or that an operator asks to be tried again.
@@ -45,7 +68,7 @@ impl Broker {
         }
         let ending = self.leases.resume_end(id)?;
         let broker = self.clone();
-        tokio::spawn(async move { broker.carry_through(ending, tries).await }).await.ok()
+        tokio::spawn(async move { broker.carry_through(ending, tries, tries > 0).await }).await.ok()
     }
 
     /// Not in a state that may be another machine's, with its credentials in use there; nor once the books are closed: what comes then is
@@ -54,7 +77,7 @@ impl Broker {
         self.read_only.is_none() && !self.closed.load(Ordering::Acquire)
     }
 
-    async fn carry_through(self: Arc<Self>, ending: Ending, tries: u32) -> EndResult {
+    async fn carry_through(self: Arc<Self>, ending: Ending, tries: u32, is_noted: bool) -> EndResult {
         let _under_way = self.ending.read().await;
         if !self.may_end() {
             return EndResult::Retrying;
@@ -62,7 +85,7 @@ impl Broker {
         let lease = ending.lease().clone();
         crate::failpoint!("before-end");
         // A reservation is settled after a crash whatever its line says. An ending that cannot be written down goes on all the same.
-        if tries == 0
+        if !is_noted
             && !ending.was_reserved()
             && let Err(error) = self.leases.note_ending(&ending).await
         {

@@ -88,28 +88,35 @@ impl Broker {
         if let Selection::Lease(ended) = selection {
             credentials.insert(*ended);
         }
-        self.leases.withdraw(&credentials);
-        let selected = |lease: &Arc<Lease>| credentials.contains(&lease.credential());
-        let leases: Vec<Arc<Lease>> = all.into_iter().filter(selected).collect();
+        let listed = match crate::mutation!("share-withdrawn") {
+            true => all,
+            false => {
+                self.leases.withdraw(&credentials);
+                // Those who joined in between too; from now on nobody does.
+                self.leases.all()
+            }
+        };
+        let leases: Vec<Arc<Lease>> = listed.into_iter().filter(|lease| credentials.contains(&lease.credential())).collect();
         if leases.is_empty() {
             return Err(Refusal::new(Code::NOT_FOUND).message(format!("There is no live lease {selection}.")));
         }
-        let mut rows = self.end_all(leases, force, request).await?;
-        // Whoever joined in between has a credential that is to be dead; from now on nobody does.
-        let joined = |lease: &Arc<Lease>| lease.state == State::Live && self.leases.is_withdrawn(lease.credential()) && selected(lease);
-        rows.extend(self.end_all(self.leases.all().into_iter().filter(joined).collect(), force, request).await?);
-        Ok(rows)
+        self.end_all(leases, force, request).await
     }
 
     async fn end_all(self: &Arc<Self>, leases: Vec<Arc<Lease>>, force: bool, request: RequestId) -> Result<Vec<EndRow>, Refusal> {
+        let live = leases.iter().filter(|lease| lease.state == State::Live).map(|lease| lease.id).collect();
+        let begun = tokio::spawn(self.clone().begin_ends(live, Cause::operator(request)));
+        let mut begun = begun.await.map_err(|_| Stop::from(Fault::Task).refusal())?;
         let endings = leases.into_iter().map(|lease| {
-            let broker = self.clone();
+            let (broker, begun) = (self.clone(), begun.remove(&lease.id));
             tokio::spawn(async move {
-                let result = match lease.state {
-                    State::Ending { irrevocable: true, .. } if !force => Some(EndResult::Irrevocable),
-                    State::Ending { irrevocable: true, tries, .. } => broker.resume(lease.id, tries).await,
-                    State::Ending { .. } => Some(EndResult::Retrying),
-                    State::Live | State::Reserved => broker.end(lease.id, Cause::operator(request)).await,
+                let result = match (begun, lease.state) {
+                    (Some(begun), _) => begun.await.ok(),
+                    (_, State::Ending { irrevocable: true, .. }) if !force => Some(EndResult::Irrevocable),
+                    (_, State::Ending { irrevocable: true, tries, .. }) => broker.resume(lease.id, tries).await,
+                    (_, State::Ending { .. }) => Some(EndResult::Retrying),
+                    // A reservation is ended by its own pipeline.
+                    (None, State::Live | State::Reserved) => None,
                 };
                 // Somebody else was ending it at the same time.
                 let result = result.or_else(|| broker.leases.find_ended(lease.id).map(|ended| ended.result)).unwrap_or(EndResult::Retrying);

@@ -3,7 +3,7 @@
 use crate::{
     audit::AuditError,
     engine::EngineError,
-    lease::ReserveError,
+    lease::{CommitError, ReserveError},
     model::{Code, Refusal},
     sys::append::AppendError,
 };
@@ -77,6 +77,15 @@ impl From<ReserveError> for Stop {
                 Refusal::new(Code::IDEMPOTENCY).message("A request with this idempotency key is being answered.").into()
             }
             ReserveError::Journal(error) => error.into(),
+        }
+    }
+}
+
+impl From<CommitError> for Stop {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Withdrawn => Refusal::new(Code::LEASE_ENDED).into(),
+            CommitError::Journal(error) => error.into(),
         }
     }
 }

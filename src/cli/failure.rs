@@ -31,6 +31,7 @@ pub(super) mod code {
     pub const NEEDS: u8 = 11;
     pub const UNREACHABLE: u8 = 12;
     pub const ATTESTATION: u8 = 13;
+    pub const UNPROVEN: u8 = 14;
     pub const NOT_STARTED: u8 = 125;
 }
 

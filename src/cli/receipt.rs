@@ -29,7 +29,7 @@ pub(super) fn run(desk: &Desk, arguments: &Arguments) -> Done {
     } else {
         told.print(desk, &found)?;
     }
-    Ok(if found.end.is_some() && told.fits { 0 } else { code::FAULT })
+    Ok(if found.end.is_some() && told.fits { told.exit() } else { code::FAULT })
 }
 
 /// What a receipt comes to.
@@ -54,6 +54,14 @@ impl Told {
         let state = if state == "retry" { "retrying" } else { state };
         let fits = found.issue.iter().chain(&found.tries).chain(&found.end).all(|entry| entry.fits);
         Self { state: state.to_owned(), fits }
+    }
+
+    /// Whether the end is proven, for scripts.
+    fn exit(&self) -> u8 {
+        match self.state.as_str() {
+            "looked" | "told" | "expired" | "books" | "listed" => 0,
+            _ => code::UNPROVEN,
+        }
     }
 
     /// In words.

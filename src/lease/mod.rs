@@ -22,6 +22,7 @@ use crate::{
         append::{AppendError, Log, Reserve, Room, Sync},
     },
 };
+use futures_util::future::join_all;
 use journal::{Event, Journal};
 use std::{collections::HashSet, sync::Arc};
 use tokio::sync::Notify;
@@ -29,6 +30,9 @@ use tokio::sync::Notify;
 pub use journal::{FORMAT, JournalError};
 pub use row::{Cause, Ended, Holder, HolderGroup, HolderKey, Lease, State};
 pub use table::Ending;
+
+/// Rows that wait for the journal together, at most, of one act.
+const MANY: usize = 1_024;
 
 /// A reserved place for one lease: the debt, before there is anything to pay back.
 #[must_use]
@@ -78,6 +82,17 @@ pub enum ReserveError {
     /// A request with the same key against repetition is on its way.
     #[error("a request with this idempotency key is being answered")]
     KeyTaken,
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] AppendError),
+}
+
+/// Why a reservation did not become a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// An operator wants the credential dead.
+    #[error("an operator ended the leases of this credential")]
+    Withdrawn,
     /// The journal.
     #[error(transparent)]
     Journal(#[from] AppendError),
@@ -156,12 +171,13 @@ impl Leases {
         }
     }
 
-    /// Nobody else gets these credentials from now on, as far as several have them.
+    /// Nobody else gets these credentials from now on, as far as somebody has them: they are not joined, and no reservation of one becomes a
+    /// lease. Those that are live when this returns are all.
     pub fn withdraw(&self, credentials: &HashSet<LeaseId>) {
         self.table.withdraw(credentials);
     }
 
-    /// Whether an operator ended a lease of a credential that others have too: whoever is about to join is not to have it.
+    /// Whether an operator wants a credential dead that somebody has: whoever is about to join is not to have it.
     pub fn is_withdrawn(&self, credential: LeaseId) -> bool {
         self.table.is_withdrawn(credential)
     }
@@ -171,14 +187,16 @@ impl Leases {
         self.table.longest(credential)
     }
 
-    /// Makes the lease live. On an error it stays reserved, to be ended by the caller.
+    /// Makes the lease live, unless an operator wants its credential dead. On an error it is to be ended by the caller.
     ///
     /// Where something exists upstream it is on the disk when this returns. Where nothing does, it is in the file, which outlives the
     /// daemon however that ends, and on the disk within 10 ms: only a power cut comes in between, and no holder survives that.
-    pub async fn commit(&self, slot: Slot, reference: UpstreamRef) -> Result<Arc<Lease>, AppendError> {
+    pub async fn commit(&self, slot: Slot, reference: UpstreamRef) -> Result<Arc<Lease>, CommitError> {
         let joined = slot.joined.is_some();
         let lease = Arc::new(Lease { reference, state: State::Live, ..slot.lease });
-        self.put_live(&lease);
+        if !self.put_live(&lease) {
+            return Err(CommitError::Withdrawn);
+        }
         // A reservation on the disk may use the reserve to become a lease: refusing it would leave something upstream with less known.
         let (sync, room) = match slot.written {
             true => (Sync::Now, Room::Ending),
@@ -192,13 +210,14 @@ impl Leases {
         Ok(lease)
     }
 
-    /// Puts a live lease into the table, and wakes whoever waits for deadlines if this one is the next.
-    fn put_live(&self, lease: &Arc<Lease>) {
+    /// Puts a live lease into the table, unless its credential is withdrawn, and wakes whoever waits for deadlines if this one is the next.
+    fn put_live(&self, lease: &Arc<Lease>) -> bool {
         let next = self.table.next_deadline();
-        self.table.put(lease.clone());
-        if next.is_none_or(|next| lease.deadline < next) {
+        let put = self.table.put_live(lease.clone());
+        if put && next.is_none_or(|next| lease.deadline < next) {
             self.changed.notify_one();
         }
+        put
     }
 
     /// A lease that is not over.
@@ -312,6 +331,17 @@ impl Leases {
             Some(lease) => self.log.append(journal::now(&lease), Sync::Soon, Room::Ending).await,
             None => Ok(()),
         }
+    }
+
+    /// The same of several, before the source is told of any.
+    pub async fn note_endings(&self, endings: &[Ending]) -> Result<(), AppendError> {
+        let mut noted = Ok(());
+        for some in endings.chunks(MANY) {
+            for done in join_all(some.iter().map(|ending| self.note_ending(ending))).await {
+                noted = noted.and(done);
+            }
+        }
+        noted
     }
 
     /// The right to carry on an end that did not come through; `None` while somebody has it. It goes back by [`Leases::postpone`].

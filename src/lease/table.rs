@@ -105,9 +105,15 @@ impl Table {
         !taken
     }
 
-    /// Adds or replaces a lease.
-    pub(super) fn put(&self, lease: Arc<Lease>) {
-        self.lock().insert(lease);
+    /// Makes a reservation a lease, unless its credential is to be dead. Under the lock, so whoever withdraws it sees either all who have it or
+    /// keeps it from the others.
+    pub(super) fn put_live(&self, lease: Arc<Lease>) -> bool {
+        let mut inner = self.lock();
+        let withdrawn = inner.withdrawn.contains(&lease.credential());
+        if !withdrawn {
+            inner.insert(lease);
+        }
+        !withdrawn
     }
 
     /// Takes back a lease that never came to be.

@@ -267,13 +267,48 @@ async fn a_credential_that_an_operator_withdraws_is_joined_by_nobody() {
     let _ = leases.end(ending, EndResult::Shared, WallTime(1)).await;
     let ending = leases.begin_end(second, EndReason::Operator, WallTime(1)).unwrap();
     let _ = leases.end(ending, EndResult::Shared, WallTime(1)).await;
-    // Whoever was on the way comes live and is told.
-    let late = leases.commit(late, reference).await.unwrap().id;
+    // Whoever was on the way does not get it, and is the last: nothing of it is live, also after a crash.
+    let id = late.lease().id;
+    assert!(matches!(leases.commit(late, reference).await, Err(CommitError::Withdrawn)));
     assert!(leases.is_withdrawn(first) && join(106).is_none());
-    let ending = leases.begin_end(late, EndReason::Policy, WallTime(1)).unwrap();
-    assert_eq!(ending.others(), 0);
+    let (after, recovered) = open(&volume);
+    assert!(recovered.live.is_empty() && recovered.reserved.is_empty(), "{:?}", recovered.live);
+    after.stop();
+    let ending = leases.begin_end(id, EndReason::Unfinished, WallTime(1)).unwrap();
+    assert!(ending.others() == 0 && ending.was_reserved());
     let _ = leases.end(ending, EndResult::Revoked, WallTime(1)).await;
     assert!(!leases.is_withdrawn(first), "nothing is left to remember");
+    leases.stop();
+}
+
+/// Those who are live when a credential is withdrawn are all who ever have it; also of one that a single lease has yet, or none.
+#[tokio::test]
+async fn what_is_live_when_a_credential_is_withdrawn_is_all_there_is() {
+    let volume = SimulatedVolume::new(1 << 30, 0);
+    let (leases, _) = open(&volume);
+    let mut reference = UpstreamRef::default();
+    reference.0.insert("role", "r");
+    let (made, making) = (leases.reserve(lease(100), true).await.unwrap(), leases.reserve(lease(110), true).await.unwrap());
+    let first = leases.commit(made, reference.clone()).await.unwrap().id;
+    let late = leases.join(lease(101), first, BootTime(0)).unwrap().unwrap();
+    let other = LeaseId::from_parts(1, 1);
+    leases.withdraw(&HashSet::from([first, lease(110).id, other]));
+    assert!(leases.is_withdrawn(first) && leases.is_withdrawn(lease(110).id) && !leases.is_withdrawn(other));
+    assert!(leases.join(lease(102), first, BootTime(0)).unwrap().is_none());
+    for slot in [late, making] {
+        let id = slot.lease().id;
+        assert!(matches!(leases.commit(slot, reference.clone()).await, Err(CommitError::Withdrawn)));
+        let ending = leases.begin_end(id, EndReason::Unfinished, WallTime(1)).unwrap();
+        assert_eq!(ending.others(), usize::from(ending.lease().shares.is_some()));
+        let _ = leases.end(ending, EndResult::Shared, WallTime(1)).await;
+    }
+    let ending = leases.begin_end(first, Cause::operator(RequestId::from_parts(1, 1)), WallTime(1)).unwrap();
+    assert_eq!(ending.others(), 0);
+    leases.note_endings(&[ending]).await.unwrap();
+    let (after, recovered) = open(&volume);
+    assert!(recovered.live.is_empty() && recovered.reserved.is_empty());
+    assert_eq!(recovered.ending.iter().map(|lease| lease.id).collect::<Vec<_>>(), [first]);
+    after.stop();
     leases.stop();
 }
 

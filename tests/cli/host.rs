@@ -38,6 +38,13 @@ fn init_makes_everything_once_and_the_daemon_takes_it() {
     let config = etc.join("clavigerd.toml");
     let check = Command::new(env!("CARGO_BIN_EXE_clavigerd")).args(["--check", "--config", config.to_str().unwrap()]).output().unwrap();
     exits(&check, 0);
+    // An engine that could not be made.
+    let row = "[[engine]]\nkind = \"github-app\"\nname = \"gh\"\napp = \"1\"\ninstallation = 7\nkey_file = \"/nowhere/key\"\n";
+    let broken = etc.join("broken.toml");
+    std::fs::write(&broken, format!("{}{row}", std::fs::read_to_string(&config).unwrap())).unwrap();
+    let check = Command::new(env!("CARGO_BIN_EXE_clavigerd")).args(["--check", "--config", broken.to_str().unwrap()]).output().unwrap();
+    exits(&check, 78);
+    assert!(errors(&check).contains("engine gh: key_file: there is no /nowhere/key"), "{}", errors(&check));
     // A relative path is one from here, not from the root.
     let mut relative = Command::new(env!("CARGO_BIN_EXE_clavigerd"));
     exits(&relative.args(["--check", "--config", "clavigerd.toml"]).current_dir(&etc).output().unwrap(), 0);

@@ -61,6 +61,8 @@ pub struct Bench {
     pub limit: Duration,
     /// The longest life that the server is said to give.
     pub max_ttl: &'static str,
+    /// The id of the boot that the daemon is started in.
+    pub boot: &'static str,
 }
 
 impl Bench {
@@ -75,6 +77,7 @@ impl Bench {
             audience,
             limit: LIMIT,
             max_ttl: "1h",
+            boot: "this boot",
         }
     }
 
@@ -97,6 +100,7 @@ impl Bench {
             max_ttl: Ttl::parse(self.max_ttl).unwrap(),
             notes: self.notes(),
             timeout: self.limit,
+            boot: self.boot.into(),
         };
         let root = SealKey::from_bytes(&[5; 32]).unwrap();
         OAuth2Engine::new(config, &root, self.clock.clone(), Arc::new(SystemRandom::default())).unwrap()

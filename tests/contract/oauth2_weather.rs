@@ -8,10 +8,10 @@ use crate::{
 };
 use claviger::{
     engine::{
-        Engine, EngineError, Over,
+        Engine, EngineError, Issued, Over,
         oauth2::{Endpoints, OAuth2Engine},
     },
-    model::{EndResult, Finding, Proof, SecretDefinition},
+    model::{EndResult, Finding, LeaseId, Proof, SecretDefinition, WallTime},
     outbound::{Address, Client},
     sys::{Clock, ManualClock, SystemClock},
 };
@@ -343,4 +343,97 @@ async fn a_server_that_repeats_secrets_is_not_quoted() {
     site.server.set(Some(("/token", Weather::Reply(400, "", said))));
     let Err(EngineError::Setup(why)) = engine.issue(&Asked::new().order(&row)).await else { panic!() };
     assert!(why.contains("repeats a secret") && !why.contains("signs"), "{why}");
+}
+
+/// A clock that is set ahead while the server is away makes nobody forget a live token: within a boot the other clock must say so too, and
+/// after another one the wall clock is believed beyond a day only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_ahead_calls_no_live_token_dead() {
+    const MINUTE: u64 = 60_000_000;
+    let mut site = Site::new(LIMIT).await;
+    let ahead = |site: &Site, minutes: u64| site.clock.step_wall(site.clock.wall().0 + minutes * MINUTE);
+    let away = |site: &Site| site.server.set(Some(("/token", Weather::Status(503, ""))));
+    let boots = |site: &mut Site, boot: &'static str, minutes: u64| {
+        site.clock = Arc::new(ManualClock::new(0, site.clock.wall().0 + minutes * MINUTE));
+        (site.bench.clock, site.bench.boot) = (site.clock.clone(), boot);
+    };
+    // One that was answered, one that was not committed, and one of which nobody heard.
+    let issue = async |site: &Site| {
+        let (engine, row) = site.engine();
+        let all = [(); 3].map(|()| Asked { expires: site.clock.wall().plus(row.ttl.default), at: Some(site.clock.wall()), ..Asked::new() });
+        let held = engine.issue(&all[0].order(&row)).await.unwrap();
+        engine.issue(&all[1].order(&row)).await.unwrap();
+        site.server.set(Some(("/token", Weather::DoneAndClosed)));
+        assert!(engine.issue(&all[2].order(&row)).await.is_err());
+        away(site);
+        (all.map(|asked| asked.lease), held)
+    };
+    let over = async |site: &Site, leases: &[LeaseId; 3], held: &Issued| {
+        let (engine, _) = site.engine();
+        let ends =
+            [engine.end(leases[0], &held.reference).await, engine.settle(leases[1], None).await, engine.settle(leases[2], None).await];
+        let is_over = |end: &Result<Over, EngineError>| match end {
+            Ok(over) => *over == Over::lapsed(Proof::EXPIRED) || panic!("{over:?}"),
+            Err(EngineError::Unreachable(_)) => false,
+            Err(error) => panic!("{error:?}"),
+        };
+        ends.iter().filter(|end| is_over(end)).count()
+    };
+    // Set ahead by mistake, seen by the daemon that made them and by the one after it, and by both set back again.
+    let (leases, held) = issue(&site).await;
+    ahead(&site, 70);
+    assert_eq!((over(&site, &leases, &held).await, site.notes()), (0, 3));
+    let why = site.engine().0.settle(leases[2], None).await.unwrap_err().to_string();
+    let dead = site.clock.wall().0 + 65 * MINUTE;
+    assert!(why.contains(&format!("dead for certain at {}", WallTime(dead).rfc3339())), "{why}");
+    site.server.set(None);
+    assert_eq!(site.engine().0.end(leases[0], &held.reference).await.unwrap(), EndResult::Revoked);
+    assert_eq!(site.engine().0.settle(leases[1], None).await.unwrap(), EndResult::Revoked);
+    assert_eq!((site.alive(), site.notes()), (1, 1));
+    site.clock.advance(66 * MINUTE);
+    assert_eq!(site.engine().0.settle(leases[2], None).await.unwrap(), EndResult::Lapsed);
+    // Time that went by on both, and on the one that nobody sets where the other stands before the call.
+    let (leases, held) = issue(&site).await;
+    site.clock.advance(66 * MINUTE);
+    site.clock.step_wall(site.clock.wall().0 - 90 * MINUTE);
+    assert_eq!((over(&site, &leases, &held).await, site.notes()), (3, 0));
+    site.server.set(None);
+    // After another boot: an hour or twenty ahead is nothing, a day beyond its life is.
+    for minutes in [70, 20 * 60] {
+        let (leases, held) = issue(&site).await;
+        boots(&mut site, "another boot", minutes);
+        assert_eq!((over(&site, &leases, &held).await, site.notes()), (0, 3), "{minutes}");
+        ahead(&site, 26 * 60);
+        assert_eq!((over(&site, &leases, &held).await, site.notes()), (3, 0), "{minutes}");
+        boots(&mut site, "this boot", 0);
+        site.server.set(None);
+    }
+    // Nor is the clock needed by a daemon that runs for longer than the token may live; the same of notes that do not name a boot.
+    for named in [true, false] {
+        let (leases, held) = issue(&site).await;
+        for note in std::fs::read_dir(site.bench.notes()).unwrap().map(|entry| entry.unwrap().path()) {
+            let mut text: Value = serde_json::from_slice(&std::fs::read(&note).unwrap()).unwrap();
+            assert_eq!((&text["format"], &text["booted"]["id"]), (&json!(2), &json!(site.bench.boot)));
+            if !named {
+                text.as_object_mut().unwrap().remove("booted").unwrap();
+                text["format"] = json!(1);
+                std::fs::write(note, text.to_string()).unwrap();
+            }
+        }
+        if named {
+            boots(&mut site, "a third boot", 70);
+        } else {
+            ahead(&site, 70);
+        }
+        assert_eq!((over(&site, &leases, &held).await, site.notes()), (0, 3), "{named}");
+        let (engine, _) = site.engine();
+        site.clock.advance(66 * MINUTE);
+        site.clock.step_wall(0);
+        assert_eq!(engine.end(leases[0], &held.reference).await.unwrap(), Over::lapsed(Proof::EXPIRED), "{named}");
+        for lease in &leases[1..] {
+            assert_eq!(engine.settle(*lease, None).await.unwrap(), Over::lapsed(Proof::EXPIRED), "{named}");
+        }
+        boots(&mut site, "this boot", 30_000_000);
+        site.server.set(None);
+    }
 }

@@ -341,6 +341,30 @@ async fn a_newer_version_ends_the_copy_of_the_one_before() {
     assert_eq!(given(&scene.engine(), &first).await, known(0));
 }
 
+/// Metadata that is deleted takes the count of versions along: another value has the number of the one before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_was_deleted_and_made_anew_is_not_taken_for_the_one_before() {
+    let Some(mut scene) = Scene::new().await else { return };
+    let engine = scene.engine();
+    let offline = row(&engine, json!({"max_stale": "10h", "offline": true}));
+    issue(&engine, &offline).await.unwrap();
+    let before = fs::read(scene.copy().await).unwrap();
+    assert_eq!(scene.server.call(Method::Delete, "secret/metadata/app/db", Value::Null).await.0, 204);
+    scene.server.put("secret/data/app/db", json!({"data": {"user": "u", "password": "anew"}})).await;
+    let issued = issue(&engine, &offline).await.unwrap();
+    assert!(issued.value.expose() == b"anew" && issued.attributes.contains(&("version".into(), "1".into())));
+    // The copy of before is gone when the answer is here; the other one comes a moment later.
+    for _ in 0..400 {
+        if scene.copies().first().is_some_and(|copy| fs::read(copy).is_ok_and(|bytes| bytes != before)) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    scene.away();
+    assert_eq!(given(&engine, &offline).await, Some(("anew".to_owned(), Some(0))));
+    assert_eq!(given(&scene.engine(), &offline).await, Some(("anew".to_owned(), Some(0))));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_no_secret_lets_be_given_any_more_is_not_kept() {
     let Some(scene) = Scene::new().await else { return };

@@ -6,7 +6,7 @@ use super::{
     postgres::Postgres,
 };
 use serde_json::Value;
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, io::Write, os::unix::net::UnixStream, time::Duration};
 
 fn shared(cluster: &Postgres) -> Setup {
     let mut setup = setup(cluster);
@@ -164,6 +164,37 @@ async fn what_an_operator_wants_dead_is_kept_by_nobody_who_comes_meanwhile() {
     assert!(roles(&cluster).await.is_empty());
 }
 
+/// A credential that is being made when an operator ends the leases of its secret is nobody's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_being_made_while_an_operator_ends_it_is_given_to_nobody() {
+    if !is_root() {
+        return;
+    }
+    let Some(cluster) = Postgres::start().await else { return };
+    let mut setup = shared(&cluster);
+    // Of a busy machine nobody waits in vain.
+    setup.config = setup.config.replace("user = \"postgres\"\n", "user = \"postgres\"\ntimeout_seconds = 60\n");
+    let mut host = Host::start(setup);
+    // Whoever changes the rights of this table next waits for this.
+    let busy = cluster.superuser("app").await;
+    busy.batch_execute("BEGIN; GRANT SELECT ON app.orders TO pg_monitor").await.unwrap();
+    let commands: Vec<_> = (0..3).map(|_| host.actor(VICTIM, "orders", &["hold", ASK])).collect();
+    let starting: Vec<_> = commands.into_iter().map(|command| std::thread::spawn(|| Actor::of(command))).collect();
+    host.wait_until(Duration::from_secs(20), "one is being made", |host| host.live().len() == 1);
+    let made = host.live()[0]["id"].as_str().unwrap().to_owned();
+    let ended = host.operator("POST", "/v1/leases/end", r#"{"secret":"db/orders"}"#);
+    assert_eq!((&ended["ended"][0]["id"], &ended["ended"][0]["result"]), (&made.as_str().into(), &"retrying".into()), "{ended}");
+    busy.batch_execute("ROLLBACK").await.unwrap();
+    let actors: Vec<Actor> = starting.into_iter().map(|actor| actor.join().unwrap()).collect();
+    let refused: Vec<&Actor> = actors.iter().filter(|actor| actor.first["status"] != 201).collect();
+    let [refused] = &refused[..] else { panic!("{:?}", actors.iter().map(|actor| &actor.first).collect::<Vec<_>>()) };
+    assert_eq!(refused.first["body"]["error"]["code"], "lease_ended", "{}", refused.first);
+    assert_eq!(host.end_of(&made)["ended"]["result"], "revoked");
+    // The others came to it afterwards, and have another.
+    assert_eq!((host.live().len(), roles(&cluster).await.len()), (2, 1));
+    assert!(host.live().iter().all(|view| view["id"] != made.as_str() && view["shares"] != made.as_str()));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_renews_is_no_shorter_for_another() {
     if !is_root() {
@@ -226,4 +257,39 @@ async fn an_operator_ends_what_a_process_has_for_all_who_have_it() {
     assert_eq!(ended["ended"].as_array().map(Vec::len), Some(2), "{ended}");
     assert!(!works(&cluster, &one.first).await && roles(&cluster).await.is_empty());
     assert_eq!(host.end_of(&one.lease())["ended"]["reason"], "operator");
+}
+
+/// An operator's end of what several have comes to its end for all of them, wherever the daemon is killed meanwhile. Needs the build with
+/// failpoints, which `tests/mutations` lets stand in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operators_end_that_is_cut_short_is_carried_on_for_all_who_have_it() {
+    if std::env::var_os("CLAVIGER_TEST_DAEMON").is_none() || !is_root() {
+        return;
+    }
+    let Some(cluster) = Postgres::start().await else { return };
+    let mut host = Host::prepare(shared(&cluster));
+    let points = ["operator-noted", "before-end", "after-source-told", "end-recorded", "ended", "ended:2", "ended:3", "ended:5"];
+    for point in points {
+        let point = if point.contains(':') { point.to_owned() } else { format!("{point}:1") };
+        host.environment = vec![("CLAVIGER_FAILPOINT".into(), point.clone())];
+        host.launch();
+        let holders: Vec<Actor> = (0..6).map(|_| host.hold(VICTIM, "orders", &["hold", ASK])).collect();
+        assert!(holders.iter().all(|holder| user(&holder.first) == user(&holders[0].first)), "{point}");
+        let body = format!(r#"{{"id":"{}"}}"#, holders[3].lease());
+        let mut operator = UnixStream::connect(host.dir.join("operator.sock")).unwrap();
+        let head = format!("POST /v1/leases/end HTTP/1.1\r\nhost: claviger\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        operator.write_all(head.as_bytes()).unwrap();
+        host.wait_until(Duration::from_secs(20), &format!("{point} is reached"), |host| !host.is_running());
+        host.stop(true);
+        host.environment.clear();
+        host.launch();
+        // All who have it live on, and nobody who asks gets it.
+        host.wait_until(Duration::from_secs(20), &format!("{point}: all leases end"), |host| host.live().is_empty());
+        assert!(!works(&cluster, &holders[0].first).await && roles(&cluster).await.is_empty(), "{point}");
+        for holder in &holders {
+            assert_eq!(host.end_of(&holder.lease())["ended"]["reason"], "operator", "{point}");
+        }
+        host.stop(false);
+    }
+    super::crash::verify(&host);
 }

@@ -3,7 +3,8 @@
 use super::{
     super::{Again, Attribute, EngineError, Issued, Order, Over, UpstreamRef},
     BearerEngine, Given, NoteError, TokenSource,
-    notes::{Note, context},
+    clocks::Moment,
+    notes::{Note, context, later},
 };
 use crate::model::{EndResult, LeaseId, Proof, SecretBytes, WallTime};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -14,17 +15,16 @@ use std::time::Duration;
 const TOKEN_MAX: usize = 16 << 10;
 /// A life that differs by so many seconds from what was wanted is the same: clocks and calls take their time.
 const ALIKE: u64 = 10;
-/// How long a source may go on with a call that we gave up, and how far a token's end may be from what was said, in seconds.
-const SLACK: u64 = 300;
-/// A note is dropped unread so many seconds after what it speaks of is over: a clock that is far ahead at a start loses none that matters.
-const FORGOTTEN: u64 = 7 * 86_400;
+/// How long a source may go on with a call that we gave up, and how far a token's end may be from what was said.
+const SLACK: Duration = Duration::from_secs(300);
+/// A note is dropped unread so long after what it speaks of is over: a clock that is far ahead at a start loses none that matters.
+const FORGOTTEN: Duration = Duration::from_secs(7 * 86_400);
 
 impl<S: TokenSource> BearerEngine<S> {
     pub(super) async fn make(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
         let noted = self.source.revokes() && !crate::mutation!("bearer-noted");
         if noted {
-            let now = self.clock.wall();
-            self.notes.begin(order.lease, now, self.over_at_last(now)).map_err(on_disk)?;
+            self.notes.begin(order.lease, self.clocks.now(), self.over_at_last()).map_err(on_disk)?;
         }
         crate::failpoint!("bearer-noted");
         let given = match self.source.ask(order).await {
@@ -37,12 +37,13 @@ impl<S: TokenSource> BearerEngine<S> {
                 return Err(not.error);
             }
         };
-        let now = self.clock.wall();
-        let dies = given.seconds.map(|seconds| later(now, seconds));
+        let now = self.clocks.now();
+        let life = given.seconds.map(Duration::from_secs);
+        let dies = life.map(|life| later(now.wall, life));
         let tokens: Vec<&SecretBytes> = std::iter::once(&given.value).chain(&given.companion).collect();
         // Longer than a note can hold is longer than a token may be.
         let fits = tokens.iter().all(|token| token.len() <= TOKEN_MAX);
-        let written = if noted && fits { self.notes.made(order.lease, &tokens, dies, now) } else { Ok(()) };
+        let written = if noted && fits { self.notes.made(order.lease, &tokens, life, now) } else { Ok(()) };
         crate::failpoint!("bearer-made");
         let wrong = match (written, fits) {
             (Err(error), _) => Some(on_disk(error)),
@@ -133,7 +134,7 @@ impl<S: TokenSource> BearerEngine<S> {
         if self.is_revocable(reference) && !matches!(self.notes.find(order.lease).map_err(on_disk)?, Some(Note::Made { .. })) {
             return Err(gone());
         }
-        if later(dies, ALIKE) < order.expires {
+        if later(dies, Duration::from_secs(ALIKE)) < order.expires {
             return Err(EngineError::Refused(format!("the token dies at {} and cannot be prolonged: ask for a new lease", dies.rfc3339())));
         }
         Ok(())
@@ -150,34 +151,39 @@ impl<S: TokenSource> BearerEngine<S> {
             return Ok(Over::LAPSED);
         }
         // The note goes when the source has taken the token back: without one this is a repetition, of a token that was known.
-        let age = match self.notes.find(lease).map_err(on_disk)? {
-            Some(Note::Made { made, .. }) => self.age(made),
-            _ => Duration::MAX,
+        let note = match self.notes.find(lease).map_err(on_disk)? {
+            Some(Note::Made { made, life, .. }) => Some((made, life)),
+            _ => None,
         };
+        let age = note.as_ref().map_or(Duration::MAX, |(made, _)| self.clocks.since(made));
         let done = self.source.revoke(&token, age).await;
-        self.ended(lease, done, dies(reference))
+        self.ended(lease, done, || match &note {
+            Some((made, life)) => self.is_over(made, *life),
+            None => dies(reference).is_some_and(|dies| self.clocks.is_over(dies, SLACK)),
+        })
     }
 
     /// Ends what a call left of which nothing but its note is known.
     pub(super) async fn settle_note(&self, lease: LeaseId) -> Result<Over, EngineError> {
         match self.notes.find(lease).map_err(on_disk)? {
             None => Ok(Over::lapsed(Proof::NEVER)),
-            Some(Note::Made { tokens, made, dies }) => {
+            Some(Note::Made { tokens, made, life }) => {
                 // Without a token there is nothing that could live.
                 let mut done = Ok(Proof::NEVER);
                 for token in &tokens {
-                    done = done.and(self.source.revoke(token, self.age(made)).await);
+                    done = done.and(self.source.revoke(token, self.clocks.since(&made)).await);
                 }
-                self.ended(lease, done, dies)
+                self.ended(lease, done, || self.is_over(&made, life))
             }
             Some(Note::Called { at, over }) => {
                 // As long as a token could live when it was called: what is configured by now is about others.
-                let over = over.unwrap_or_else(|| self.over_at_last(at));
-                if self.clock.wall() < over {
+                let over = over.unwrap_or_else(|| self.over_at_last());
+                let left = over.saturating_sub(self.clocks.since(&at));
+                if !left.is_zero() {
                     return Err(EngineError::Unreachable(format!(
                         "the call of {} was not heard; what it may have made nobody knows and nobody can name: dead for certain at {}",
-                        at.rfc3339(),
-                        over.rfc3339()
+                        at.wall.rfc3339(),
+                        later(self.clocks.now().wall, left).rfc3339()
                     )));
                 }
                 self.notes.remove(lease).map_err(on_disk)?;
@@ -187,14 +193,19 @@ impl<S: TokenSource> BearerEngine<S> {
     }
 
     /// What the source's word about an end is worth. Where it cannot be had, a token that is past its own end is over all the same.
-    fn ended(&self, lease: LeaseId, done: Result<Proof, EngineError>, dies: Option<WallTime>) -> Result<Over, EngineError> {
+    fn ended(&self, lease: LeaseId, done: Result<Proof, EngineError>, is_over: impl FnOnce() -> bool) -> Result<Over, EngineError> {
         let over = match done {
             Ok(proof) => Over::revoked(proof),
-            Err(_) if dies.is_some_and(|dies| later(dies, SLACK) < self.clock.wall()) => Over::lapsed(Proof::EXPIRED),
+            Err(_) if is_over() => Over::lapsed(Proof::EXPIRED),
             Err(error) => return Err(error),
         };
         self.notes.remove(lease).map_err(on_disk)?;
         Ok(over)
+    }
+
+    /// Whether a token is past its own end for certain.
+    fn is_over(&self, made: &Moment, life: Option<Duration>) -> bool {
+        life.is_some_and(|life| self.clocks.since(made) > life.saturating_add(SLACK))
     }
 
     /// The leases that may have a token; those of which that is not known come last, as they can only be waited for.
@@ -213,11 +224,11 @@ impl<S: TokenSource> BearerEngine<S> {
 
     /// Drops notes of tokens that are dead by their own expiry: nobody asks about them any more.
     pub(super) fn forget_what_is_over(&self) -> Result<(), NoteError> {
-        let now = self.clock.wall();
+        let is_forgotten = |at: &Moment, life: Duration| self.clocks.since(at) > life.saturating_add(FORGOTTEN);
         for lease in self.notes.leases()? {
             let over = match self.notes.find(lease) {
-                Ok(Some(Note::Made { dies, .. })) => dies.is_some_and(|dies| later(dies, FORGOTTEN) < now),
-                Ok(Some(Note::Called { at, over })) => later(over.unwrap_or_else(|| self.over_at_last(at)), FORGOTTEN) < now,
+                Ok(Some(Note::Made { made, life, .. })) => life.is_some_and(|life| is_forgotten(&made, life)),
+                Ok(Some(Note::Called { at, over })) => is_forgotten(&at, over.unwrap_or_else(|| self.over_at_last())),
                 Ok(None) => false,
                 Err(error) => {
                     tracing::warn!(engine = %self.name, folder = %self.notes.folder().display(), %error, "a note of a token cannot be read");
@@ -231,24 +242,15 @@ impl<S: TokenSource> BearerEngine<S> {
         Ok(())
     }
 
-    /// How long ago that was; nothing where this host's clock says that it is still to come.
-    fn age(&self, made: WallTime) -> Duration {
-        Duration::from_micros(self.clock.wall().0.saturating_sub(made.0))
-    }
-
-    /// When the longest token of a call is over.
-    fn over_at_last(&self, called: WallTime) -> WallTime {
-        later(called.plus(self.source.longest()), SLACK)
+    /// After which time the longest token of a call is over.
+    fn over_at_last(&self) -> Duration {
+        Duration::from_secs(self.source.longest().as_secs().into()).saturating_add(SLACK)
     }
 
     /// Whether the token could be taken back when it was issued.
     fn is_revocable(&self, reference: &UpstreamRef) -> bool {
         reference.0.get("ends").is_none()
     }
-}
-
-fn later(at: WallTime, seconds: u64) -> WallTime {
-    WallTime(at.0.saturating_add(seconds.saturating_mul(1_000_000)))
 }
 
 /// When a token dies by itself.

@@ -4,6 +4,7 @@
 //! to its source. A token whose source cannot take it back is not noted: it lasts as long as its lease and dies by itself.
 
 mod answer;
+mod clocks;
 mod life;
 mod narrow;
 mod notes;
@@ -19,6 +20,7 @@ use crate::{
     sys::Clock,
 };
 use async_trait::async_trait;
+use clocks::Clocks;
 use notes::Notes;
 use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
@@ -85,6 +87,8 @@ pub struct BearerConfig {
     pub notes: PathBuf,
     /// The longest any call of the engine takes, all waits included.
     pub timeout: Duration,
+    /// The id of this boot: a clock that counts from its beginning stands beside the wall clock in each note.
+    pub boot: Arc<str>,
 }
 
 /// The engine over one source.
@@ -94,7 +98,7 @@ pub struct BearerEngine<S> {
     source: S,
     notes: Notes,
     key: SealKey,
-    clock: Arc<dyn Clock>,
+    clocks: Clocks,
     random: Arc<dyn Random>,
 }
 
@@ -108,11 +112,11 @@ impl<S: TokenSource> BearerEngine<S> {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Result<Self, NoteError> {
-        let BearerConfig { name, notes, timeout } = config;
+        let BearerConfig { name, notes, timeout, boot } = config;
         let key = |what: &str| root.derive(&format!("{} {what}:{name}", source.kind()));
         let notes = Notes::open(notes, key("note"), random.clone())?;
         let key = key("token");
-        let engine = Self { name, timeout, source, notes, key, clock, random };
+        let engine = Self { name, timeout, source, notes, key, clocks: Clocks::new(clock, boot), random };
         engine.forget_what_is_over()?;
         Ok(engine)
     }

@@ -3,6 +3,7 @@
 //! Whoever settles a lease reads the note: without one there was no call; with a token that is what to revoke. What is left is a call whose
 //! answer nobody heard (ADR 12).
 
+use super::clocks::{Booted, Moment};
 use crate::{
     digest::{Random, SealKey},
     model::{LeaseId, SecretBytes, WallTime},
@@ -13,28 +14,29 @@ use serde::{Deserialize, Serialize};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 /// Bytes of the largest note: two of the longest tokens, sealed and in base64.
 const NOTE_MAX: usize = 64 << 10;
-/// The format of what is written here.
-const FORMAT: u32 = 1;
+/// The format of what is written here; the one before, which said nothing of the boot, is read.
+const FORMAT: u32 = 2;
 
 /// What is known of a lease's call.
 pub(super) enum Note {
     /// It was about to be made; whether there is a token is not known.
     Called {
-        at: WallTime,
-        /// When the longest token of it is dead for certain, by the longest life that there was then.
-        over: Option<WallTime>,
+        at: Moment,
+        /// After which time the longest token of it is dead for certain, by the longest life that there was then.
+        over: Option<Duration>,
     },
     /// It gave this; the second is what came beside it and must end too.
     Made {
         tokens: Vec<SecretBytes>,
         /// When they came.
-        made: WallTime,
-        /// When they are over by themselves, if the source said so.
-        dies: Option<WallTime>,
+        made: Moment,
+        /// After which time they are over by themselves, if the source said so.
+        life: Option<Duration>,
     },
 }
 
@@ -43,6 +45,9 @@ pub(super) enum Note {
 struct Written {
     format: u32,
     called: WallTime,
+    /// The same on the other clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    booted: Option<Booted>,
     /// Of a call: when it is over at the latest. Versions before this wrote none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     over: Option<WallTime>,
@@ -77,15 +82,17 @@ impl Notes {
         Ok(Self { folder, key, random })
     }
 
-    /// A call is about to be made, of which nothing lives after `over`; that is on disk when this returns.
-    pub(super) fn begin(&self, lease: LeaseId, now: WallTime, over: WallTime) -> Result<(), NoteError> {
-        self.write(lease, &Written { format: FORMAT, called: now, over: Some(over), dies: None, sealed: Vec::new() })
+    /// A call is about to be made, of which nothing lives so long after; that is on disk when this returns.
+    pub(super) fn begin(&self, lease: LeaseId, now: Moment, over: Duration) -> Result<(), NoteError> {
+        let Moment { wall, booted } = now;
+        self.write(lease, &Written { format: FORMAT, called: wall, booted, over: Some(later(wall, over)), dies: None, sealed: Vec::new() })
     }
 
     /// The call gave these.
-    pub(super) fn made(&self, lease: LeaseId, tokens: &[&SecretBytes], dies: Option<WallTime>, now: WallTime) -> Result<(), NoteError> {
+    pub(super) fn made(&self, lease: LeaseId, tokens: &[&SecretBytes], life: Option<Duration>, now: Moment) -> Result<(), NoteError> {
         let seal = |token: &&SecretBytes| STANDARD.encode(self.key.seal(&context(lease), token.expose(), &*self.random));
-        self.write(lease, &Written { format: FORMAT, called: now, over: None, dies, sealed: tokens.iter().map(seal).collect() })
+        let (Moment { wall, booted }, sealed) = (now, tokens.iter().map(seal).collect());
+        self.write(lease, &Written { format: FORMAT, called: wall, booted, over: None, dies: life.map(|life| later(wall, life)), sealed })
     }
 
     /// Nothing of the lease exists any more, or nothing ever did. A note that comes back after a power cut ends once more.
@@ -107,7 +114,7 @@ impl Notes {
         };
         let unreadable = || NoteError::Unreadable(path.clone());
         let written: Written = serde_json::from_slice(text.expose()).map_err(|_| unreadable())?;
-        if written.format != FORMAT {
+        if !(1..=FORMAT).contains(&written.format) {
             return Err(unreadable());
         }
         let open = |sealed: &String| {
@@ -115,10 +122,11 @@ impl Notes {
             self.key.open(&context(lease), &sealed).map_err(|_| unreadable())
         };
         let tokens = written.sealed.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        let Written { called, over, dies, .. } = written;
+        let Written { called, booted, over, dies, .. } = written;
+        let (at, after) = (Moment { wall: called, booted }, |end: WallTime| Duration::from_micros(end.0.saturating_sub(called.0)));
         Ok(Some(match tokens.is_empty() {
-            true => Note::Called { at: called, over },
-            false => Note::Made { tokens, made: called, dies },
+            true => Note::Called { at, over: over.map(after) },
+            false => Note::Made { tokens, made: at, life: dies.map(after) },
         }))
     }
 
@@ -145,6 +153,11 @@ impl Notes {
     }
 }
 
+/// That instant and so long after it.
+pub(super) fn later(at: WallTime, by: Duration) -> WallTime {
+    WallTime(at.0.saturating_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX)))
+}
+
 /// Binds a sealed token to its lease.
 pub(super) fn context(lease: LeaseId) -> Vec<u8> {
     [&b"bearer token\0"[..], &lease.to_bytes()].concat()
@@ -153,7 +166,7 @@ pub(super) fn context(lease: LeaseId) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::SeededRandom;
+    use crate::{digest::SeededRandom, model::BootTime};
 
     #[test]
     fn a_note_says_what_is_known_and_belongs_to_its_lease() {
@@ -162,11 +175,14 @@ mod tests {
         let open = |key: u8| Notes::open(folder.clone(), SealKey::from_bytes(&[key; 32]).unwrap(), Arc::new(SeededRandom::new(1))).unwrap();
         let (notes, lease, other) = (open(1), LeaseId::from_parts(1, 1), LeaseId::from_parts(1, 2));
         assert!(notes.find(lease).unwrap().is_none());
-        notes.begin(lease, WallTime(7), WallTime(70)).unwrap();
-        assert!(matches!(notes.find(lease).unwrap(), Some(Note::Called { at: WallTime(7), over: Some(WallTime(70)) })));
+        let moment = |wall| Moment { wall: WallTime(wall), booted: Some(Booted { id: "boot".into(), at: BootTime(3) }) };
+        notes.begin(lease, moment(7), Duration::from_micros(63)).unwrap();
+        let Some(Note::Called { at, over }) = notes.find(lease).unwrap() else { panic!() };
+        assert_eq!((at, over), (moment(7), Some(Duration::from_micros(63))));
         let token = SecretBytes::new(b"canary-token".to_vec());
-        notes.made(lease, &[&token], Some(WallTime(9)), WallTime(8)).unwrap();
-        let Some(Note::Made { tokens, made: WallTime(8), dies: Some(WallTime(9)) }) = notes.find(lease).unwrap() else { panic!() };
+        notes.made(lease, &[&token], Some(Duration::from_micros(1)), moment(8)).unwrap();
+        let Some(Note::Made { tokens, made, life }) = notes.find(lease).unwrap() else { panic!() };
+        assert_eq!((made, life), (moment(8), Some(Duration::from_micros(1))));
         assert_eq!(tokens[0].expose(), b"canary-token");
         let text = std::fs::read_to_string(notes.path(lease)).unwrap();
         assert!(!text.contains("canary") && !text.contains(&STANDARD.encode("canary-token")), "{text}");
@@ -178,5 +194,28 @@ mod tests {
         notes.remove(lease).unwrap();
         notes.remove(lease).unwrap();
         assert_eq!(notes.leases().unwrap(), [other]);
+    }
+
+    #[test]
+    fn a_note_of_the_format_before_is_read_and_a_later_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap().join("notes");
+        let key = SealKey::from_bytes(&[1; 32]).unwrap();
+        let sealed = STANDARD.encode(key.seal(&context(LeaseId::from_parts(1, 1)), b"token", &SeededRandom::new(1)));
+        let (notes, lease) = (Notes::open(folder, key, Arc::new(SeededRandom::new(2))).unwrap(), LeaseId::from_parts(1, 1));
+        let write = |text: &str| sys::write_atomic(&notes.path(lease), text.as_bytes(), 0o600).unwrap();
+        let wall = Moment { wall: WallTime(7), booted: None };
+        // As they were written: of a call, of one before its end was noted, of a token.
+        write(r#"{"format":1,"called":7,"over":70}"#);
+        assert!(matches!(notes.find(lease).unwrap(), Some(Note::Called { at, over: Some(over) }) if at == wall && over.as_micros() == 63));
+        write(r#"{"format":1,"called":7}"#);
+        assert!(matches!(notes.find(lease).unwrap(), Some(Note::Called { at, over: None }) if at == wall));
+        write(&format!(r#"{{"format":1,"called":7,"dies":9,"sealed":["{sealed}"]}}"#));
+        let Some(Note::Made { tokens, made, life }) = notes.find(lease).unwrap() else { panic!() };
+        assert_eq!((tokens[0].expose(), made, life), (&b"token"[..], wall, Some(Duration::from_micros(2))));
+        for other in [r#"{"format":3,"called":7}"#, r#"{"format":0,"called":7}"#] {
+            write(other);
+            assert!(matches!(notes.find(lease), Err(NoteError::Unreadable(_))), "{other}");
+        }
     }
 }

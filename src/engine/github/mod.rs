@@ -51,6 +51,8 @@ pub struct GitHubConfig {
     pub notes: PathBuf,
     /// The longest any call of the engine takes, all waits included.
     pub timeout: Duration,
+    /// The id of this boot.
+    pub boot: Arc<str>,
 }
 
 /// The engine of one installation.
@@ -59,9 +61,9 @@ pub type GitHubEngine = BearerEngine<Installation>;
 impl GitHubEngine {
     /// An engine that calls when it is first asked. `root` must outlive the leases ([`super::local::LocalStore::own_key`]).
     pub fn new(config: GitHubConfig, root: &SealKey, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self, NoteError> {
-        let GitHubConfig { name, client, base, app, installation, key, notes, timeout } = config;
+        let GitHubConfig { name, client, base, app, installation, key, notes, timeout, boot } = config;
         let installation = Installation { client, base, app, installation, key, clock: clock.clone() };
-        Self::open(BearerConfig { name, notes, timeout }, installation, root, clock, random)
+        Self::open(BearerConfig { name, notes, timeout, boot }, installation, root, clock, random)
     }
 }
 

@@ -83,6 +83,8 @@ pub struct OAuth2Config {
     pub notes: PathBuf,
     /// The longest any call of the engine takes, all waits included.
     pub timeout: Duration,
+    /// The id of this boot.
+    pub boot: Arc<str>,
 }
 
 /// The engine of one client at one server.
@@ -91,10 +93,10 @@ pub type OAuth2Engine = BearerEngine<AuthorizationServer>;
 impl OAuth2Engine {
     /// An engine that calls when it is first asked. `root` must outlive the leases ([`super::local::LocalStore::own_key`]).
     pub fn new(config: OAuth2Config, root: &SealKey, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self, NoteError> {
-        let OAuth2Config { name, client, endpoints, client_id, authentication, subject, max_ttl, notes, timeout } = config;
+        let OAuth2Config { name, client, endpoints, client_id, authentication, subject, max_ttl, notes, timeout, boot } = config;
         let api = Api { client, client_id, authentication, random: random.clone() };
         let server = AuthorizationServer { api, endpoints, subject, max_ttl };
-        Self::open(BearerConfig { name, notes, timeout }, server, root, clock, random)
+        Self::open(BearerConfig { name, notes, timeout, boot }, server, root, clock, random)
     }
 }
 

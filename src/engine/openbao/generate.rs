@@ -70,7 +70,7 @@ impl KvStore {
             return Err(EngineError::Setup("generate: needs field, the member that is made".into()));
         };
         let (before, mut members) = match self.fetch(path, None).await {
-            Ok(version) => (version.number, version.members()),
+            Ok(version) => (version.which.number, version.members()),
             Err(EngineError::NoValue) => (0, Map::new()),
             Err(error) => return Err(error),
         };

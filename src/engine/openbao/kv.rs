@@ -3,7 +3,7 @@
 use super::{
     super::EngineError,
     api::{Fault, encoded},
-    offline::{Now, Offline, Place},
+    offline::{Now, Offline, Place, Which},
     session::{Session, Token},
     settings::KvPath,
 };
@@ -48,8 +48,7 @@ impl Said {
 
 /// One version's members, as JSON.
 pub(super) struct Version {
-    pub(super) number: u64,
-    pub(super) made: WallTime,
+    pub(super) which: Which,
     pub(super) said: Said,
     /// What [`KvStore::forgotten`] was when it was asked for.
     pub(super) forgotten: u64,
@@ -101,7 +100,7 @@ impl From<Failure> for EngineError {
 #[derive(Default)]
 pub(super) struct Known {
     /// The newest version, and when it was said to be that.
-    pub(super) newest: Option<(u64, Said)>,
+    pub(super) newest: Option<(Which, Said)>,
     /// How often what was known had to be forgotten: an answer to a question from before is given and not kept.
     pub(super) forgotten: u64,
 }
@@ -182,7 +181,7 @@ impl KvStore {
 
     /// The newest version that was seen at a path.
     pub(super) fn latest(&self, path: &KvPath) -> Option<u64> {
-        self.known().get(path)?.newest.map(|(number, _)| number)
+        self.known().get(path)?.newest.map(|(which, _)| which.number)
     }
 
     /// Held for a few lines that cannot leave the table half changed.
@@ -204,8 +203,8 @@ impl KvStore {
         // From when it was asked on: an answer that was long on its way is as old as the question.
         let said = Said { at: self.now(), age: 0 };
         let forgotten = self.forgotten(&self.known(), path);
-        let which = version.map_or_else(String::new, |version| format!("?version={version}"));
-        let url = &format!("{}{which}", self.url(path));
+        let query = version.map_or_else(String::new, |version| format!("?version={version}"));
+        let url = &format!("{}{query}", self.url(path));
         let doing = format!("reading {}/{}", path.mount, path.path);
         let session = &self.session;
         let read = session.with_token(&doing, async move |us: Arc<Token>| session.api.get(us.expose(), url).await);
@@ -245,16 +244,25 @@ impl KvStore {
         if text.len() > VALUE_MAX {
             return Err(EngineError::Setup(format!("{doing}: has {} bytes; {VALUE_MAX} are the most", text.len())));
         }
-        let fetched = Arc::new(Version { number, made, said, forgotten, members: VaultBytes::of(&text) });
+        let which = Which { number, made };
+        let fetched = Arc::new(Version { which, said, forgotten, members: VaultBytes::of(&text) });
         if version.is_none() {
-            self.outdated(path, number).await;
+            self.outdated(path, which, said).await;
         }
-        let mut known = self.known();
+        let (mut known, now) = (self.known(), self.now());
         if self.forgotten(&known, path) == forgotten {
+            // An answer that was long on its way says nothing about what was asked later.
+            let is_later = |known: Said| known.age(now) < said.age(now);
             if version.is_none() {
-                known.entry(path.clone()).or_default().newest = Some((number, said));
+                let newest = &mut known.entry(path.clone()).or_default().newest;
+                if !newest.is_some_and(|(_, known)| is_later(known)) {
+                    *newest = Some((which, said));
+                }
             }
-            self.kept.insert((path.clone(), number), fetched.clone());
+            let place = (path.clone(), number);
+            if !self.kept.get(&place).is_some_and(|kept| is_later(kept.said)) {
+                self.kept.insert(place, fetched.clone());
+            }
         }
         Ok(fetched)
     }

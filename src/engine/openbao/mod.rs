@@ -211,7 +211,7 @@ fn of_kv(row: &Kv, version: &Version) -> Result<Issued, EngineError> {
     let mut reference = UpstreamRef::default();
     reference.0.insert("mount", row.path.mount.as_str());
     reference.0.insert("path", row.path.path.as_str());
-    reference.0.insert("version", version.number);
+    reference.0.insert("version", version.which.number);
     if let Some(field) = &row.pick.field {
         reference.0.insert("field", field.as_str());
     }
@@ -224,8 +224,8 @@ fn of_kv(row: &Kv, version: &Version) -> Result<Issued, EngineError> {
 
 fn of_version(version: &Version, path: &KvPath, pick: &Pick) -> Result<Again, EngineError> {
     let (value, mut attributes) = picked(&version.members(), pick)
-        .map_err(|what| EngineError::Setup(format!("{}/{} version {}: {what}", path.mount, path.path, version.number)))?;
-    attributes.push(("version".into(), version.number.to_string()));
+        .map_err(|what| EngineError::Setup(format!("{}/{} version {}: {what}", path.mount, path.path, version.which.number)))?;
+    attributes.push(("version".into(), version.which.number.to_string()));
     Ok(Again { value, attributes })
 }
 
@@ -301,7 +301,7 @@ impl Engine for OpenBaoEngine {
         let found = self.within(self.timeout, async {
             let version = self.kv.shared(&row.path, row.version).await?;
             self.kv.keep(&row, &version);
-            of_version(&version, &row.path, &row.pick).map(|_| Made { number: version.number, made: version.made })
+            of_version(&version, &row.path, &row.pick).map(|_| Made { number: version.which.number, made: version.which.made })
         });
         match found.await {
             Err(EngineError::NoValue) => Ok(None),
@@ -315,7 +315,7 @@ impl Engine for OpenBaoEngine {
                 // Three calls at most.
                 let replaced = self.within(self.timeout * 3, self.kv.replace(&row, &*self.random)).await?;
                 self.kv.keep(&row, &replaced);
-                Ok(Made { number: replaced.number, made: replaced.made })
+                Ok(Made { number: replaced.which.number, made: replaced.which.made })
             }
             Settings::Kv(_) => {
                 let how =

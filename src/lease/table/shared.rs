@@ -32,15 +32,11 @@ impl Table {
 
     pub(in crate::lease) fn withdraw(&self, credentials: &HashSet<LeaseId>) {
         let inner = &mut *self.lock();
-        // Of several, or of one that is being made: what only one has that lives ends with its lease.
-        let reserved = |credential: LeaseId| inner.users(credential).any(|lease| lease.state == State::Reserved);
-        let meant = |credential: &LeaseId| inner.by_credential.contains_key(credential) || reserved(*credential);
-        let used: Vec<LeaseId> =
-            credentials.iter().copied().filter(meant).filter(|credential| inner.users(*credential).next().is_some()).collect();
+        let used: Vec<LeaseId> = credentials.iter().copied().filter(|credential| inner.users(*credential).next().is_some()).collect();
         inner.withdrawn.extend(used);
     }
 
-    /// Whether an operator ended a lease of a credential that others have too.
+    /// Whether an operator wants a credential dead that somebody has.
     pub(in crate::lease) fn is_withdrawn(&self, credential: LeaseId) -> bool {
         self.lock().withdrawn.contains(&credential)
     }
