@@ -66,7 +66,7 @@ pub fn by_configuration(config: &Config) -> impl Fn(&SecretDefinition) -> Result
             Some(EngineConfig::OpenBao(_)) => openbao::ends_by(row),
             Some(EngineConfig::OAuth2(oauth2)) if oauth2.revocation_endpoint.is_none() => Ok(EndsBy::ShortLife),
             Some(EngineConfig::OAuth2(_)) => Ok(EndsBy::Upstream),
-            Some(EngineConfig::Command(_)) => command::ends_by(row),
+            Some(EngineConfig::Command(program)) => command::ends_by(row, program.probes),
             None => Err(format!("engine {} is not configured", row.engine)),
         };
         lasting(row, ends_by?)

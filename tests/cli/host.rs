@@ -45,6 +45,18 @@ fn init_makes_everything_once_and_the_daemon_takes_it() {
     let check = Command::new(env!("CARGO_BIN_EXE_clavigerd")).args(["--check", "--config", broken.to_str().unwrap()]).output().unwrap();
     exits(&check, 78);
     assert!(errors(&check).contains("engine gh: key_file: there is no /nowhere/key"), "{}", errors(&check));
+    // What a definition needs of its engine.
+    let lasting = "[[secret]]\nname = \"site/login\"\nengine = \"users\"\nowner = \"a\"\nsensitivity = \"internal\"\nenvironment = \"a\"\n\
+        purposes = [\"a\"]\noperation = \"read\"\nttl = { max = \"1h\" }\ndescription = \"a\"\nsettings = { ends = \"none\" }\n";
+    std::fs::write(etc.join("secrets.d/lasting.toml"), lasting).unwrap();
+    for (probes, code) in [(true, 0), (false, 78)] {
+        let row = format!("[[engine]]\nkind = \"command\"\nname = \"users\"\nprobes = {probes}\n");
+        std::fs::write(&broken, format!("{}{row}", std::fs::read_to_string(&config).unwrap())).unwrap();
+        let check = Command::new(env!("CARGO_BIN_EXE_clavigerd")).args(["--check", "--config", broken.to_str().unwrap()]).output().unwrap();
+        exits(&check, code);
+        assert_eq!(errors(&check).contains("needs probes = true of the engine"), !probes, "{}", errors(&check));
+    }
+    std::fs::remove_file(etc.join("secrets.d/lasting.toml")).unwrap();
     // A relative path is one from here, not from the root.
     let mut relative = Command::new(env!("CARGO_BIN_EXE_clavigerd"));
     exits(&relative.args(["--check", "--config", "clavigerd.toml"]).current_dir(&etc).output().unwrap(), 0);

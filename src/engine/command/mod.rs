@@ -40,9 +40,13 @@ pub const LINGERS: Duration = Duration::from_secs(10);
 /// The longest value that is sealed into a lease's row, in bytes.
 const VALUE_MAX: usize = 16 << 10;
 
-/// How a definition's credentials end, or what is wrong with its settings. Needs no program.
-pub fn ends_by(secret: &SecretDefinition) -> Result<EndsBy, String> {
-    Settings::parse(secret).map(|settings| settings.ends_by())
+/// How a definition's credentials end, or what is wrong with its settings, where the program probes or does not. Needs no program.
+pub fn ends_by(secret: &SecretDefinition, probes: bool) -> Result<EndsBy, String> {
+    let ends_by = Settings::parse(secret)?.ends_by();
+    if ends_by == EndsBy::None && !probes {
+        return Err(format!("{}: ends = \"none\" needs probes = true of the engine: no value is given that was not tried", secret.name));
+    }
+    Ok(ends_by)
 }
 
 /// Reads bytes as the answer to every call there is, for fuzzing: what is said about each.
@@ -309,7 +313,7 @@ impl Engine for CommandEngine {
 
     fn ends_by(&self, secret: &SecretDefinition) -> EndsBy {
         // What cannot be parsed is not asked about.
-        ends_by(secret).unwrap_or(EndsBy::None)
+        ends_by(secret, self.probes).unwrap_or(EndsBy::None)
     }
 
     fn proves(&self, secret: &SecretDefinition) -> Option<ProofBy> {
@@ -321,14 +325,7 @@ impl Engine for CommandEngine {
     }
 
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {
-        let settings = Settings::parse(secret)?;
-        if settings.ends_by() == EndsBy::None && !self.probes {
-            return Err(format!(
-                "{}: ends = \"none\" needs probes = true of the engine: no value is given that was not tried",
-                secret.name
-            ));
-        }
-        Ok(())
+        ends_by(secret, self.probes).map(drop)
     }
 
     async fn issue(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
