@@ -2,7 +2,7 @@
 //! fill up, wall clocks are set and journals get lost. After each round what exists at the sources under a host's mark is exactly what that
 //! host's leases say, one by one, and what OpenBao made in the database is no more and no less.
 //!
-//! `CLAVIGER_TEST_ORPHANS` is how many rounds; 30 without it. From 1,000 on they are divided among up to six such sites that have nothing in
+//! `CLAVIGER_TEST_ORPHANS` is how many rounds; 30 without it. From 1,000 on they are divided among up to eight such sites that have nothing in
 //! common. `CLAVIGER_TEST_ORPHANS_REPORT` names a file for the counts as JSON. Runs as
 //! root. `tests/run --orphans N --json` does both.
 
@@ -37,7 +37,7 @@ use std::{
 const SEED: u64 = 0x6f72_7068;
 
 /// The most sites that are busy at once, and the rounds from which there is another: they mostly wait.
-const SITES: u32 = 6;
+const SITES: u32 = 8;
 const ROUNDS_EACH: u32 = 500;
 
 #[test]
