@@ -55,6 +55,8 @@ words! {
         Launch = "launch",
         /// A value that lasts was changed at its source, or should have been, or does not work.
         Rotate = "rotate",
+        /// A version of a value that lasts was taken back at its source, or should have been.
+        Retire = "retire",
         /// Policies in shadow mode would have refused.
         Shadow = "shadow",
         /// Further equal events, counted.

@@ -356,7 +356,7 @@ fn sync(event: &Event, need: Need) -> Sync {
 /// Whatever makes something end, or says that it did, may use the reserve.
 fn room(kind: Kind) -> Room {
     match kind {
-        Kind::End | Kind::Retry | Kind::Irrevocable | Kind::Stop | Kind::Freeze | Kind::Operator => Room::Ending,
+        Kind::End | Kind::Retry | Kind::Irrevocable | Kind::Retire | Kind::Stop | Kind::Freeze | Kind::Operator => Room::Ending,
         _ => Room::Ordinary,
     }
 }

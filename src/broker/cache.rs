@@ -59,8 +59,7 @@ impl Broker {
 
     async fn tidy(&self, governance: &Governance) {
         for (name, engine) in self.engines.iter() {
-            let rows: Vec<Arc<SecretDefinition>> = governance.catalogue.iter().filter(|row| row.engine == *name).cloned().collect();
-            engine.tidy(&rows).await;
+            engine.tidy(&governance.of_engine(name)).await;
         }
     }
 

@@ -6,7 +6,7 @@ use crate::{
     audit::{Event, Kind, Need, Outcome},
     intent::Intent,
     lease::Lease,
-    model::{Catalogue, Code, EndReason, HolderKind, Refusal, WallTime},
+    model::{Catalogue, Code, EndReason, EngineName, HolderKind, Refusal, SecretDefinition, WallTime},
     policy::{Bundle, Decision, Evidence},
     sys::{TrustError, write_atomic},
 };
@@ -44,6 +44,11 @@ pub struct LoadProblems(pub Vec<String>, #[source] pub Option<TrustError>);
 pub type Loader = Box<dyn Fn(u64, WallTime) -> Result<Governance, LoadProblems> + Send + Sync>;
 
 impl Governance {
+    /// The secrets that name this engine.
+    pub(super) fn of_engine(&self, name: &EngineName) -> Vec<Arc<SecretDefinition>> {
+        self.catalogue.iter().filter(|row| row.engine == *name).cloned().collect()
+    }
+
     /// What would be decided about a live lease if this workload asked for it now, with the intent that stands for it.
     pub(super) fn decide_lease(
         &self,

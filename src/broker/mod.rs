@@ -19,6 +19,7 @@ mod holder;
 mod issue;
 mod keys;
 mod launch;
+mod leftovers;
 mod metrics;
 mod operator;
 mod overdue;

@@ -6,9 +6,9 @@
 use super::{Act, Broker, Operator};
 use crate::{
     audit::{Ended, Event, Kind, Need, Outcome},
-    engine::{Engine, EngineError, Over, UpstreamRef},
+    engine::{Engine, EngineError, Leftover, Over, UpstreamRef},
     model::{Code, EndReason, EndResult, EngineName, LeaseId, Refusal, RequestId, WallTime},
-    wire::{EngineView, ReconcileAnswer},
+    wire::{EngineView, ReconcileAnswer, ReconcileRequest},
 };
 use std::{
     collections::{BTreeMap, HashSet},
@@ -31,6 +31,7 @@ struct Standing {
     looked: Option<WallTime>,
     there: usize,
     waiting: usize,
+    left: usize,
     error: Option<String>,
 }
 
@@ -46,11 +47,15 @@ enum May {
 }
 
 /// What was found, and what became of it.
-struct Found {
+#[derive(Default)]
+pub(super) struct Found {
     there: usize,
     orphans: Vec<LeaseId>,
     ended: Vec<LeaseId>,
-    failed: Vec<String>,
+    /// Versions of values that no definition names, and those that are left of them.
+    pub(super) values: Vec<Leftover>,
+    pub(super) values_ended: Vec<String>,
+    pub(super) failed: Vec<String>,
 }
 
 /// The record, which is all that is left of such a lease: with what the engine saw, like any other's.
@@ -76,7 +81,7 @@ impl Broker {
         for (name, engine) in engines {
             let broker = self.clone();
             tokio::spawn(async move {
-                while let Err(error) = broker.reconcile_one(&name, &*engine, May::EndFew).await {
+                while let Err(error) = broker.reconcile_one(&name, &*engine, May::EndFew, None).await {
                     tracing::warn!(engine = %name, %error, "what is at the source cannot be listed yet");
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -84,12 +89,13 @@ impl Broker {
         }
     }
 
-    /// An operator's look at a source. With `end` whatever is in no journal ends, however much it is.
+    /// An operator's look at a source. With `end` whatever is in no journal ends, however much it is; with `end_values` versions of values
+    /// that no definition names.
     pub async fn reconcile_now(
         &self,
         operator: &Operator,
         name: &EngineName,
-        end: bool,
+        ReconcileRequest { end, end_values }: ReconcileRequest,
         request: RequestId,
     ) -> Result<ReconcileAnswer, Refusal> {
         let engine = self.engines.find(name).ok_or_else(|| {
@@ -97,7 +103,7 @@ impl Broker {
             Refusal::new(Code::NOT_FOUND).message(format!("There is no engine {name}; there is {}.", known.join(", ")))
         })?;
         let act = Act::new("engine-reconcile", request).with_engine(name);
-        if end {
+        if end || end_values {
             if !self.may_end() {
                 let why = self.read_only().unwrap_or("it is stopping");
                 return Err(Refusal::new(Code::READ_ONLY).message(format!("Nothing is ended: {why}.")));
@@ -105,14 +111,15 @@ impl Broker {
             self.asked(operator, &act).await?;
         }
         let found = self
-            .reconcile_one(name, &**engine, if end { May::EndAll(request) } else { May::Look })
+            .reconcile_one(name, &**engine, if end { May::EndAll(request) } else { May::Look }, end_values.then_some(request))
             .await
             .map_err(|error| Refusal::new(Code::ENGINE_UNAVAILABLE).message(format!("What is at the source cannot be listed: {error}")));
-        if end {
+        if end || end_values {
             self.acted(operator, &act, found.as_ref().err()).await;
         }
-        let Found { there, orphans, ended, failed } = found?;
-        Ok(ReconcileAnswer { request, engine: name.clone(), there, orphans, ended, failed })
+        let Found { there, orphans, ended, values, values_ended, failed } = found?;
+        let values = values.into_iter().map(|left| left.name).collect();
+        Ok(ReconcileAnswer { request, engine: name.clone(), there, orphans, ended, values, values_ended, failed })
     }
 
     /// Every engine with how its source stood when it was looked at last.
@@ -126,19 +133,30 @@ impl Broker {
                 looked: standing.looked.map(WallTime::rfc3339),
                 there: standing.there,
                 waiting: standing.waiting,
+                left: standing.left,
                 error: standing.error,
             }
         };
         self.engines.kinds().map(view).collect()
     }
 
-    async fn reconcile_one(&self, name: &EngineName, engine: &dyn Engine, may: May) -> Result<Found, EngineError> {
-        let found = self.compare(name, engine, may).await;
+    async fn reconcile_one(
+        &self,
+        name: &EngineName,
+        engine: &dyn Engine,
+        may: May,
+        values: Option<RequestId>,
+    ) -> Result<Found, EngineError> {
+        let mut found = self.compare(name, engine, may).await;
+        if let Ok(found) = &mut found {
+            self.look_for_leftovers(name, engine, values, found).await;
+        }
         let standing = match &found {
             Ok(found) => Standing {
                 looked: Some(self.clock.wall()),
                 there: found.there,
                 waiting: found.orphans.len() - found.ended.len(),
+                left: found.values.len() - found.values_ended.len(),
                 error: found.failed.first().cloned(),
             },
             Err(error) => Standing { looked: Some(self.clock.wall()), error: Some(error.to_string()), ..Standing::default() },
@@ -155,7 +173,7 @@ impl Broker {
         known.extend(self.known_leases());
         let ended_meanwhile = |id: LeaseId| self.leases.find_ended(id).is_some_and(|ended| ended.at >= began);
         let orphan = |id: &LeaseId| !known.contains(id) && !ended_meanwhile(*id);
-        let mut found = Found { there: there.len(), orphans: Vec::new(), ended: Vec::new(), failed: Vec::new() };
+        let mut found = Found { there: there.len(), ..Found::default() };
         found.orphans = there.into_iter().filter(orphan).collect();
         let held_back = too_many(found.orphans.len(), found.there) && !crate::mutation!("reconcile-brake");
         match may {

@@ -148,6 +148,9 @@ impl Broker {
         let known = done.as_ref().map(|version| *version).map_err(ToString::to_string);
         self.rotations.rota().rotated(secret, known, self.moment());
         self.metrics.rotated(done.is_ok());
+        for taken in self.engines.find(&secret.engine).map(|engine| engine.taken_back()).unwrap_or_default() {
+            self.note_rotation(self.retired(&secret.engine, taken, request)).await;
+        }
         match &done {
             Ok(version) => {
                 tracing::info!(secret = %secret.name, engine = %secret.engine, version = version.number, "a value was changed");
@@ -170,7 +173,7 @@ impl Broker {
     }
 
     /// How it went. It is done by now, whatever becomes of the record.
-    async fn note_rotation(&self, event: Event) {
+    pub(super) async fn note_rotation(&self, event: Event) {
         if let Err(error) = self.audit.append(event, Need::Durable).await {
             tracing::error!(%error, "how a change of a value went is not on the record");
         }

@@ -19,6 +19,9 @@ pub(super) enum Verb {
         /// End what is in no journal, however much it is
         #[arg(long)]
         end: bool,
+        /// Take back what lasts and no definition names: values whose definition was removed or has another name now
+        #[arg(long)]
+        end_values: bool,
     },
 }
 
@@ -38,18 +41,19 @@ pub(super) async fn run(desk: &Desk, verb: Verb) -> Done {
                     engine.kind.clone(),
                     looked,
                     engine.there.to_string(),
-                    engine.waiting.to_string(),
+                    (engine.waiting + engine.left).to_string(),
                     trouble,
                 ]);
             }
             table.print(&desk.style, "There is no engine.")?;
             Ok(0)
         }
-        Verb::Reconcile { name, end } => {
+        Verb::Reconcile { name, end, end_values } => {
             let name = EngineName::parse(&name).map_err(|error| Failure::Usage(format!("the engine's name {error}")))?;
-            let answer = desk.operator().await?.reconcile(&name, &ReconcileRequest { end }).await?;
+            let answer = desk.operator().await?.reconcile(&name, &ReconcileRequest { end, end_values }).await?;
             let left = answer.orphans.len() - answer.ended.len();
-            let exit = if left == 0 { 0 } else { code::FAULT };
+            let values_left = answer.values.len() - answer.values_ended.len();
+            let exit = if left + values_left == 0 { 0 } else { code::FAULT };
             if desk.printed(&answer)? {
                 return Ok(exit);
             }
@@ -58,9 +62,19 @@ pub(super) async fn run(desk: &Desk, verb: Verb) -> Done {
                 let ended = answer.ended.contains(id);
                 line(&format!("  {id} {}", if ended { desk.style.green("ended") } else { desk.style.yellow("is there") }))?;
             }
+            if !answer.values.is_empty() {
+                line(&format!("{} versions of values that last are named by no definition", answer.values.len()))?;
+            }
+            for value in &answer.values {
+                let ended = answer.values_ended.contains(value);
+                line(&format!("  {value} {}", if ended { desk.style.green("taken back") } else { desk.style.yellow("is left") }))?;
+            }
             answer.failed.iter().try_for_each(|why| line(&desk.style.red(&format!("  {why}"))))?;
             if left > 0 && !end {
                 line(&format!("'clav engine reconcile {name} --end' ends them. Do so unless another daemon uses this state."))?;
+            }
+            if values_left > 0 && !end_values {
+                line(&format!("'clav engine reconcile {name} --end-values' takes them back: whoever has a copy cannot use it any more."))?;
             }
             Ok(exit)
         }

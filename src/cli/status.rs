@@ -45,6 +45,10 @@ pub(super) async fn run(desk: &Desk) -> Done {
         let (name, waiting) = (&engine.name, engine.waiting);
         line(&style.red(&format!("  {waiting} credentials at {name} are in no journal: 'clav engine reconcile {name}'")))?;
     }
+    for engine in status.engines.iter().filter(|engine| engine.left > 0) {
+        let (name, left) = (&engine.name, engine.left);
+        line(&style.red(&format!("  {left} values at {name} are named by no definition: 'clav engine reconcile {name}'")))?;
+    }
     for row in &status.rotations {
         let why = row.trouble.as_deref().unwrap_or("nobody has changed it in time");
         let overdue = if row.overdue { ", overdue" } else { "" };

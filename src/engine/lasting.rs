@@ -108,6 +108,29 @@ impl<V: Lasts> Shelf<V> {
         format!("{}/{}/{}", self.kind, self.engine, hex::encode(&sha256(&[secret.as_str().as_bytes()])[..16]))
     }
 
+    /// The secrets of which anything is kept.
+    pub(super) fn secrets(&self) -> Result<Vec<SecretName>, EngineError> {
+        #[derive(Deserialize)]
+        struct Whose<'a> {
+            #[serde(borrow)]
+            secret: Cow<'a, str>,
+        }
+        let broken = |label: &str| EngineError::Setup(format!("local store: {label} cannot be read"));
+        let mut secrets = Vec::new();
+        for label in self.store.own_labels(&format!("{}/{}/", self.kind, self.engine)) {
+            let Some(bytes) = self.store.load_own(&label).map_err(|_| broken(&label))? else { continue };
+            let Whose { secret } = serde_json::from_slice(bytes.expose()).map_err(|_| broken(&label))?;
+            secrets.push(SecretName::parse(&secret).map_err(|_| broken(&label))?);
+        }
+        Ok(secrets)
+    }
+
+    /// Forgets what is kept of a secret; it is gone from the disk when this returns.
+    pub(super) fn remove(&self, secret: &SecretName) -> Result<(), EngineError> {
+        let failed = |why| EngineError::Unreachable(format!("local store: the values of {secret} cannot be forgotten: {why}"));
+        blocking(|| self.store.remove_own(&self.label(secret))).map_err(failed)
+    }
+
     /// What is kept; nothing for a secret whose values were never changed from here.
     pub(super) fn load(&self, secret: &SecretName) -> Result<Kept<V>, EngineError> {
         let broken = |why: String| EngineError::Setup(format!("local store: the values of {secret} {why}"));

@@ -38,12 +38,14 @@ mod over;
 pub mod postgres;
 mod registry;
 pub mod ssh;
+mod version;
 pub mod x509;
 
 pub use ended::{EndedError, ListPlaces};
 pub use members::Members;
 pub use over::Over;
 pub use registry::Engines;
+pub use version::{Leftover, Standing, TakenBack, Version};
 
 use crate::digest::sha256;
 use crate::model::{
@@ -185,24 +187,6 @@ pub struct Issued {
     pub reference: UpstreamRef,
 }
 
-/// A version of a value that lasts: what [`Engine::rotate`] makes a new one of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Version {
-    /// Its number; a later one is greater.
-    pub number: u64,
-    /// When it was made.
-    pub made: WallTime,
-}
-
-/// What an engine keeps of a value that lasts, as it knows without asking its source.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// The version that an issue now would give.
-    pub version: Option<Version>,
-    /// Whether a change was begun and its end is not known: another one settles it.
-    pub cut_short: bool,
-}
-
 /// The value of a credential that was issued before.
 pub struct Again {
     /// The value.
@@ -306,6 +290,22 @@ pub trait Engine: Send + Sync {
     /// Forgets what none of these definitions, all that name this engine, lets be given any more. Called at start, after each change of
     /// definitions, and every minute.
     async fn tidy(&self, _secrets: &[Arc<SecretDefinition>]) {}
+
+    /// The versions of values that were taken back since this was asked last, or should have been: for the record.
+    fn taken_back(&self) -> Vec<TakenBack> {
+        Vec::new()
+    }
+
+    /// Versions under our mark of values that last and that none of these definitions, all that name this engine, names any more: at the
+    /// source or kept here.
+    async fn leftovers(&self, _secrets: &[Arc<SecretDefinition>]) -> Result<Vec<Leftover>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    /// Takes such a version back, and forgets what is kept of it. Safe to repeat.
+    async fn end_leftover(&self, left: &Leftover, _secrets: &[Arc<SecretDefinition>]) -> TakenBack {
+        left.taken(Err(EngineError::Setup("makes no values that last".into())))
+    }
 
     /// Makes the credential last until `order.expires`.
     async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError>;

@@ -89,7 +89,7 @@ pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Resu
         ("POST", "/v1/engines/{engine}/reconcile") => {
             let asked: ReconcileRequest = if call.body.is_empty() { ReconcileRequest::default() } else { body(&call)? };
             let name = EngineName::parse(call.parameter.as_deref().unwrap_or_default()).map_err(|error| Refusal::field("engine", error))?;
-            Ok(reply::json(ok, id, &broker.reconcile_now(&operator, &name, asked.end, id).await?))
+            Ok(reply::json(ok, id, &broker.reconcile_now(&operator, &name, asked, id).await?))
         }
         ("GET", "/v1/keys") => Ok(reply::json(ok, id, &KeyList { request: id, keys: broker.list_keys() })),
         ("POST", "/v1/keys/{key}/rotate") => {

@@ -235,6 +235,9 @@ pub struct EngineView {
     /// Those among them that were in no journal and were not ended: an operator must say so.
     #[serde(default)]
     pub waiting: usize,
+    /// Versions of values that last and that no definition named then: an operator has them taken back.
+    #[serde(default)]
+    pub left: usize,
     /// Why it could not be looked at, or an ending failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -256,6 +259,9 @@ pub struct ReconcileRequest {
     /// Ends whatever is in no journal, however much it is.
     #[serde(default)]
     pub end: bool,
+    /// Takes back every version of a value that lasts and that no definition names.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub end_values: bool,
 }
 
 /// Its answer.
@@ -271,6 +277,12 @@ pub struct ReconcileAnswer {
     pub orphans: Vec<LeaseId>,
     /// Those of them that were ended.
     pub ended: Vec<LeaseId>,
+    /// Versions of values that last and that no definition names, as the source calls them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<String>,
+    /// Those of them that were taken back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values_ended: Vec<String>,
     /// Those that could not be ended, and why.
     pub failed: Vec<String>,
 }

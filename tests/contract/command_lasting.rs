@@ -407,6 +407,58 @@ async fn versions_of_a_state_that_is_gone_are_taken_back() {
     assert_eq!(behind.made().len(), 2, "{:?}", behind.made());
 }
 
+/// A definition that is taken away or has another name leaves versions behind, which an operator can have taken back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn versions_that_no_definition_names_are_told_and_taken_back_by_name() {
+    let Some(mut behind) = plugin() else { return };
+    let engine = behind.engine(LIMIT);
+    let (secret, other) = (row(&engine, "given"), secret("app/other", &engine, row(&engine, "given").settings.into()));
+    for _ in 0..3 {
+        engine.rotate(&secret).await.unwrap();
+    }
+    engine.rotate(&other).await.unwrap();
+    let (had, of_other) = (issue(&engine, &secret).await, issue(&engine, &other).await);
+    let taken = engine.taken_back();
+    assert!(taken.len() == 1 && taken[0].version == 1 && taken[0].found == Ok(true), "{taken:?}");
+    assert_eq!((taken[0].secret.as_ref(), engine.taken_back().len()), (Some(&secret.name), 0), "each is told once");
+    let (both, one) = ([Arc::new(secret.clone()), Arc::new(other.clone())], [Arc::new(other.clone())]);
+    assert_eq!(engine.leftovers(&both).await.unwrap(), []);
+    let left = engine.leftovers(&one).await.unwrap();
+    let numbers: Vec<_> = left.iter().map(|left| (left.version, left.secret.as_ref())).collect();
+    assert_eq!(numbers, [(2, Some(&secret.name)), (3, Some(&secret.name))]);
+    // Whoever defined it again in the meantime keeps it.
+    let kept = engine.end_leftover(&left[0], &both).await;
+    assert!(kept.found.as_ref().is_err_and(|why| why.contains("a definition names")), "{kept:?}");
+    assert_eq!(issue(&engine, &secret).await.value.expose(), had.value.expose());
+    // One that is not gone is still told of, and given to nobody from then on.
+    behind.mood("revoke stays");
+    let kept = engine.end_leftover(&left[1], &one).await;
+    assert!(kept.found.as_ref().is_err_and(|why| why.contains("it lives after it was revoked")), "{kept:?}");
+    assert!(matches!(engine.issue(&Asked::new().order(&secret)).await, Err(EngineError::NoValue)));
+    assert_eq!(engine.leftovers(&one).await.unwrap(), left);
+    behind.mood("");
+    for left in &left {
+        assert_eq!(engine.end_leftover(left, &one).await.found, Ok(true));
+        assert_eq!(engine.end_leftover(left, &one).await.found, Ok(false), "once more does no harm");
+    }
+    assert_eq!((engine.leftovers(&one).await.unwrap().len(), behind.made().len()), (0, 1), "{:?}", behind.made());
+    assert!(works(&behind, &of_other) && !works(&behind, &had));
+    // What people took away themselves is forgotten here; what this state never knew goes by its name alone.
+    let before = behind.made();
+    engine.rotate(&secret).await.unwrap();
+    for name in behind.made().iter().filter(|name| !before.contains(name)) {
+        std::fs::remove_file(behind.folder.path().join("made").join(name)).unwrap();
+    }
+    let [gone] = &engine.leftovers(&one).await.unwrap()[..] else { panic!("one version") };
+    assert_eq!((engine.end_leftover(gone, &one).await.found, engine.leftovers(&one).await.unwrap().len()), (Ok(false), 0));
+    let folder = tempfile::tempdir().unwrap();
+    behind.store = store(&folder);
+    let engine = behind.engine(SHORT);
+    let [unknown] = &engine.leftovers(&[]).await.unwrap()[..] else { panic!("one version") };
+    assert_eq!((&unknown.secret, unknown.version, engine.end_leftover(unknown, &[]).await.found), (&None, 1, Ok(true)));
+    assert_eq!(behind.made(), [""; 0]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_is_told_which_version_and_what_it_may_allow() {
     let Some(behind) = plugin() else { return };

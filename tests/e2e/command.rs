@@ -234,6 +234,53 @@ fn a_login_that_lasts_is_changed_by_its_program_and_kept_sealed() {
     assert!(row(&stage.host)["trouble"].is_null());
 }
 
+/// Each version that is taken back is on the record; so are those whose definition is gone, which end when an operator says so.
+#[test]
+fn versions_that_are_taken_back_are_on_the_record() {
+    if !is_root() {
+        return;
+    }
+    let Some(mut stage) = Stage::new(5) else { return };
+    let changes: Vec<Value> = (0..3).map(|_| rotate(&stage.host).1).collect();
+    let retired = stage.host.records_of("retire");
+    let [one] = &retired[..] else { panic!("{retired:?}") };
+    assert_eq!(
+        (one["outcome"].as_str(), &one["request"], one["secret"]["version"].as_u64()),
+        (Some("done"), &changes[2]["request"], Some(1))
+    );
+    assert_eq!((one["credential"]["found"].as_bool(), one["secret"]["name"].as_str()), (Some(true), Some(NAMES[1])));
+    let holder = stage.host.hold(VICTIM, "orders", &["hold", ASK_LASTING]);
+    let reconcile = |host: &Host, body: &str| host.operator("POST", "/v1/engines/web-users/reconcile", body);
+    let nothing = serde_json::json!([null, null]);
+    let values = |answer: &Value| serde_json::json!([answer["values"], answer["values_ended"]]);
+    assert_eq!(values(&reconcile(&stage.host, r#"{"end":true,"end_values":true}"#)), nothing, "a definition names them");
+    // The definition is taken away, and with it the right to what it gave.
+    let file = stage.host.dir.join("secrets.d/test.toml");
+    let rows = fs::read_to_string(&file).unwrap();
+    let (first, _) = rows.split_at(rows.rfind("[[secret]]").unwrap());
+    assert!(first.contains(NAMES[0]) && !first.contains(NAMES[1]));
+    fs::write(&file, first).unwrap();
+    stage.host.operator("POST", "/v1/reload", "");
+    stage.host.wait_until(Duration::from_secs(10), "its leases end", |host| host.live().is_empty());
+    let looked = reconcile(&stage.host, "");
+    let names = looked["values"].as_array().unwrap().clone();
+    assert!(names.len() == 2 && looked["values_ended"].is_null() && stage.lasting() == 2, "{looked}");
+    let engines = stage.host.operator("GET", "/v1/engines", "")["engines"].clone();
+    assert!(engines.as_array().unwrap().iter().any(|row| row["name"] == "web-users" && row["left"] == 2), "{engines}");
+    assert_eq!(values(&reconcile(&stage.host, r#"{"end":true}"#)), serde_json::json!([names, null]), "that ends other things");
+    assert!(stage.lets_in(&holder.first["body"]));
+    let ended = reconcile(&stage.host, r#"{"end_values":true}"#);
+    assert_eq!(values(&ended), serde_json::json!([names, names]), "{ended}\n{}", stage.host.log());
+    assert!(!stage.lets_in(&holder.first["body"]) && stage.lasting() == 0);
+    let retired = stage.host.records_of("retire");
+    let (mut told, mut wanted): (Vec<_>, _) = (retired[1..].iter().map(|record| record["credential"]["name"].clone()).collect(), names);
+    told.sort_by_key(Value::to_string);
+    wanted.sort_by_key(Value::to_string);
+    assert_eq!(told, wanted);
+    assert!(retired[1..].iter().all(|record| record["request"] == ended["request"] && record["credential"]["secret"] == NAMES[1]));
+    assert_eq!(values(&reconcile(&stage.host, "")), nothing);
+}
+
 /// Needs the build with failpoints: `tests/mutations` runs it.
 #[test]
 fn killed_at_every_step_of_a_change_it_gives_what_works() {

@@ -5,7 +5,7 @@
 //! change begins. A change that was cut short is done once more under the same name: nobody has had what it made.
 
 use super::{
-    super::{EngineError, Version},
+    super::{EngineError, TakenBack, Version},
     Call, CommandEngine, Done,
     given::{Handed, handed},
     kept::{Heard, Kept, Terms, Value},
@@ -13,7 +13,7 @@ use super::{
     other_call,
     settings::Settings,
 };
-use crate::model::{SecretBytes, SecretDefinition};
+use crate::model::{SecretBytes, SecretDefinition, SecretName};
 use serde_json::{Map, Value as Json};
 use tokio::time::{Instant, timeout};
 
@@ -121,7 +121,7 @@ impl CommandEngine {
     async fn take_retired_back(&self, secret: &SecretDefinition, kept: &mut Kept) -> Result<(), EngineError> {
         let mut left = Vec::new();
         for at in 0..kept.retired.len() {
-            let which = Which { value: None, ..Which::of(&kept.retired[at]) };
+            let which = Which::retired(&kept.retired[at]);
             if !self.take_version_back(secret, kept, which).await {
                 left.push(kept.retired[at].version);
             }
@@ -132,6 +132,8 @@ impl CommandEngine {
             let given_up = kept.retired.remove(0);
             let version = self.version_name(&secret.name, given_up.version);
             tracing::error!(engine = %self.name, secret = %secret.name, version, "a version that cannot be taken back is given up: take it away at the source");
+            let found = Err("given up after several changes: take it away at the source".to_owned());
+            self.taken.tell(TakenBack { secret: Some(secret.name.clone()), version: given_up.version, name: version, found });
         }
         if kept.retired.len() < before { self.values.save(&secret.name, kept) } else { Ok(()) }
     }
@@ -139,19 +141,28 @@ impl CommandEngine {
     /// Whether a version is gone. Either way it is told.
     async fn take_version_back(&self, secret: &SecretDefinition, kept: &Kept, which: Which<'_>) -> bool {
         let (engine, version) = (&self.name, which.number);
-        match self.revoke_version(secret, kept, which).await {
+        let name = self.version_name(&secret.name, version);
+        let done = self.revoke_version((Some(&secret.name), &name), kept, which).await;
+        match &done {
             Ok(found) => tracing::info!(%engine, secret = %secret.name, version, found, "a version that is given no more was taken back"),
             Err(error) => {
                 tracing::error!(%engine, secret = %secret.name, version, %error, "a version that is given no more was not taken back; the next change tries again");
-                return false;
             }
         }
-        true
+        let is_gone = done.is_ok();
+        self.taken.tell(TakenBack::of(Some(secret.name.clone()), version, name, done));
+        is_gone
     }
 
-    async fn revoke_version(&self, secret: &SecretDefinition, kept: &Kept, which: Which<'_>) -> Result<bool, EngineError> {
-        let Done::Revoked(found) = self.ask(Call::Revoke, secret, kept, which).await? else { return Err(other_call()) };
-        match self.ask(Call::Probe, secret, kept, which).await? {
+    /// Takes a version away, and sees that it is.
+    pub(super) async fn revoke_version(
+        &self,
+        about: (Option<&SecretName>, &str),
+        kept: &Kept,
+        which: Which<'_>,
+    ) -> Result<bool, EngineError> {
+        let Done::Revoked(found) = self.ask_about(Call::Revoke, about, None, kept, which).await? else { return Err(other_call()) };
+        match self.ask_about(Call::Probe, about, None, kept, which).await? {
             Done::Probed(false) => Ok(found),
             Done::Probed(true) if crate::mutation!("command-probe") => Ok(found),
             Done::Probed(true) => Err(EngineError::Unreachable("probe: it lives after it was revoked".into())),

@@ -49,7 +49,7 @@ pub(super) struct Terms<'a> {
 }
 
 impl Kept {
-    fn all(&self) -> impl Iterator<Item = &Value> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Value> {
         [&self.current, &self.previous, &self.pending].into_iter().flatten().chain(&self.retired)
     }
 
@@ -82,6 +82,14 @@ impl Kept {
             Some(before) if before.overlap && before_works => self.retired.push(before),
             _ => {}
         }
+    }
+
+    /// Nothing is given any more: all of it is to be taken back. Whether there was anything that was not.
+    pub(super) fn retire_all(&mut self) -> bool {
+        let given = [self.current.take(), self.previous.take(), self.pending.take()];
+        let before = self.retired.len();
+        self.retired.extend(given.into_iter().flatten());
+        self.retired.len() > before
     }
 
     /// What the program answered about the one that is being set.

@@ -40,6 +40,11 @@ impl<'a> Which<'a> {
     pub(super) fn of(value: &'a Value) -> Self {
         Self { number: value.version, value: Some(&value.value), reference: Some(&value.reference), parameters: &value.parameters }
     }
+
+    /// One whose value is not told any more.
+    pub(super) fn retired(value: &'a Value) -> Self {
+        Self { value: None, ..Self::of(value) }
+    }
 }
 
 impl CommandEngine {
@@ -187,24 +192,36 @@ impl CommandEngine {
 
     /// One call about one version. None of what is kept may stand in what the program says about an error.
     pub(super) async fn ask(&self, call: Call, secret: &SecretDefinition, kept: &Kept, which: Which<'_>) -> Result<Done, EngineError> {
+        let name = self.version_name(&secret.name, which.number);
+        let allow = (call == Call::Rotate).then_some(Allowed { operation: secret.operation, targets: &secret.hosts });
+        self.ask_about(call, (Some(&secret.name), &name), allow, kept, which).await
+    }
+
+    /// The same about a version of which no more may be known than its name at the source.
+    pub(super) async fn ask_about(
+        &self,
+        call: Call,
+        (secret, name): (Option<&SecretName>, &str),
+        allow: Option<Allowed<'_>>,
+        kept: &Kept,
+        which: Which<'_>,
+    ) -> Result<Done, EngineError> {
         let Which { number, value, reference, parameters } = which;
-        let name = self.version_name(&secret.name, number);
         let told = value.filter(|_| call != Call::Revoke).map_or(Told::Nothing, Told::of);
         let (value, value_base64) = match &told {
             Told::Nothing => (None, None),
             Told::Text(text) => (Some(*text), None),
             Told::Base64(text) => (None, Some(text.as_str())),
         };
-        let allow = (call == Call::Rotate).then_some(Allowed { operation: secret.operation, targets: &secret.hosts });
-        let lasting = Some(Lasting { secret: secret.name.as_str(), number, allow, parameters, value, value_base64 });
+        let lasting = Some(Lasting { secret: secret.map(SecretName::as_str), number, allow, parameters, value, value_base64 });
         let own = reference.filter(|own| !own.is_empty()).map(serde_json::to_value).transpose();
         let own = own.map_err(|error| EngineError::Setup(format!("{}: {error}", call.as_str())))?;
-        let request = Request { lasting, reference: own.as_ref(), ..self.request(call, About::Version(&name)) };
+        let request = Request { lasting, reference: own.as_ref(), ..self.request(call, About::Version(name)) };
         let answer = match call {
-            Call::Rotate => self.open_call(&name, &request).await?,
+            Call::Rotate => self.open_call(name, &request).await?,
             _ => self.program.call(&request, || (), || ()).await?,
         };
-        answered(call, About::Version(&name), &answer, &|message| kept.is_told_by(message) && !crate::mutation!("command-message"))
+        answered(call, About::Version(name), &answer, &|message| kept.is_told_by(message) && !crate::mutation!("command-message"))
     }
 }
 

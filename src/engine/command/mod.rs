@@ -9,12 +9,15 @@ mod change;
 mod given;
 mod kept;
 mod lasting;
+mod leftovers;
 mod names;
 mod open;
 mod protocol;
 mod settings;
 
-use super::{Again, Engine, EngineError, Issued, Mark, Order, Over, Standing, UpstreamRef, Version, local::LocalStore};
+use super::{
+    Again, Engine, EngineError, Issued, Leftover, Mark, Order, Over, Standing, TakenBack, UpstreamRef, Version, local::LocalStore,
+};
 use crate::{
     digest::{Random, SealKey},
     model::{EndsBy, EngineName, Finding, LeaseId, Proof, ProofBy, SecretDefinition},
@@ -86,7 +89,7 @@ pub struct CommandEngine {
     seal_key: SealKey,
     values: Values,
     doubts: Doubts,
-    known: names::Known,
+    taken: leftovers::Taken,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -114,7 +117,7 @@ impl CommandEngine {
             seal_key,
             values,
             doubts: Doubts::default(),
-            known: names::Known::default(),
+            taken: leftovers::Taken::default(),
             clock,
             random,
             name,
@@ -352,10 +355,6 @@ impl Engine for CommandEngine {
         self.ends_by(secret) == EndsBy::None
     }
 
-    async fn tidy(&self, secrets: &[Arc<SecretDefinition>]) {
-        self.know(secrets.iter().filter(|secret| self.ends_by(secret) == EndsBy::None).map(|secret| &secret.name));
-    }
-
     async fn newest(&self, secret: &SecretDefinition) -> Result<Option<Version>, EngineError> {
         self.named(self.newest_lasting(secret).await)
     }
@@ -366,6 +365,18 @@ impl Engine for CommandEngine {
 
     async fn rotate(&self, secret: &SecretDefinition) -> Result<Version, EngineError> {
         self.named(self.rotate_lasting(secret).await)
+    }
+
+    fn taken_back(&self) -> Vec<TakenBack> {
+        self.taken.take()
+    }
+
+    async fn leftovers(&self, secrets: &[Arc<SecretDefinition>]) -> Result<Vec<Leftover>, EngineError> {
+        self.named(self.left(secrets).await)
+    }
+
+    async fn end_leftover(&self, left: &Leftover, secrets: &[Arc<SecretDefinition>]) -> TakenBack {
+        left.taken(self.named(self.take_left(left, secrets).await))
     }
 
     async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError> {

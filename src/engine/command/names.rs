@@ -5,17 +5,6 @@ use crate::{
     digest::sha256,
     model::{LeaseId, SecretName},
 };
-use std::{
-    collections::BTreeSet,
-    sync::{Mutex, PoisonError},
-};
-
-/// So many are named in one line of the log.
-const MANY: usize = 20;
-
-/// How the versions of those values begin whose definitions there are; unknown until it is said.
-#[derive(Default)]
-pub(super) struct Known(Mutex<Option<BTreeSet<String>>>);
 
 impl CommandEngine {
     /// How everything of this daemon is called.
@@ -33,11 +22,6 @@ impl CommandEngine {
         format!("{}{}{version:013}", self.prefix(), version_prefix(secret))
     }
 
-    /// Says which values last.
-    pub(super) fn know<'a>(&self, secrets: impl Iterator<Item = &'a SecretName>) {
-        *self.known.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(secrets.map(version_prefix).collect());
-    }
-
     /// The names of all that there is under our mark, without it.
     pub(super) async fn listed(&self) -> Result<Vec<String>, EngineError> {
         let answer = self.program.call(&self.request(Call::List, About::All), || (), || ()).await?;
@@ -47,35 +31,34 @@ impl CommandEngine {
         Ok(names.iter().filter_map(|name| name.strip_prefix(&prefix).map(str::to_owned)).collect())
     }
 
-    /// The leases among them. Versions of a value whose definition is gone are told: whether those end is for people to say.
+    /// The leases among them.
     pub(super) async fn leases(&self) -> Result<Vec<LeaseId>, EngineError> {
-        let names = self.listed().await?;
-        if let Some(known) = &*self.known.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            let is_left = |name: &&String| name.starts_with('v') && !known.iter().any(|prefix| name.starts_with(prefix));
-            let left: Vec<&str> = names.iter().filter(is_left).map(String::as_str).take(MANY).collect();
-            if !left.is_empty() {
-                let (engine, mark) = (&self.name, self.prefix());
-                tracing::warn!(%engine, mark, ?left, "values that last are left at the source, and no definition is theirs: take them back there");
-            }
-        }
-        Ok(names.iter().filter_map(|name| LeaseId::parse(&format!("lease-{name}")).ok()).collect())
+        Ok(self.listed().await?.iter().filter_map(|name| LeaseId::parse(&format!("lease-{name}")).ok()).collect())
     }
 
     /// The versions of a secret that there are at the source, sorted: what is called exactly as we would call it.
     pub(super) async fn version_numbers(&self, secret: &SecretName) -> Result<Vec<u64>, EngineError> {
         let prefix = version_prefix(secret);
-        let number = |name: &String| {
-            let number: u64 = name.strip_prefix(&prefix)?.parse().ok()?;
-            ((1..=NUMBER_MAX).contains(&number) && *name == format!("{prefix}{number:013}")).then_some(number)
-        };
+        let number = |name: &String| version_of(name).filter(|(begin, _)| *begin == prefix).map(|(_, number)| number);
         let mut numbers: Vec<u64> = self.listed().await?.iter().filter_map(number).collect();
         numbers.sort_unstable();
         Ok(numbers)
     }
 }
 
+/// What a name says that is exactly as we would call a version: how its secret's versions begin, and its number.
+pub(super) fn version_of(name: &str) -> Option<(&str, u64)> {
+    let (prefix, digits) = name.split_at_checked(PREFIX)?;
+    let is_ours = prefix.strip_prefix('v')?.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    let number: u64 = digits.parse().ok()?;
+    (is_ours && (1..=NUMBER_MAX).contains(&number) && digits == format!("{number:013}")).then_some((prefix, number))
+}
+
+/// How long that beginning is.
+const PREFIX: usize = 13;
+
 /// Thirteen characters of which the first begins no lease's name; the number follows.
-fn version_prefix(secret: &SecretName) -> String {
+pub(super) fn version_prefix(secret: &SecretName) -> String {
     format!("v{}", hex::encode(&sha256(&[b"claviger version\0", secret.as_str().as_bytes()])[..6]))
 }
 
@@ -91,5 +74,18 @@ mod tests {
         let whole = format!("{one}{NUMBER_MAX:013}");
         assert_eq!(whole.len(), LeaseId::from_parts(1, 1).bare().len());
         assert!(LeaseId::parse(&format!("lease-{whole}")).is_err());
+        assert_eq!(version_of(&whole), Some((&*one, NUMBER_MAX)));
+        for wrong in [
+            "",
+            "v",
+            "lease",
+            &one,
+            &whole[1..],
+            &format!("{one}+000000000007"),
+            &format!("{one}0000000000000"),
+            &whole.replacen('v', "w", 1),
+        ] {
+            assert!(version_of(wrong).is_none(), "{wrong}");
+        }
     }
 }

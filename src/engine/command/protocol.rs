@@ -99,7 +99,9 @@ pub(super) struct Wish<'a> {
 /// A version of a value that lasts.
 #[derive(Serialize)]
 pub(super) struct Lasting<'a> {
-    pub(super) secret: &'a str,
+    /// Missing where its definition is gone and nothing of it is kept here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) secret: Option<&'a str>,
     pub(super) number: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) allow: Option<Allowed<'a>>,

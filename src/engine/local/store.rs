@@ -201,6 +201,13 @@ impl LocalStore {
         record.versions.last().map(|version| self.open_version(&record, version)).transpose()
     }
 
+    /// The labels with this beginning under which anything is kept.
+    pub fn own_labels(&self, prefix: &str) -> Vec<String> {
+        let (index, begin) = (self.index.load(), format!("{OWN}{prefix}"));
+        let rows = index.records.range(begin.clone()..).take_while(|(name, _)| name.starts_with(&begin));
+        rows.filter(|(_, record)| !record.versions.is_empty()).filter_map(|(name, _)| name.strip_prefix(OWN).map(str::to_owned)).collect()
+    }
+
     /// When that was kept.
     pub fn own_created(&self, label: &str) -> Option<WallTime> {
         self.record(&own_name(label).ok()?)?.versions.last().map(|version| version.created)
