@@ -57,28 +57,37 @@ impl Ending<'_> {
     /// After this the credential is dead.
     async fn silence(&self, database: &str) -> Result<Found, EngineError> {
         let session = self.pool.take(database).await?;
-        let found = self.kill(session.client()).await?;
+        let found = self.kill(&session).await?;
         self.await_silence(session.client()).await?;
         self.pool.give_back(session);
         Ok(found)
     }
 
     /// After this nobody can log in, and every session was told to end.
-    async fn kill(&self, client: &Client) -> Result<Found, EngineError> {
-        let terminate = self.terminate();
+    async fn kill(&self, session: &Session<'_>) -> Result<Found, EngineError> {
+        let (client, terminate) = (session.client(), self.terminate());
+        let join = (!session.is_superuser()).then(|| self.role.join());
         // Without its maker's lock at first: any session can take an advisory lock, and a role that is there must not live on for it.
         // Only when there is none yet, its maker is waited for.
         let mut forbid = format!("ALTER ROLE {} NOLOGIN", self.role.quoted());
         let mut waited = false;
         loop {
-            // Polled in this order, so sent in this order, without waiting in between. Two messages: the second is committed, and
-            // so seen by every login, before the third looks.
-            let (_, forbidden, after) =
-                tokio::join!(client.simple_query(&terminate), client.batch_execute(&forbid), client.simple_query(&terminate));
+            let joining = async {
+                if let Some(join) = &join {
+                    // A role that is gone, or that somebody else made: what follows says so. And that waits for the disk.
+                    let _ = client.batch_execute(&format!("SET LOCAL synchronous_commit = off;\n{join}")).await;
+                }
+            };
+            // Polled in this order, so sent in this order, without waiting in between. Messages of their own: logins are forbidden, and
+            // every login sees that, before the last looks.
+            let (_, _, forbidden, after) =
+                tokio::join!(joining, client.simple_query(&terminate), client.batch_execute(&forbid), client.simple_query(&terminate));
             match forbidden {
                 Ok(()) => return after.map(|_| Found::Role).map_err(|why| fault("ending sessions", &why)),
                 Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) && !waited => {
-                    forbid = format!("{};\nALTER ROLE {} NOLOGIN", self.role.turn(), self.role.quoted());
+                    // Nor could it be joined before it was there.
+                    let join = join.as_ref().map_or_else(String::new, |join| format!("{join};\n"));
+                    forbid = format!("{};\n{join}ALTER ROLE {} NOLOGIN", self.role.turn(), self.role.quoted());
                     waited = true;
                 }
                 Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) => return Ok(Found::Nothing),
