@@ -1,10 +1,11 @@
 //! A live lease's value again, the short way: for a holder that asks often, and of which everything is known already.
 
-use super::{Broker, Caller, Delivery, holder::Bound, issue::order, issue::served};
+use super::{Broker, Caller, Delivery, Governance, holder::Bound, issue::order, issue::served};
 use crate::{
+    attest::Workload,
     intent::Source,
     lease::{Lease, State},
-    model::{BootTime, LeaseId, RequestId, SecretName, Sensitivity},
+    model::{BootTime, LeaseId, RequestId, Sensitivity},
     policy::Permit,
 };
 use std::sync::Arc;
@@ -39,16 +40,14 @@ impl Broker {
 
     /// What a client of another protocol, which knows no leases, reads by name again within a second after the same name led it to a lease: no
     /// longer, since policy may look at the time. `None` says that it has to be asked for.
-    pub fn read_named(&self, peer: &Caller, name: &SecretName, request: RequestId) -> Option<Delivery> {
+    pub fn read_named(&self, peer: &Caller, name: &str, request: RequestId) -> Option<Delivery> {
         if self.is_frozen() && !crate::mutation!("named-frozen") {
             return None;
         }
         let governance = self.governance.load();
-        let id = peer.known(&governance)?.named(name, self.clock.boot())?;
-        let lease = self.leases.find(id)?;
-        let secret = governance.catalogue.find(name)?;
-        let newest = self.engines.find(&lease.engine)?.is_newest(secret, &lease.reference) || crate::mutation!("named-newest");
-        if newest { self.read_now(peer, id, request) } else { None }
+        let known = peer.known(&governance)?;
+        let id = known.named(name, self.clock.boot())?;
+        self.read_of(peer, &governance, &known.workload, id, request, !crate::mutation!("named-newest"))
     }
 
     /// When somebody begins to ask.
@@ -72,14 +71,26 @@ impl Broker {
     /// attested and policy was asked about the lease under the generation in force, an earlier read's record stands for this one, and
     /// the engine makes the value at once. `None` says that [`Broker::read`] has to be asked; nothing was counted then.
     pub fn read_now(&self, peer: &Caller, id: LeaseId, request: RequestId) -> Option<Delivery> {
+        let governance = self.governance.load();
+        let known = peer.known(&governance)?;
+        self.read_of(peer, &governance, &known.workload, id, request, false)
+    }
+
+    /// The same by whoever was found out to be that under this generation; where it matters only if it is the newest version.
+    fn read_of(
+        &self,
+        peer: &Caller,
+        governance: &Governance,
+        workload: &Workload,
+        id: LeaseId,
+        request: RequestId,
+        newest: bool,
+    ) -> Option<Delivery> {
         if !self.unbound.is_empty() {
             return None;
         }
-        let governance = self.governance.load();
-        let known = peer.known(&governance)?;
         let lease = self.leases.read(id, governance.generation, self.clock.boot())?;
         let delivery = (|| {
-            let workload = &known.workload;
             if workload.assurance() < lease.assurance || !self.may_use(peer, workload, &lease) {
                 return None;
             }
@@ -91,8 +102,11 @@ impl Broker {
             if lease.sensitivity.max(secret.sensitivity) >= Sensitivity::Restricted {
                 return None;
             }
-            let credential =
-                self.engines.find(&lease.engine)?.read_now(&order(&lease, secret, self.clock.boot()), &lease.reference)?.ok()?;
+            let engine = self.engines.find(&lease.engine)?;
+            if newest && !engine.is_newest(secret, &lease.reference) {
+                return None;
+            }
+            let credential = engine.read_now(&order(&lease, secret, self.clock.boot()), &lease.reference)?.ok()?;
             // The record is written and only counts: nothing is waited for between the last look, the count and the value.
             self.attestor.still(peer).ok()?;
             let live = self.leases.find(id).is_some_and(|now| now.state == State::Live);

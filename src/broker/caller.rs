@@ -52,9 +52,9 @@ const NAMES: usize = 8;
 
 impl Known {
     /// The lease that a name led to a moment ago.
-    pub(super) fn named(&self, secret: &SecretName, now: BootTime) -> Option<LeaseId> {
+    pub(super) fn named(&self, secret: &str, now: BootTime) -> Option<LeaseId> {
         let named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-        named.iter().find(|named| named.secret == *secret && now < named.until).map(|named| named.lease)
+        named.iter().find(|named| named.secret.as_str() == secret && now < named.until).map(|named| named.lease)
     }
 
     /// A name led to a lease.

@@ -127,11 +127,12 @@ pub(super) async fn serve(stream: UnixStream, cred: PeerCred, place: Place, cont
                 }) as Pin<Box<dyn Future<Output = _> + Send>>);
             }
         };
-        if context.door == Door::Workload
-            && !request.headers().contains_key(PINNED_HEADER)
-            && let Some(response) = workload_api::answer_now(request.method(), request.uri().path(), peer, &context.broker, id)
-        {
-            return Either::Left(ready(answered(response)));
+        if context.door == Door::Workload && !request.headers().contains_key(PINNED_HEADER) {
+            let broker = &context.broker;
+            let now = workload_api::answer_now(request.method(), request.uri().path(), peer, broker, id);
+            if let Some(response) = now.or_else(|| vault::answer_now(&request, peer, broker, id)) {
+                return Either::Left(ready(answered(response)));
+            }
         }
         Either::Right(Box::pin(async move { answered(handle(request, peer, id, context).await) }))
     });

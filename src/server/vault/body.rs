@@ -63,16 +63,19 @@ fn write(delivery: &Delivery, left: u64, read: Read) -> io::Result<(Zeroizing<Ve
         Read::Kv => (String::new(), false, 0),
         Read::Leased => (lease.id.to_string(), lease.renewable, left),
     };
-    let mut warnings = delivery.clamped().to_vec();
-    warnings.extend(
-        stale_age(delivery.attributes()).map(|age| format!("stale: the source cannot be asked; it confirmed this value {age} s ago")),
-    );
-    let warnings = if warnings.is_empty() { json!(null) } else { json!(warnings) };
     write!(
         out,
-        r#","request_id":"{}","lease_id":"{id}","renewable":{renewable},"lease_duration":{left},"wrap_info":null,"warnings":{warnings},"auth":null}}"#,
+        r#","request_id":"{}","lease_id":"{id}","renewable":{renewable},"lease_duration":{left},"wrap_info":null,"warnings":"#,
         delivery.request()
     )?;
+    match (delivery.clamped(), stale_age(delivery.attributes())) {
+        ([], None) => out.extend_from_slice(b"null"),
+        (clamped, stale) => {
+            let stale = stale.map(|age| format!("stale: the source cannot be asked; it confirmed this value {age} s ago"));
+            serde_json::to_writer(&mut *out, &clamped.iter().cloned().chain(stale).collect::<Vec<_>>())?;
+        }
+    }
+    out.extend_from_slice(br#","auth":null}"#);
     Ok((out, secret))
 }
 
@@ -85,12 +88,12 @@ fn members(out: &mut Vec<u8>, value: &[u8], attributes: &[Attribute], read: Read
     let text = std::str::from_utf8(value).ok();
     let named = read == Read::Leased && attributes.iter().any(|(name, _)| *name == "username");
     let mut taken = Vec::new();
+    let own = if named { "password" } else { "value" };
     if let Some((inside, names)) = text.and_then(object) {
         out.extend_from_slice(inside.as_bytes());
         taken = names;
     } else {
-        let name = if named { "password" } else { "value" };
-        write!(out, r#""{name}":"#)?;
+        write!(out, r#""{own}":"#)?;
         match text {
             Some(text) => serde_json::to_writer(&mut *out, text)?,
             None => {
@@ -102,20 +105,22 @@ fn members(out: &mut Vec<u8>, value: &[u8], attributes: &[Attribute], read: Read
                 out.extend_from_slice(br#"","encoding":"base64""#);
             }
         }
-        taken.push(Zeroizing::new(name.to_owned()));
+        taken.push(Zeroizing::new(own.to_owned()));
     }
+    let mut first = taken.is_empty();
     let is_stale = stale_age(attributes).is_some();
-    for (name, value) in attributes {
+    for (at, (name, value)) in attributes.iter().enumerate() {
         // What is said about the value is not taken for a part of it.
         let stands_elsewhere = (*name == VERSION && read == Read::Kv) || (is_stale && (*name == STALE || *name == AGE));
-        if stands_elsewhere || taken.iter().any(|taken| taken.as_str() == *name) {
+        let is_taken = taken.iter().any(|taken| taken.as_str() == *name) || attributes[..at].iter().any(|(before, _)| before == name);
+        if stands_elsewhere || is_taken {
             continue;
         }
-        out.extend_from_slice(if taken.is_empty() { b"" } else { b"," });
+        out.extend_from_slice(if first { b"" } else { b"," });
+        first = false;
         serde_json::to_writer(&mut *out, name)?;
         out.push(b':');
         serde_json::to_writer(&mut *out, value)?;
-        taken.push(Zeroizing::new(name.to_string()));
     }
     Ok(())
 }

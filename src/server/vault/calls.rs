@@ -140,7 +140,7 @@ async fn read(broker: &Arc<Broker>, call: Call, read: Read) -> Result<Response<B
         return Err(Refusal::field("version", "cannot be chosen: the newest is given"));
     }
     let (peer, id) = (call.peer.clone(), call.id);
-    if let Some(delivery) = broker.read_named(&peer, &name, id) {
+    if let Some(delivery) = broker.read_named(&peer, name.as_str(), id) {
         return Ok(body::secret(&delivery, broker.remaining(delivery.lease()), read));
     }
     let asked = broker.moment_of_asking();

@@ -19,7 +19,7 @@ use super::{
     routes::Route,
 };
 use crate::{
-    broker::Caller,
+    broker::{Broker, Caller},
     model::{Class, Code, Refusal, RequestId},
 };
 use bytes::Bytes;
@@ -44,6 +44,15 @@ pub(super) async fn handle(request: Request<Incoming>, peer: &Arc<Caller>, id: R
         Ok(response) => response,
         Err(refusal) => refused(id, &refusal),
     }
+}
+
+/// A value that was read by its name a moment ago, where the broker can give it on the spot; everything else goes the long way.
+pub(super) fn answer_now(request: &Request<Incoming>, peer: &Caller, broker: &Broker, id: RequestId) -> Option<Response<Body>> {
+    let (uri, is_read) = (request.uri(), request.method() == Method::GET);
+    let (read, name) = path::read_at(uri.path().strip_prefix("/v1/")?).filter(|_| is_read && uri.query().is_none())?;
+    may_be_answered(request.headers()).ok()?;
+    let delivery = broker.read_named(peer, name, id)?;
+    Some(body::secret(&delivery, broker.remaining(delivery.lease()), read))
 }
 
 /// The route that a request is for, with its parameter, and its whole body.

@@ -2,6 +2,7 @@
 
 use super::{
     super::routes::{self, Matched, Route},
+    body::Read,
     spelled,
 };
 use crate::model::{Code, Refusal, SecretName};
@@ -56,9 +57,15 @@ pub(super) fn secret(parameter: Option<&str>) -> Result<SecretName, Refusal> {
     SecretName::parse(parameter.unwrap_or_default()).map_err(|_| Refusal::new(Code::NOT_FOUND))
 }
 
+/// What a path below `/v1/` would read, by the beginning that it has, and what follows that.
+pub(super) fn read_at(path: &str) -> Option<(Read, &str)> {
+    let mount = MOUNTS.iter().find(|mount| path.starts_with(mount.read))?;
+    Some((if mount.version.is_some() { Read::Kv } else { Read::Leased }, &path[mount.read.len()..]))
+}
+
 /// The secret that a path below `/v1/` would read.
 pub(super) fn read_by(path: &str) -> Option<SecretName> {
-    MOUNTS.iter().find_map(|mount| SecretName::parse(path.strip_prefix(mount.read)?).ok())
+    SecretName::parse(read_at(path)?.1).ok()
 }
 
 #[cfg(test)]
