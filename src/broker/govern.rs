@@ -6,7 +6,7 @@ use crate::{
     audit::{Event, Kind, Need, Outcome},
     intent::Intent,
     lease::Lease,
-    model::{Catalogue, Code, EndReason, EngineName, HolderKind, Refusal, SecretDefinition, WallTime},
+    model::{Catalogue, Code, EndReason, EndsBy, EngineName, HolderKind, Refusal, SecretDefinition, SecretName, WallTime},
     policy::{Bundle, Decision, Evidence},
     sys::{TrustError, write_atomic},
 };
@@ -44,6 +44,11 @@ pub struct LoadProblems(pub Vec<String>, #[source] pub Option<TrustError>);
 pub type Loader = Box<dyn Fn(u64, WallTime) -> Result<Governance, LoadProblems> + Send + Sync>;
 
 impl Governance {
+    /// The names of the secrets whose values last.
+    pub(super) fn lasting(&self) -> Vec<SecretName> {
+        self.catalogue.iter().filter(|row| row.ends_by == EndsBy::None).map(|row| row.name.clone()).collect()
+    }
+
     /// The secrets that name this engine.
     pub(super) fn of_engine(&self, name: &EngineName) -> Vec<Arc<SecretDefinition>> {
         self.catalogue.iter().filter(|row| row.engine == *name).cloned().collect()

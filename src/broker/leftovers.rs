@@ -4,13 +4,17 @@
 use super::{Broker, reconcile::Found};
 use crate::{
     audit::{Event, Facts, Kind, Outcome, Recordable, Word},
-    engine::{Engine, TakenBack},
+    engine::{Engine, EngineError, TakenBack},
     model::{Code, EngineName, Refusal, RequestId, SecretName},
 };
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// So many are named in one line of the log.
 const MANY: usize = 20;
+
+/// So many are taken back at an operator's word.
+const MOST: usize = 1_000;
 
 /// A version, for the record.
 #[derive(Serialize)]
@@ -50,25 +54,35 @@ impl Broker {
     }
 
     /// Looks for versions that no definition names, and takes them back where an operator's request says so.
-    pub(super) async fn look_for_leftovers(&self, name: &EngineName, engine: &dyn Engine, end: Option<RequestId>, found: &mut Found) {
-        found.values = match engine.leftovers(&self.governance().of_engine(name)).await {
-            Ok(left) => left,
-            Err(error) => {
-                found.failed.push(format!("values that no definition names cannot be looked for: {error}"));
-                return;
-            }
-        };
+    pub(super) async fn look_for_leftovers(
+        &self,
+        name: &EngineName,
+        engine: &dyn Engine,
+        end: Option<RequestId>,
+        found: &mut Found,
+    ) -> Result<(), EngineError> {
+        // Whatever their engine: two may have one source. And also while it is under way: definitions come back.
+        let defined = || self.governance().lasting();
+        found.values = engine.leftovers(&defined).await?;
         let Some(request) = end else {
             if !found.values.is_empty() {
                 let left: Vec<&str> = found.values.iter().take(MANY).map(|left| left.name.as_str()).collect();
                 tracing::warn!(engine = %name, count = found.values.len(), ?left,
                     "no definition names these versions of values that last: 'clav engine reconcile {name} --end-values' takes them back");
             }
-            return;
+            return Ok(());
         };
-        for left in &found.values {
-            // Nobody has a lease of it any more: those end with the definition.
-            let taken = engine.end_leftover(left, &self.governance().of_engine(name)).await;
+        for left in found.values.iter().take(MOST) {
+            if !self.may_end() {
+                found.failed.push("the rest is left: the daemon stops, or ends nothing any more".to_owned());
+                break;
+            }
+            // Their definition may say something else now, or have another engine.
+            if let Some(lease) = self.leases.all().iter().find(|lease| lease.reference.is_named(&left.name)) {
+                found.failed.push(format!("{}: {} has it; end that first", left.name, lease.id));
+                continue;
+            }
+            let taken = engine.end_leftover(left, &defined).await;
             match &taken.found {
                 Ok(_) => {
                     tracing::warn!(engine = %name, version = left.name, "took back a version of a value that no definition names");
@@ -78,5 +92,13 @@ impl Broker {
             }
             self.note_rotation(self.retired(name, taken, request)).await;
         }
+        if found.values.len() > MOST {
+            found.failed.push(format!("{} more are left: ask once more", found.values.len() - MOST));
+        }
+        // A change that was under way may have set another.
+        let more = engine.leftovers(&defined).await?;
+        let known: BTreeSet<String> = found.values.iter().map(|left| left.name.clone()).collect();
+        found.values.extend(more.into_iter().filter(|left| !known.contains(&left.name)));
+        Ok(())
     }
 }

@@ -148,8 +148,14 @@ impl Broker {
         values: Option<RequestId>,
     ) -> Result<Found, EngineError> {
         let mut found = self.compare(name, engine, may).await;
-        if let Ok(found) = &mut found {
-            self.look_for_leftovers(name, engine, values, found).await;
+        if let Ok(all) = &mut found
+            && let Err(error) = self.look_for_leftovers(name, engine, values, all).await
+        {
+            match may {
+                // The next look sees both.
+                May::EndFew => found = Err(error),
+                May::Look | May::EndAll(_) => all.failed.push(format!("values that no definition names cannot be looked for: {error}")),
+            }
         }
         let standing = match &found {
             Ok(found) => Standing {

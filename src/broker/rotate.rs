@@ -14,6 +14,7 @@ use crate::{
 };
 use std::{
     collections::BTreeMap,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -142,15 +143,13 @@ impl Broker {
             }
         }
         let done = match self.engines.find(&secret.engine) {
-            Some(engine) => engine.rotate(secret).await,
+            Some(_) if !self.is_defined(secret) => Err(EngineError::Setup("its definition is gone".into())),
+            Some(engine) => self.rotate_by(&**engine, secret, request).await,
             None => Err(EngineError::Setup("the engine is not configured".into())),
         };
         let known = done.as_ref().map(|version| *version).map_err(ToString::to_string);
         self.rotations.rota().rotated(secret, known, self.moment());
         self.metrics.rotated(done.is_ok());
-        for taken in self.engines.find(&secret.engine).map(|engine| engine.taken_back()).unwrap_or_default() {
-            self.note_rotation(self.retired(&secret.engine, taken, request)).await;
-        }
         match &done {
             Ok(version) => {
                 tracing::info!(secret = %secret.name, engine = %secret.engine, version = version.number, "a value was changed");
@@ -164,6 +163,30 @@ impl Broker {
             }
         }
         done.map_err(Stop::from)
+    }
+
+    /// Whether the row that is to be changed is still there: it may have been taken away while others had their turn.
+    fn is_defined(&self, secret: &SecretDefinition) -> bool {
+        self.governance().catalogue.find(&secret.name).is_some_and(|row| row.engine == secret.engine)
+    }
+
+    /// Has the value changed. What is taken back meanwhile goes on the record soon, however long the change takes.
+    async fn rotate_by(&self, engine: &dyn Engine, secret: &SecretDefinition, request: RequestId) -> Result<Version, EngineError> {
+        let mut changing = pin!(engine.rotate(secret));
+        let done = loop {
+            match tokio::time::timeout(TICK, &mut changing).await {
+                Ok(done) => break done,
+                Err(_) => self.note_taken(engine, &secret.engine, request).await,
+            }
+        };
+        self.note_taken(engine, &secret.engine, request).await;
+        done
+    }
+
+    async fn note_taken(&self, engine: &dyn Engine, name: &EngineName, request: RequestId) {
+        for taken in engine.taken_back() {
+            self.note_rotation(self.retired(name, taken, request)).await;
+        }
     }
 
     /// A secret has a new value: the one place where that becomes known. Whoever has a lease of it and watches is told.

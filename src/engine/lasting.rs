@@ -51,11 +51,13 @@ pub(super) struct Kept<V> {
     pub(super) pending: Option<V>,
     /// What is given no more and still has to be taken back.
     pub(super) retired: Vec<V>,
+    /// Numbers up to this one have been used, whether or not anything is kept of them.
+    pub(super) past: u64,
 }
 
 impl<V> Default for Kept<V> {
     fn default() -> Self {
-        Self { current: None, previous: None, pending: None, retired: Vec::new() }
+        Self { current: None, previous: None, pending: None, retired: Vec::new(), past: 0 }
     }
 }
 
@@ -81,6 +83,12 @@ struct Rows<'a, R> {
     pending: Option<R>,
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
     retired: Vec<R>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    past: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The values of all secrets of one engine.
@@ -108,27 +116,27 @@ impl<V: Lasts> Shelf<V> {
         format!("{}/{}/{}", self.kind, self.engine, hex::encode(&sha256(&[secret.as_str().as_bytes()])[..16]))
     }
 
-    /// The secrets of which anything is kept.
-    pub(super) fn secrets(&self) -> Result<Vec<SecretName>, EngineError> {
+    /// The secrets of which anything is kept. What cannot be read is told in the log, and keeps nobody from the rest.
+    pub(super) fn secrets(&self) -> Vec<SecretName> {
         #[derive(Deserialize)]
         struct Whose<'a> {
             #[serde(borrow)]
             secret: Cow<'a, str>,
         }
-        let broken = |label: &str| EngineError::Setup(format!("local store: {label} cannot be read"));
-        let mut secrets = Vec::new();
-        for label in self.store.own_labels(&format!("{}/{}/", self.kind, self.engine)) {
-            let Some(bytes) = self.store.load_own(&label).map_err(|_| broken(&label))? else { continue };
-            let Whose { secret } = serde_json::from_slice(bytes.expose()).map_err(|_| broken(&label))?;
-            secrets.push(SecretName::parse(&secret).map_err(|_| broken(&label))?);
-        }
-        Ok(secrets)
-    }
-
-    /// Forgets what is kept of a secret; it is gone from the disk when this returns.
-    pub(super) fn remove(&self, secret: &SecretName) -> Result<(), EngineError> {
-        let failed = |why| EngineError::Unreachable(format!("local store: the values of {secret} cannot be forgotten: {why}"));
-        blocking(|| self.store.remove_own(&self.label(secret))).map_err(failed)
+        let read = |label: &String| {
+            let bytes = self.store.load_own(label).ok()??;
+            let Whose { secret } = serde_json::from_slice(bytes.expose()).ok()?;
+            SecretName::parse(&secret).ok()
+        };
+        let labels = self.store.own_labels(&format!("{}/{}/", self.kind, self.engine));
+        let whose = labels.iter().filter_map(|label| {
+            let secret = read(label);
+            if secret.is_none() {
+                tracing::error!(engine = %self.engine, label, "local store: values cannot be read, nor whose they are");
+            }
+            secret
+        });
+        whose.collect()
     }
 
     /// What is kept; nothing for a secret whose values were never changed from here.
@@ -152,7 +160,7 @@ impl<V: Lasts> Shelf<V> {
         }
         let read = |row: Option<V::Read<'_>>| row.map(|row| V::of(row).ok_or_else(unreadable)).transpose();
         let retired = rows.retired.into_iter().map(|row| V::of(row).ok_or_else(unreadable)).collect::<Result<_, _>>()?;
-        Ok(Kept { current: read(rows.current)?, previous: read(rows.previous)?, pending: read(rows.pending)?, retired })
+        Ok(Kept { current: read(rows.current)?, previous: read(rows.previous)?, pending: read(rows.pending)?, retired, past: rows.past })
     }
 
     /// Keeps it; it is on the disk when this returns.
@@ -165,6 +173,7 @@ impl<V: Lasts> Shelf<V> {
             previous: kept.previous.as_ref().map(V::row),
             pending: kept.pending.as_ref().map(V::row),
             retired: kept.retired.iter().map(V::retired).collect(),
+            past: kept.past,
         };
         let mut text = Zeroizing::new(Vec::with_capacity(ROOM));
         serde_json::to_writer(&mut *text, &rows).map_err(|why| failed(why.to_string()))?;

@@ -45,7 +45,7 @@ pub use ended::{EndedError, ListPlaces};
 pub use members::Members;
 pub use over::Over;
 pub use registry::Engines;
-pub use version::{Leftover, Standing, TakenBack, Version};
+pub use version::{Defined, Leftover, Standing, TakenBack, Version};
 
 use crate::digest::sha256;
 use crate::model::{
@@ -135,6 +135,11 @@ impl UpstreamRef {
     /// The sealed value.
     pub fn sealed(&self) -> Option<&str> {
         self.0.get(SEALED).and_then(serde_json::Value::as_str)
+    }
+
+    /// Whether this is how the source calls it.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.0.get("name").and_then(serde_json::Value::as_str) == Some(name)
     }
 
     /// All names, for the record: sealed bytes belong to the lease, which is forgotten, and not to the log, which is not.
@@ -296,14 +301,13 @@ pub trait Engine: Send + Sync {
         Vec::new()
     }
 
-    /// Versions under our mark of values that last and that none of these definitions, all that name this engine, names any more: at the
-    /// source or kept here.
-    async fn leftovers(&self, _secrets: &[Arc<SecretDefinition>]) -> Result<Vec<Leftover>, EngineError> {
+    /// Versions under our mark of values that last and that nothing defines any more: at the source or kept here.
+    async fn leftovers(&self, _defined: Defined<'_>) -> Result<Vec<Leftover>, EngineError> {
         Ok(Vec::new())
     }
 
-    /// Takes such a version back, and forgets what is kept of it. Safe to repeat.
-    async fn end_leftover(&self, left: &Leftover, _secrets: &[Arc<SecretDefinition>]) -> TakenBack {
+    /// Takes such a version back, unless it is defined again, and forgets what is kept of it. Safe to repeat.
+    async fn end_leftover(&self, left: &Leftover, _defined: Defined<'_>) -> TakenBack {
         left.taken(Err(EngineError::Setup("makes no values that last".into())))
     }
 

@@ -21,6 +21,9 @@ pub struct Standing {
     pub cut_short: bool,
 }
 
+/// Gives the names of all secrets whose values last, whatever their engine, as they are defined at that moment.
+pub type Defined<'a> = &'a (dyn Fn() -> Vec<SecretName> + Send + Sync);
+
 /// A version of a value that lasts and that no definition names any more.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Leftover {

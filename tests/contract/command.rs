@@ -307,8 +307,8 @@ async fn an_end_is_done_when_the_program_said_so_and_not_before() {
         ("revoke no-value", "NoValue"),
         ("revoke stays", "probe: it lives after it was revoked"),
         ("probe nothing", "ended without an answer"),
-        ("revoke secret-in-error", "Refused(\"under-test: revoke: the program says something that holds the value"),
-        ("revoke piece-in-error", "Refused(\"under-test: revoke: the program says something that holds the value"),
+        ("revoke secret-in-error", "Refused(\"under-test: revoke: the program says something that may hold the value"),
+        ("revoke piece-in-error", "Refused(\"under-test: revoke: the program says something that may hold the value"),
     ] {
         let (patient, hasty) = (behind.engine(LIMIT), behind.engine(SHORT));
         let engine = if wanted == "had not ended" { &hasty } else { &patient };

@@ -7,7 +7,7 @@ use crate::{
 };
 use claviger::{
     engine::{Engine, EngineError, Issued, command::CommandEngine},
-    model::{EndResult, LeaseId, Operation, SecretDefinition},
+    model::{EndResult, LeaseId, Operation, SecretDefinition, SecretName},
 };
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
@@ -98,7 +98,7 @@ async fn a_program_of_whatever_habit_costs_nobody_the_value() {
         ("rotate other-lease", "Setup(\"under-test: rotate: the program's answer is about another name"),
         ("rotate refused", "Refused(\"under-test: rotate: the program says: it rains"),
         ("rotate no-value", "NoValue"),
-        ("rotate proposal-in-error", "Refused(\"under-test: rotate: the program says something that holds the value"),
+        ("rotate proposal-in-error", "Refused(\"under-test: rotate: the program says something that may hold the value"),
         ("probe dead", "Refused(\"under-test: the program says that the new value does not work"),
         ("probe credulous", "Setup(\"under-test: probe: the program finds a value good that was never set"),
         ("probe nothing", "Unreachable(\"under-test: probe: the program ended without an answer"),
@@ -421,14 +421,17 @@ async fn versions_that_no_definition_names_are_told_and_taken_back_by_name() {
     let taken = engine.taken_back();
     assert!(taken.len() == 1 && taken[0].version == 1 && taken[0].found == Ok(true), "{taken:?}");
     assert_eq!((taken[0].secret.as_ref(), engine.taken_back().len()), (Some(&secret.name), 0), "each is told once");
-    let (both, one) = ([Arc::new(secret.clone()), Arc::new(other.clone())], [Arc::new(other.clone())]);
+    let (both, one) = (
+        || vec![SecretName::parse("app/key").unwrap(), SecretName::parse("app/other").unwrap()],
+        || vec![SecretName::parse("app/other").unwrap()],
+    );
     assert_eq!(engine.leftovers(&both).await.unwrap(), []);
     let left = engine.leftovers(&one).await.unwrap();
     let numbers: Vec<_> = left.iter().map(|left| (left.version, left.secret.as_ref())).collect();
     assert_eq!(numbers, [(2, Some(&secret.name)), (3, Some(&secret.name))]);
     // Whoever defined it again in the meantime keeps it.
     let kept = engine.end_leftover(&left[0], &both).await;
-    assert!(kept.found.as_ref().is_err_and(|why| why.contains("a definition names")), "{kept:?}");
+    assert!(kept.found.as_ref().is_err_and(|why| why.contains("is defined again")), "{kept:?}");
     assert_eq!(issue(&engine, &secret).await.value.expose(), had.value.expose());
     // One that is not gone is still told of, and given to nobody from then on.
     behind.mood("revoke stays");
@@ -454,9 +457,29 @@ async fn versions_that_no_definition_names_are_told_and_taken_back_by_name() {
     let folder = tempfile::tempdir().unwrap();
     behind.store = store(&folder);
     let engine = behind.engine(SHORT);
-    let [unknown] = &engine.leftovers(&[]).await.unwrap()[..] else { panic!("one version") };
-    assert_eq!((&unknown.secret, unknown.version, engine.end_leftover(unknown, &[]).await.found), (&None, 1, Ok(true)));
+    let [unknown] = &engine.leftovers(&Vec::new).await.unwrap()[..] else { panic!("one version") };
+    assert_eq!((&unknown.secret, unknown.version, engine.end_leftover(unknown, &Vec::new).await.found), (&None, 1, Ok(true)));
     assert_eq!(behind.made(), [""; 0]);
+}
+
+/// A source that has one value at a time, and a definition that got another name and set another value there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_was_replaced_in_its_place_is_not_taken_back_for_its_old_name() {
+    let Some(behind) = plugin() else { return };
+    let engine = behind.engine(LIMIT);
+    let (old, new) = (row(&engine, "alone"), secret("app/other", &engine, row(&engine, "alone").settings.into()));
+    engine.rotate(&old).await.unwrap();
+    engine.rotate(&new).await.unwrap();
+    let given = issue(&engine, &new).await;
+    let defined = || vec![SecretName::parse("app/other").unwrap()];
+    let [left] = &engine.leftovers(&defined).await.unwrap()[..] else { panic!("one version") };
+    assert_eq!((engine.end_leftover(left, &defined).await.found, works(&behind, &given)), (Ok(false), true));
+    assert_eq!(engine.leftovers(&defined).await.unwrap(), []);
+    // Its numbers go on: whoever still ends that version ends no other.
+    assert_eq!(engine.rotate(&old).await.unwrap().number, 2);
+    // One that is what the source takes is taken back.
+    let [left] = &engine.leftovers(&defined).await.unwrap()[..] else { panic!("one version") };
+    assert_eq!((engine.end_leftover(left, &defined).await.found, behind.made().len()), (Ok(true), 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

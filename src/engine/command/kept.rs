@@ -55,7 +55,7 @@ impl Kept {
 
     /// The highest number there is.
     pub(super) fn last(&self) -> u64 {
-        self.all().map(|value| value.version).max().unwrap_or(0)
+        self.all().map(|value| value.version).max().unwrap_or(0).max(self.past)
     }
 
     /// Makes the next version, to be set: 256 random bits.
@@ -92,6 +92,12 @@ impl Kept {
         self.retired.len() > before
     }
 
+    /// A version was taken back. Its number is never another's: a program that still ends it would end that.
+    pub(super) fn part_from(&mut self, version: u64) {
+        self.past = self.last();
+        self.retired.retain(|value| value.version != version);
+    }
+
     /// What the program answered about the one that is being set.
     pub(super) fn hear(&mut self, (value, attributes, reference): Heard) {
         self.pending = self.pending.take().map(|pending| Value { value, attributes, reference, heard: true, ..pending });
@@ -102,9 +108,11 @@ impl Kept {
         [&self.current, &self.previous].into_iter().flatten().find(|value| value.version == version && value.made == made)
     }
 
-    /// Whether a message gives a piece of one of them away, also as it is told; of one whose value is not known any more, any message may.
-    pub(super) fn is_told_by(&self, message: &[u8]) -> bool {
-        self.all().any(|value| value.value.is_empty())
+    /// Whether a message about one of them may give a piece of any away, also as it is told; of one whose value is not known, any message may.
+    pub(super) fn is_told_by(&self, number: u64, message: &[u8]) -> bool {
+        let is_unknown = |value: &Value| value.value.is_empty();
+        self.all().any(is_unknown)
+            || !self.all().any(|value| value.version == number)
             || self.all().any(|value| {
                 let told = Zeroizing::new(STANDARD.encode(value.value.expose()));
                 super::given::holds_some(message, value.value.expose()) || super::given::holds_some(message, told.as_bytes())
@@ -159,7 +167,9 @@ impl lasting::Lasts for Value {
     }
 
     fn retired(&self) -> Row<'_> {
-        Row { value: None, attributes: None, ..self.row() }
+        // Whether one that stood in a place of others was replaced there is found out by trying it.
+        let value = Some(&self.value).filter(|_| !self.overlap);
+        Row { value, attributes: None, ..self.row() }
     }
 
     fn of(row: Read<'_>) -> Option<Self> {
@@ -257,7 +267,7 @@ mod tests {
         begun(&mut kept, 0, true).unwrap();
         kept.pending.as_mut().unwrap().value = SecretBytes::new(b"-----BEGIN\nsomething".to_vec());
         for (message, is_told) in [("cannot try -----BEGIN", true), ("cannot try LS0tLS1CRUdJTg", true), ("cannot try it", false)] {
-            assert_eq!(kept.is_told_by(message.as_bytes()), is_told, "{message}");
+            assert_eq!(kept.is_told_by(1, message.as_bytes()), is_told, "{message}");
         }
     }
 }

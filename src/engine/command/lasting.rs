@@ -221,7 +221,7 @@ impl CommandEngine {
             Call::Rotate => self.open_call(name, &request).await?,
             _ => self.program.call(&request, || (), || ()).await?,
         };
-        answered(call, About::Version(name), &answer, &|message| kept.is_told_by(message) && !crate::mutation!("command-message"))
+        answered(call, About::Version(name), &answer, &|message| kept.is_told_by(number, message) && !crate::mutation!("command-message"))
     }
 }
 

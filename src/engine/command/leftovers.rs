@@ -2,17 +2,17 @@
 //! taken back.
 
 use super::{
-    super::{Engine, EngineError, Leftover, TakenBack},
-    CommandEngine,
+    super::{Defined, EngineError, Leftover, TakenBack},
+    Call, CommandEngine, Done,
     kept::Kept,
     lasting::Which,
     names::{version_of, version_prefix},
 };
-use crate::model::{EndsBy, SecretDefinition, SecretName};
+use crate::model::SecretName;
 use serde_json::Map;
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 use tokio::time::{Instant, timeout};
 
@@ -21,12 +21,12 @@ const TOLD_MAX: usize = 1_000;
 
 impl CommandEngine {
     /// Those at the source, and those that are kept here.
-    pub(super) async fn left(&self, secrets: &[Arc<SecretDefinition>]) -> Result<Vec<Leftover>, EngineError> {
-        let named = self.named_by(secrets);
-        let kept: HashMap<String, SecretName> =
-            self.values.secrets()?.into_iter().map(|secret| (version_prefix(&secret), secret)).collect();
+    pub(super) async fn left(&self, defined: Defined<'_>) -> Result<Vec<Leftover>, EngineError> {
+        let kept: HashMap<String, SecretName> = self.values.secrets().into_iter().map(|secret| (version_prefix(&secret), secret)).collect();
+        let listed = self.listed().await?;
+        let named = prefixes(defined);
         let mut left = BTreeSet::new();
-        for name in self.listed().await? {
+        for name in listed {
             if let Some((prefix, version)) = version_of(&name).filter(|(prefix, _)| !named.contains(*prefix)) {
                 left.insert(Leftover { name: self.prefix() + &name, secret: kept.get(prefix).cloned(), version });
             }
@@ -41,14 +41,15 @@ impl CommandEngine {
     }
 
     /// Takes one back. Whether it was at the source.
-    pub(super) async fn take_left(&self, left: &Leftover, secrets: &[Arc<SecretDefinition>]) -> Result<bool, EngineError> {
+    pub(super) async fn take_left(&self, left: &Leftover, defined: Defined<'_>) -> Result<bool, EngineError> {
         let bare = left.name.strip_prefix(&self.prefix()).and_then(version_of);
         let (prefix, version) = bare.ok_or_else(|| EngineError::Setup(format!("{} is no version of ours", left.name)))?;
-        if self.named_by(secrets).contains(prefix) && !crate::mutation!("command-defined-again") {
-            return Err(EngineError::Setup(format!("a definition names {} again", left.name)));
-        }
+        let still_left = || match prefixes(defined).contains(prefix) && !crate::mutation!("command-defined-again") {
+            true => Err(EngineError::Setup(format!("{} is defined again", left.name))),
+            false => Ok(()),
+        };
         let secret = left.secret.as_ref().filter(|secret| version_prefix(secret) == prefix);
-        // Whoever defines it again waits for the same turn before it is changed; until then nothing of it is given.
+        // Looked at with the turn: a change that was under way may have given it meanwhile, for a definition that is back.
         let turn = secret.map(|secret| self.values.turn(secret));
         let _turn = match &turn {
             Some(turn) => {
@@ -57,6 +58,7 @@ impl CommandEngine {
             }
             None => None,
         };
+        still_left()?;
         let mut kept = match secret {
             Some(secret) => self.values.load(secret)?,
             None => Kept::default(),
@@ -68,25 +70,37 @@ impl CommandEngine {
         if let Some(over) = self.open.over_at(&left.name, Instant::now()) {
             // A change that was cut short may still set it.
             tokio::time::sleep_until(over).await;
+            still_left()?;
         }
-        let none = Map::new();
-        let unknown = Which { number: version, value: None, reference: None, parameters: &none };
-        let which = kept.retired.iter().find(|value| value.version == version).map_or(unknown, Which::retired);
-        let found = self.revoke_version((secret, &left.name), &kept, which).await?;
+        let found = self.end_version((secret, &left.name), &kept, version).await?;
         if let Some(secret) = secret {
-            kept.retired.retain(|value| value.version != version);
-            match kept.retired.is_empty() {
-                true => self.values.remove(secret)?,
-                false => self.values.save(secret, &kept)?,
-            }
+            kept.part_from(version);
+            self.values.save(secret, &kept)?;
         }
         Ok(found)
     }
 
-    /// How the versions begin of those values that last and that these define.
-    fn named_by(&self, secrets: &[Arc<SecretDefinition>]) -> BTreeSet<String> {
-        secrets.iter().filter(|secret| self.ends_by(secret) == EndsBy::None).map(|secret| version_prefix(&secret.name)).collect()
+    /// Takes a version away that is given no more. One that stood in the place of others, and does not work, was replaced: who takes that
+    /// place away takes somebody else's value.
+    async fn end_version(&self, about: (Option<&SecretName>, &str), kept: &Kept, version: u64) -> Result<bool, EngineError> {
+        let none = Map::new();
+        let unknown = Which { number: version, value: None, reference: None, parameters: &none };
+        let Some(value) = kept.retired.iter().find(|value| value.version == version) else {
+            return self.revoke_version(about, kept, unknown).await;
+        };
+        if !value.overlap && !value.value.is_empty() && !crate::mutation!("command-replaced") {
+            let tried = self.ask_about(Call::Probe, about, None, kept, Which::of(value)).await?;
+            if matches!(tried, Done::Probed(false)) {
+                return Ok(false);
+            }
+        }
+        self.revoke_version(about, kept, Which::retired(value)).await
     }
+}
+
+/// How the versions begin of those values that last and are defined.
+fn prefixes(defined: Defined<'_>) -> BTreeSet<String> {
+    defined().iter().map(version_prefix).collect()
 }
 
 /// What became of versions, until somebody asks.

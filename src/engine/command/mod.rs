@@ -16,7 +16,7 @@ mod protocol;
 mod settings;
 
 use super::{
-    Again, Engine, EngineError, Issued, Leftover, Mark, Order, Over, Standing, TakenBack, UpstreamRef, Version, local::LocalStore,
+    Again, Defined, Engine, EngineError, Issued, Leftover, Mark, Order, Over, Standing, TakenBack, UpstreamRef, Version, local::LocalStore,
 };
 use crate::{
     digest::{Random, SealKey},
@@ -371,12 +371,12 @@ impl Engine for CommandEngine {
         self.taken.take()
     }
 
-    async fn leftovers(&self, secrets: &[Arc<SecretDefinition>]) -> Result<Vec<Leftover>, EngineError> {
-        self.named(self.left(secrets).await)
+    async fn leftovers(&self, defined: Defined<'_>) -> Result<Vec<Leftover>, EngineError> {
+        self.named(self.left(defined).await)
     }
 
-    async fn end_leftover(&self, left: &Leftover, secrets: &[Arc<SecretDefinition>]) -> TakenBack {
-        left.taken(self.named(self.take_left(left, secrets).await))
+    async fn end_leftover(&self, left: &Leftover, defined: Defined<'_>) -> TakenBack {
+        left.taken(self.named(self.take_left(left, defined).await))
     }
 
     async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError> {

@@ -257,7 +257,7 @@ const MESSAGE_MAX: usize = 200;
 fn told(call: Call, kind: Kind, message: &str, is_secret: &dyn Fn(&[u8]) -> bool) -> EngineError {
     let cut = &message.as_bytes()[..message.len().min(MESSAGE_MAX)];
     let text = match is_secret(cut) {
-        true => format!("{}: the program says something that holds the value", call.as_str()),
+        true => format!("{}: the program says something that may hold the value", call.as_str()),
         false => format!("{}: the program says: {}", call.as_str(), printable(cut)),
     };
     match kind {

@@ -38,13 +38,13 @@ pub(super) enum Found {
 impl Ending<'_> {
     /// Ends the role. Waits as long as it takes; the caller sets the deadline.
     pub(super) async fn run(&self) -> Result<Found, EngineError> {
-        let found = match self.silence(self.home).await? {
+        let found = match self.silence(self.pool.take(self.home).await?).await? {
             // Its maker may be at work in the other database, where alone its lock can be seen. Looked at only now: a role that is
             // there should not live longer for it.
-            Found::Nothing if self.made_in != self.home => match self.silence(self.made_in).await {
+            Found::Nothing if self.made_in != self.home => match self.pool.take(self.made_in).await {
                 // We cannot enter that database, if it still exists, so no maker of ours is in it.
                 Err(EngineError::Setup(_)) => Found::Nothing,
-                found => found?,
+                session => self.silence(session?).await?,
             },
             found => found,
         };
@@ -55,8 +55,7 @@ impl Ending<'_> {
     }
 
     /// After this the credential is dead.
-    async fn silence(&self, database: &str) -> Result<Found, EngineError> {
-        let session = self.pool.take(database).await?;
+    async fn silence(&self, session: Session<'_>) -> Result<Found, EngineError> {
         let found = self.kill(&session).await?;
         self.await_silence(session.client()).await?;
         self.pool.give_back(session);
@@ -70,20 +69,30 @@ impl Ending<'_> {
         // Without its maker's lock at first: any session can take an advisory lock, and a role that is there must not live on for it.
         // Only when there is none yet, its maker is waited for.
         let mut forbid = format!("ALTER ROLE {} NOLOGIN", self.role.quoted());
-        let mut waited = false;
+        let (mut waited, mut tried) = (false, false);
         loop {
             let joining = async {
-                if let Some(join) = &join {
-                    // A role that is gone, or that somebody else made: what follows says so. And that waits for the disk.
-                    let _ = client.batch_execute(&format!("SET LOCAL synchronous_commit = off;\n{join}")).await;
+                match &join {
+                    // What follows waits for the disk.
+                    Some(join) => client.batch_execute(&format!("SET LOCAL synchronous_commit = off;\n{join}")).await,
+                    None => Ok(()),
                 }
             };
             // Polled in this order, so sent in this order, without waiting in between. Messages of their own: logins are forbidden, and
             // every login sees that, before the last looks.
-            let (_, _, forbidden, after) =
+            let (joined, _, forbidden, after) =
                 tokio::join!(joining, client.simple_query(&terminate), client.batch_execute(&forbid), client.simple_query(&terminate));
             match forbidden {
-                Ok(()) => return after.map(|_| Found::Role).map_err(|why| fault("ending sessions", &why)),
+                // It came into being, or was let go of, only after we had tried to join it; nobody logs in any more.
+                Ok(()) if joined.is_err() && !waited && !tried => tried = true,
+                // Sessions of a role that somebody else made may be ours to end all the same.
+                Ok(()) => {
+                    let ended = after.map(|_| Found::Role).map_err(|why| fault("ending sessions", &why));
+                    return match (ended, joined) {
+                        (Err(_), Err(why)) => Err(fault("becoming a member of the role, to end its sessions", &why)),
+                        (ended, _) => ended,
+                    };
+                }
                 Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) && !waited => {
                     // Nor could it be joined before it was there.
                     let join = join.as_ref().map_or_else(String::new, |join| format!("{join};\n"));

@@ -103,6 +103,7 @@ fn members(out: &mut Vec<u8>, value: &[u8], attributes: &[Attribute], read: Read
                 encoder.finish()?;
                 drop(encoder);
                 out.extend_from_slice(br#"","encoding":"base64""#);
+                taken.push(Zeroizing::new("encoding".to_owned()));
             }
         }
         taken.push(Zeroizing::new(own.to_owned()));
@@ -233,7 +234,7 @@ mod tests {
         assert_eq!(data(b"{}", &[("d", "y")], false), json!({"d": "y"}));
         assert_eq!(data(b"x", &[("d", "y"), ("stale", "true"), ("age", "7")], true), json!({"value": "x", "d": "y"}));
         assert_eq!(data(b"x", &[("age", "of the key")], false), json!({"value": "x", "age": "of the key"}));
-        assert_eq!(data(&[0xff, 0], &[], false), json!({"value": "/wA=", "encoding": "base64"}));
+        assert_eq!(data(&[0xff, 0], &[("encoding", "of the file")], false), json!({"value": "/wA=", "encoding": "base64"}));
         // No object, or one that says two things: as it is.
         for other in [
             r#"{"a":1,"a":2}"#,

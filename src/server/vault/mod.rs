@@ -25,7 +25,7 @@ use crate::{
 use bytes::Bytes;
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::Incoming,
+    body::{Body as _, Incoming},
     http::{HeaderMap, request::Parts},
 };
 use std::{sync::Arc, time::Duration};
@@ -48,7 +48,7 @@ pub(super) async fn handle(request: Request<Incoming>, peer: &Arc<Caller>, id: R
 
 /// A value that was read by its name a moment ago, where the broker can give it on the spot; everything else goes the long way.
 pub(super) fn answer_now(request: &Request<Incoming>, peer: &Caller, broker: &Broker, id: RequestId) -> Option<Response<Body>> {
-    let (uri, is_read) = (request.uri(), request.method() == Method::GET);
+    let (uri, is_read) = (request.uri(), request.method() == Method::GET && request.body().is_end_stream());
     let (read, name) = path::read_at(uri.path().strip_prefix("/v1/")?).filter(|_| is_read && uri.query().is_none())?;
     may_be_answered(request.headers()).ok()?;
     let delivery = broker.read_named(peer, name, id)?;
