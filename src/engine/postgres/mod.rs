@@ -102,7 +102,7 @@ impl PostgresEngine {
         // A few milliseconds at the most, unless somebody wants more rounds.
         let verifier = if settings.scram_iterations > scram::ITERATIONS { blocking(make) } else { make() };
         let session = self.pool.take(database).await?;
-        let sql = role.create(order, settings, &verifier);
+        let sql = role.create(order, settings, &verifier, !session.is_superuser());
         let answer = run_apart(session.client(), &sql).await.map_err(|why| fault("making the role", &why))?;
         crate::failpoint!("role-made");
         if let Some(sql) = role.describe(order, settings) {

@@ -56,47 +56,28 @@ impl Ending<'_> {
 
     /// After this the credential is dead.
     async fn silence(&self, session: Session<'_>) -> Result<Found, EngineError> {
-        let found = self.kill(&session).await?;
+        let found = self.kill(session.client()).await?;
         self.await_silence(session.client()).await?;
         self.pool.give_back(session);
         Ok(found)
     }
 
     /// After this nobody can log in, and every session was told to end.
-    async fn kill(&self, session: &Session<'_>) -> Result<Found, EngineError> {
-        let (client, terminate) = (session.client(), self.terminate());
-        let join = (!session.is_superuser()).then(|| self.role.join());
+    async fn kill(&self, client: &Client) -> Result<Found, EngineError> {
+        let terminate = self.terminate();
         // Without its maker's lock at first: any session can take an advisory lock, and a role that is there must not live on for it.
         // Only when there is none yet, its maker is waited for.
         let mut forbid = format!("ALTER ROLE {} NOLOGIN", self.role.quoted());
-        let (mut waited, mut tried) = (false, false);
+        let mut waited = false;
         loop {
-            let joining = async {
-                match &join {
-                    // What follows waits for the disk.
-                    Some(join) => client.batch_execute(&format!("SET LOCAL synchronous_commit = off;\n{join}")).await,
-                    None => Ok(()),
-                }
-            };
-            // Polled in this order, so sent in this order, without waiting in between. Messages of their own: logins are forbidden, and
-            // every login sees that, before the last looks.
-            let (joined, _, forbidden, after) =
-                tokio::join!(joining, client.simple_query(&terminate), client.batch_execute(&forbid), client.simple_query(&terminate));
+            // Polled in this order, so sent in this order, without waiting in between. Two messages: the second is committed, and
+            // so seen by every login, before the third looks.
+            let (_, forbidden, after) =
+                tokio::join!(client.simple_query(&terminate), client.batch_execute(&forbid), client.simple_query(&terminate));
             match forbidden {
-                // It came into being, or was let go of, only after we had tried to join it; nobody logs in any more.
-                Ok(()) if joined.is_err() && !waited && !tried => tried = true,
-                // Sessions of a role that somebody else made may be ours to end all the same.
-                Ok(()) => {
-                    let ended = after.map(|_| Found::Role).map_err(|why| fault("ending sessions", &why));
-                    return match (ended, joined) {
-                        (Err(_), Err(why)) => Err(fault("becoming a member of the role, to end its sessions", &why)),
-                        (ended, _) => ended,
-                    };
-                }
+                Ok(()) => return after.map(|_| Found::Role).map_err(|why| fault("ending sessions", &why)),
                 Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) && !waited => {
-                    // Nor could it be joined before it was there.
-                    let join = join.as_ref().map_or_else(String::new, |join| format!("{join};\n"));
-                    forbid = format!("{};\n{join}ALTER ROLE {} NOLOGIN", self.role.turn(), self.role.quoted());
+                    forbid = format!("{};\nALTER ROLE {} NOLOGIN", self.role.turn(), self.role.quoted());
                     waited = true;
                 }
                 Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) => return Ok(Found::Nothing),

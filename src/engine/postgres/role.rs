@@ -71,7 +71,7 @@ impl Role {
     /// Everything that makes the role, to be sent as one message, which the server runs as one transaction. Where others have to wait for
     /// their turn, it does not wait for the server's disk, or they would wait for that too: [`Role::describe`] follows.
     /// Of the password it holds a verifier only: 256 random bits stand behind it, so what a server's log may show of it cannot be guessed back.
-    pub(super) fn create(&self, order: &Order<'_>, settings: &OwnRole, verifier: &str) -> Zeroizing<String> {
+    pub(super) fn create(&self, order: &Order<'_>, settings: &OwnRole, verifier: &str, join: bool) -> Zeroizing<String> {
         let (role, turns) = (self.quoted(), settings.changes_rights());
         let mut sql = Zeroizing::new(String::with_capacity(4096));
         let mut add = |statement: &str| {
@@ -88,6 +88,10 @@ impl Role {
             moment(order.expires),
             settings.connection_limit
         )));
+        if join {
+            // Only a member may end the role's sessions and reassign what it owns.
+            add(&format!("GRANT {role} TO CURRENT_USER"));
+        }
         if turns {
             // As late as can be: what stands above meets nobody else's changes.
             add(Self::rights_turn());
@@ -110,12 +114,6 @@ impl Role {
 
     fn comment(&self, order: &Order<'_>) -> String {
         format!("COMMENT ON ROLE {} IS {}", self.quoted(), escape_literal(&comment(order)))
-    }
-
-    /// Lets us end the role's sessions and hand on what it owns, which only members may. Done when it ends and not when it is made: whatever a
-    /// server's membership checks cost grows with the roles that somebody is a member of.
-    pub(super) fn join(&self) -> String {
-        format!("GRANT {} TO CURRENT_USER", self.quoted())
     }
 
     /// Lets the role log in until then.
