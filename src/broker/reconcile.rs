@@ -52,7 +52,7 @@ pub(super) struct Found {
     there: usize,
     orphans: Vec<LeaseId>,
     ended: Vec<LeaseId>,
-    /// Versions of values that no definition names, and those that are left of them.
+    /// Versions of values that no definition names, and what became of them.
     pub(super) values: Vec<Leftover>,
     pub(super) values_ended: Vec<String>,
     pub(super) failed: Vec<String>,

@@ -21,6 +21,8 @@
 //!    deleted can still be ended.
 //! 10. `rotate` gives a new value to its source before it is given to anybody, and gives nobody a value that was not tried where that can
 //!     be done. Cut short at any step, it loses neither the value before nor the one after; what works is found out by the next call.
+//!     What is taken back is told (`taken_back`). What no definition names any more is found (`leftovers`), and taken back when somebody
+//!     says so (`end_leftover`): not what is defined at that moment, nor what another value has taken the place of.
 //! 11. A value whose source could not be asked is given only where its definition says so, says so itself ([`STALE`], [`AGE`]), and ends
 //!     when its definition says; a source that says no ends it at once. `kept`, `evict` and `tidy` are about what is kept for that.
 

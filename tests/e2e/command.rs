@@ -249,14 +249,25 @@ fn versions_that_are_taken_back_are_on_the_record() {
         (Some("done"), &changes[2]["request"], Some(1))
     );
     assert_eq!((one["credential"]["found"].as_bool(), one["secret"]["name"].as_str()), (Some(true), Some(NAMES[1])));
-    let holder = stage.host.hold(VICTIM, "orders", &["hold", ASK_LASTING]);
+    let mut holder = stage.host.hold(VICTIM, "orders", &["hold", ASK_LASTING]);
     let reconcile = |host: &Host, body: &str| host.operator("POST", "/v1/engines/web-users/reconcile", body);
     let nothing = serde_json::json!([null, null]);
     let values = |answer: &Value| serde_json::json!([answer["values"], answer["values_ended"]]);
     assert_eq!(values(&reconcile(&stage.host, r#"{"end":true,"end_values":true}"#)), nothing, "a definition names them");
-    // The definition is taken away, and with it the right to what it gave.
+    // A definition that makes a login for each lease now: what live leases have lasts as long as they.
     let file = stage.host.dir.join("secrets.d/test.toml");
     let rows = fs::read_to_string(&file).unwrap();
+    fs::write(&file, rows.replace("ends = \"none\", ", "")).unwrap();
+    stage.host.operator("POST", "/v1/reload", "");
+    let spared = reconcile(&stage.host, r#"{"end_values":true}"#);
+    let said = spared["failed"].to_string();
+    assert!(said.contains(&format!("{} has a version of its secret; end that first", holder.lease())), "{spared}");
+    assert_eq!((spared["values"].as_array().unwrap().len(), &spared["values_ended"], stage.lasting()), (2, &Value::Null, 2));
+    holder.say(&format!("call-anew GET /v1/leases/{}/secret", holder.lease()));
+    assert_eq!(holder.line()["body"]["secret"], holder.first["body"]["secret"], "it is read again");
+    fs::write(&file, &rows).unwrap();
+    stage.host.operator("POST", "/v1/reload", "");
+    // The definition is taken away, and with it the right to what it gave.
     let (first, _) = rows.split_at(rows.rfind("[[secret]]").unwrap());
     assert!(first.contains(NAMES[0]) && !first.contains(NAMES[1]));
     fs::write(&file, first).unwrap();
