@@ -388,16 +388,20 @@ async fn a_value_that_somebody_else_changed_is_noticed() {
     }
 }
 
+async fn changed_thrice_and_once(engine: &CommandEngine) -> (SecretDefinition, SecretDefinition) {
+    let (one, other) = (row(engine, "given"), secret("app/other", engine, row(engine, "given").settings.into()));
+    for secret in [&one, &one, &one, &other] {
+        engine.rotate(secret).await.unwrap();
+    }
+    (one, other)
+}
+
 /// An older copy of the state was put back, or none: versions that nobody knows any more are taken back by the next change.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn versions_of_a_state_that_is_gone_are_taken_back() {
     let Some(mut behind) = plugin() else { return };
     let engine = behind.engine(LIMIT);
-    let (secret, other) = (row(&engine, "given"), secret("app/other", &engine, row(&engine, "given").settings.into()));
-    for _ in 0..3 {
-        engine.rotate(&secret).await.unwrap();
-    }
-    engine.rotate(&other).await.unwrap();
+    let (secret, other) = changed_thrice_and_once(&engine).await;
     let of_other = issue(&engine, &other).await;
     let folder = tempfile::tempdir().unwrap();
     behind.store = store(&folder);
@@ -412,11 +416,7 @@ async fn versions_of_a_state_that_is_gone_are_taken_back() {
 async fn versions_that_no_definition_names_are_told_and_taken_back_by_name() {
     let Some(mut behind) = plugin() else { return };
     let engine = behind.engine(LIMIT);
-    let (secret, other) = (row(&engine, "given"), secret("app/other", &engine, row(&engine, "given").settings.into()));
-    for _ in 0..3 {
-        engine.rotate(&secret).await.unwrap();
-    }
-    engine.rotate(&other).await.unwrap();
+    let (secret, other) = changed_thrice_and_once(&engine).await;
     let (had, of_other) = (issue(&engine, &secret).await, issue(&engine, &other).await);
     let taken = engine.taken_back();
     assert!(taken.len() == 1 && taken[0].version == 1 && taken[0].found == Ok(true), "{taken:?}");
