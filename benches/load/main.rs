@@ -272,7 +272,8 @@ impl Run {
         self.say(&format!("real sources: {name}"));
         let seconds = self.seconds();
         let load = issues::Load {
-            connections: option(&self.arguments, "--connections").unwrap_or(8),
+            // Twice as many as the daemon has connections to a source: at least as many are there as it can use, whatever it writes down.
+            connections: option(&self.arguments, "--connections").unwrap_or(16),
             seconds,
             apart: flag(&self.arguments, "--apart"),
         };

@@ -152,6 +152,34 @@ async fn nothing_comes_into_being_after_it_was_settled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_is_on_its_way_is_waited_for() {
+    let Some(cluster) = cluster().await else { return };
+    let (watching, issuer) = (cluster.superuser("app").await, Arc::new(build(config(cluster, Door::Socket))));
+    // The server is busy with it for about a second before the role has its name.
+    let slow = serde_json::json!({ "grants": ["GRANT app_owner TO {{role}}"], "scram_iterations": 999_999, "database": "app" });
+    let asked = Arc::new(Asked::new());
+    let secret = secret("prod-db/slow", &*issuer, slow);
+    let issue = tokio::spawn({
+        let (issuer, asked, secret) = (issuer.clone(), asked.clone(), secret.clone());
+        async move { issuer.issue(&asked.order(&secret)).await.map(drop) }
+    });
+    let at_it = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() AND strpos(query, '{}') > 0",
+        asked.lease.bare()
+    );
+    while watching.query_one(&at_it, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        assert!(!issue.is_finished(), "it was made before anybody saw it");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    // Whoever asked is no longer there to hear the answer; the server goes on.
+    issue.abort();
+    let mut restarted = config(cluster, Door::Socket);
+    restarted.database = "postgres".into();
+    assert_eq!(build(restarted).settle(asked.lease, Some(&secret)).await.unwrap(), EndResult::Revoked);
+    assert!(!issuer.inventory().await.unwrap().contains(&asked.lease));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_of_a_role_that_somebody_dropped_are_ended_too() {
     let Some(cluster) = cluster().await else { return };
     let engine = build(config(cluster, Door::Socket));

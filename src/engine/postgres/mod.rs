@@ -124,9 +124,7 @@ impl PostgresEngine {
     async fn finish(&self, lease: LeaseId, known: Known<'_>) -> Result<Found, EngineError> {
         let role = Role::of(&self.mark, lease);
         let heir = known.heir.unwrap_or(&self.config.reassign_to);
-        let home = self.config.database.as_str();
-        let made_in = known.database.unwrap_or(home);
-        Ending { pool: &self.pool, home, made_in, role: &role, oid: known.oid, heir }.run().await
+        Ending { pool: &self.pool, home: &self.config.database, role: &role, oid: known.oid, heir }.run().await
     }
 
     /// Puts the one deadline around a call. What was under way is dropped with its connection.
@@ -250,7 +248,7 @@ impl Engine for PostgresEngine {
         }
         let oid = reference.0.get("oid").and_then(serde_json::Value::as_u64).and_then(|oid| u32::try_from(oid).ok());
         // A role that is not there is as dead as one that was dropped, and it was looked for. Which of both it was is told.
-        let known = Known { oid, database: text("database"), heir: text("reassign_to") };
+        let known = Known { oid, heir: text("reassign_to") };
         self.within(self.finish(lease, known)).await.map(|found| Over::revoked(found.proof()))
     }
 
@@ -261,11 +259,7 @@ impl Engine for PostgresEngine {
             // A role of the lease's own may have been made before the row was changed.
             _ => None,
         });
-        let known = settings.as_ref().map_or_else(Known::default, |settings| Known {
-            oid: None,
-            database: settings.database.as_deref(),
-            heir: settings.reassign_to.as_deref(),
-        });
+        let known = settings.as_ref().map_or_else(Known::default, |settings| Known { oid: None, heir: settings.reassign_to.as_deref() });
         self.within(self.finish(lease, known)).await.map(|found| match found {
             Found::Role => Over::revoked(found.proof()),
             Found::Nothing => Over::lapsed(found.proof()),
@@ -303,7 +297,6 @@ impl Found {
 #[derive(Default)]
 struct Known<'a> {
     oid: Option<u32>,
-    database: Option<&'a str>,
     heir: Option<&'a str>,
 }
 

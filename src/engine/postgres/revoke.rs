@@ -20,8 +20,6 @@ pub(super) struct Ending<'a> {
     pub(super) pool: &'a Pool,
     /// The database from which it is ended.
     pub(super) home: &'a str,
-    /// The database in which it was made, where a maker may still be at work.
-    pub(super) made_in: &'a str,
     pub(super) role: &'a Role,
     /// The role's number, where it is known: finds sessions of a role that somebody else dropped.
     pub(super) oid: Option<u32>,
@@ -38,16 +36,7 @@ pub(super) enum Found {
 impl Ending<'_> {
     /// Ends the role. Waits as long as it takes; the caller sets the deadline.
     pub(super) async fn run(&self) -> Result<Found, EngineError> {
-        let found = match self.silence(self.pool.take(self.home).await?).await? {
-            // Its maker may be at work in the other database, where alone its lock can be seen. Looked at only now: a role that is
-            // there should not live longer for it.
-            Found::Nothing if self.made_in != self.home => match self.pool.take(self.made_in).await {
-                // We cannot enter that database, if it still exists, so no maker of ours is in it.
-                Err(EngineError::Setup(_)) => Found::Nothing,
-                session => self.silence(session?).await?,
-            },
-            found => found,
-        };
+        let found = self.silence(self.pool.take(self.home).await?).await?;
         if found == Found::Role {
             self.remove().await?;
         }
@@ -65,10 +54,7 @@ impl Ending<'_> {
     /// After this nobody can log in, and every session was told to end.
     async fn kill(&self, client: &Client) -> Result<Found, EngineError> {
         let terminate = self.terminate();
-        // Without its maker's lock at first: any session can take an advisory lock, and a role that is there must not live on for it.
-        // Only when there is none yet, its maker is waited for.
-        let mut forbid = format!("ALTER ROLE {} NOLOGIN", self.role.quoted());
-        let mut waited = false;
+        let forbid = format!("ALTER ROLE {} NOLOGIN", self.role.quoted());
         loop {
             // Polled in this order, so sent in this order, without waiting in between. Two messages: the second is committed, and
             // so seen by every login, before the third looks.
@@ -76,31 +62,36 @@ impl Ending<'_> {
                 tokio::join!(client.simple_query(&terminate), client.batch_execute(&forbid), client.simple_query(&terminate));
             match forbidden {
                 Ok(()) => return after.map(|_| Found::Role).map_err(|why| fault("ending sessions", &why)),
-                Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) && !waited => {
-                    forbid = format!("{};\nALTER ROLE {} NOLOGIN", self.role.turn(), self.role.quoted());
-                    waited = true;
+                Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) => {
+                    if self.is_absent(client).await? {
+                        return Ok(Found::Nothing);
+                    }
                 }
-                Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) => return Ok(Found::Nothing),
                 // A session that came in between holds the role's row: once more.
-                Err(why) if matches!(why.code(), Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED)) => {}
+                Err(why) if is_busy(&why) => {}
                 Err(why) => return Err(fault("forbidding logins", &why)),
             }
+        }
+    }
+
+    /// After a lost answer, looking for the role must not find nothing only because its maker is not done yet. `false` if it may be there
+    /// by now.
+    async fn is_absent(&self, client: &Client) -> Result<bool, EngineError> {
+        if !crate::mutation!("postgres-makers") {
+            none_left(client, &self.role.makers(), "looking for sessions that make the role").await?;
+        }
+        match client.batch_execute(&self.role.absent()).await {
+            Ok(()) => Ok(true),
+            Err(why) if matches!(why.code(), Some(&SqlState::DUPLICATE_OBJECT | &SqlState::UNIQUE_VIOLATION)) => Ok(false),
+            Err(why) if is_busy(&why) => Ok(false),
+            Err(why) => Err(fault("looking whether the role is being made", &why)),
         }
     }
 
     /// Returns when no session of the role is left. Asking again also tells those to end that had passed the login check before it was
     /// closed and showed up only now.
     async fn await_silence(&self, client: &Client) -> Result<(), EngineError> {
-        let terminate = self.terminate();
-        let mut pause = Duration::from_millis(1);
-        loop {
-            let answer = client.simple_query(&terminate).await.map_err(|why| fault("ending sessions", &why))?;
-            if !answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(_))) {
-                return Ok(());
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(50));
-        }
+        none_left(client, &self.terminate(), "ending sessions").await
     }
 
     /// One row for each session that is still there, each told to end.
@@ -131,7 +122,7 @@ impl Ending<'_> {
                 }
                 session = self.pool.take(self.home).await?;
             }
-            let drop = format!("{};\n{disown};\nDROP ROLE {}", self.role.turn(), self.role.quoted());
+            let drop = format!("{disown};\nDROP ROLE {}", self.role.quoted());
             match run_apart(session.client(), &drop).await {
                 Ok(_) => return self.confirm(session).await,
                 Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) => return self.confirm(session).await,
@@ -145,7 +136,7 @@ impl Ending<'_> {
     fn disown(&self, heir: Option<&str>) -> String {
         let role = self.role.quoted();
         let reassign = heir.map_or_else(String::new, |heir| format!("REASSIGN OWNED BY {role} TO {};\n", escape_identifier(heir)));
-        format!("{};\n{reassign}DROP OWNED BY {role}", Role::rights_turn())
+        format!("{};\n{reassign}DROP OWNED BY {role}", Role::rights_turn(""))
     }
 
     /// Looks, once more, before anybody is told that it is done.
@@ -206,6 +197,27 @@ impl Ending<'_> {
             }
         }
     }
+}
+
+/// Asks, and again a little later each time, until the answer has no rows.
+async fn none_left(client: &Client, sql: &str, doing: &str) -> Result<(), EngineError> {
+    let mut pause = Duration::from_millis(1);
+    while client
+        .simple_query(sql)
+        .await
+        .map_err(|why| fault(doing, &why))?
+        .iter()
+        .any(|message| matches!(message, SimpleQueryMessage::Row(_)))
+    {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// Whether somebody else held what was needed.
+fn is_busy(why: &tokio_postgres::Error) -> bool {
+    matches!(why.code(), Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED))
 }
 
 struct Holdings {

@@ -53,22 +53,33 @@ impl Role {
         SecretBytes::take_from(&mut text)
     }
 
-    /// Waits for a transaction that is still making or ending this role, on whatever connection: after a lost answer, looking for the
-    /// role must not find nothing only because its maker has not committed yet. Such locks hold within one database.
-    pub(super) fn turn(&self) -> String {
-        let bytes = self.lease.to_bytes();
-        let mut low = [0; 8];
-        low.copy_from_slice(&bytes[8..]);
-        format!("SELECT pg_advisory_xact_lock({})", i64::from_be_bytes(low))
+    /// Fails if the role is there, and otherwise changes nothing, once no transaction has made it that may yet be committed, on whatever
+    /// connection and in whatever database: whoever wants a name that somebody else has just taken waits for that transaction (the unique
+    /// index of `pg_authid`).
+    pub(super) fn absent(&self) -> String {
+        let role = self.quoted();
+        format!("CREATE ROLE {role} NOLOGIN;\nDROP ROLE {role}")
     }
 
-    /// Waits until no other claviger changes rights in this database. Taken after [`Role::turn`], never before it.
-    pub(super) const fn rights_turn() -> &'static str {
-        // "clav" and 1: a key of two numbers, so it can never meet that of a role, which is one.
-        "SELECT pg_advisory_xact_lock(1668047222, 1)"
+    /// One row for each session of our own user that was told to make the role and is at it. It has not taken the name yet while it runs
+    /// through the rounds of the verifier.
+    pub(super) fn makers(&self) -> String {
+        // In two parts, or whoever asks this would be found by the next who does. Others can write into their statements what they like.
+        let begin = escape_literal(&format!("{} LOGIN", self.quoted()));
+        format!(
+            "SELECT 1 FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = current_user AND state = 'active' \
+             AND strpos(query, 'CREATE ROLE ' || {begin}) > 0"
+        )
     }
 
-    /// Everything that makes the role, to be sent as one message, which the server runs as one transaction. Where others have to wait for
+    /// Waits until no other claviger changes rights in this database; such locks hold within one. It answers with what is asked beside it.
+    pub(super) fn rights_turn(beside: &str) -> String {
+        // "clav" and 1.
+        format!("SELECT {beside}pg_advisory_xact_lock(1668047222, 1)")
+    }
+
+    /// Everything that makes the role, to be sent as one message, which the server runs as one transaction and answers with the role's
+    /// number. Where others have to wait for
     /// their turn, it does not wait for the server's disk, or they would wait for that too: [`Role::describe`] follows.
     /// Of the password it holds a verifier only: 256 random bits stand behind it, so what a server's log may show of it cannot be guessed back.
     pub(super) fn create(&self, order: &Order<'_>, settings: &OwnRole, verifier: &str, join: bool) -> Zeroizing<String> {
@@ -81,7 +92,6 @@ impl Role {
         if turns {
             add("SET LOCAL synchronous_commit = off");
         }
-        add(&self.turn());
         add(&Zeroizing::new(format!(
             "CREATE ROLE {role} LOGIN PASSWORD {} VALID UNTIL {} CONNECTION LIMIT {}",
             escape_literal(verifier),
@@ -92,16 +102,17 @@ impl Role {
             // Only a member may end the role's sessions and reassign what it owns.
             add(&format!("GRANT {role} TO CURRENT_USER"));
         }
+        let oid = format!("{}::regrole::oid", self.literal());
         if turns {
             // As late as can be: what stands above meets nobody else's changes.
-            add(Self::rights_turn());
+            add(&Self::rights_turn(&format!("{oid}, ")));
         } else {
             add(&self.comment(order));
+            add(&format!("SELECT {oid}"));
         }
         for grant in settings.grants_for(&role) {
             add(&grant);
         }
-        add(&format!("SELECT {}::regrole::oid", self.literal()));
         sql
     }
 
