@@ -76,7 +76,12 @@ pub fn config(cluster: &Postgres, door: Door) -> PostgresConfig {
 
 pub fn build(config: PostgresConfig) -> PostgresEngine {
     let root = SealKey::from_bytes(&[9; 32]).unwrap();
-    build_as(config, Mark::new(b"machine", b"state"), &root, Arc::new(SystemClock)).unwrap()
+    build_as(config, mark(), &root, Arc::new(SystemClock)).unwrap()
+}
+
+/// A daemon's for each test, by the name of its thread: whoever looks for what was lost ends connections of its own mark.
+pub fn mark() -> Mark {
+    Mark::new(b"machine", std::thread::current().name().unwrap_or_default().as_bytes())
 }
 
 /// An engine without static roles: the folder of its store is gone when this returns.

@@ -3,7 +3,7 @@
 use crate::{
     postgres::{Door, attribute, build, build_as, cluster, config, log_in, reader},
     suite::{Asked, every_wait_has_a_deadline, secret},
-    support::Postgres,
+    support::{BROKER, BROKER_PASSWORD, Postgres},
 };
 use claviger::{
     digest::SealKey,
@@ -91,7 +91,8 @@ async fn connections_that_nobody_needs_are_closed() {
     let engine = build(PostgresConfig { max_connections: 8, ..config(&cluster, Door::Socket) });
     let (superuser, secret) = (cluster.superuser("app").await, reader(&engine));
     let open = async || {
-        let count = superuser.query_one("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'clavigerd'", &[]).await;
+        let count =
+            superuser.query_one("SELECT count(*) FROM pg_stat_activity WHERE starts_with(application_name, 'clavigerd-')", &[]).await;
         count.unwrap().get::<_, i64>(0)
     };
     let asked: Vec<Asked> = (0..32).map(|_| Asked::new()).collect();
@@ -152,31 +153,102 @@ async fn nothing_comes_into_being_after_it_was_settled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_role_that_is_on_its_way_is_waited_for() {
-    let Some(cluster) = cluster().await else { return };
-    let (watching, issuer) = (cluster.superuser("app").await, Arc::new(build(config(cluster, Door::Socket))));
-    // The server is busy with it for about a second before the role has its name.
-    let slow = serde_json::json!({ "grants": ["GRANT app_owner TO {{role}}"], "scram_iterations": 999_999, "database": "app" });
+async fn what_the_server_has_not_even_read_does_not_come_about_later() {
+    let Some(cluster) = Postgres::start().await else { return };
+    let (watching, issuer) = (cluster.superuser("app").await, Arc::new(build(config(&cluster, Door::Socket))));
+    issuer.inventory().await.unwrap();
+    let ours = "SELECT pid FROM pg_stat_activity WHERE starts_with(application_name, 'clavigerd-')";
+    let stopped = Stopped::new(watching.query_one(ours, &[]).await.unwrap().get(0));
     let asked = Arc::new(Asked::new());
-    let secret = secret("prod-db/slow", &*issuer, slow);
+    let secret = secret("prod-db/member", &*issuer, serde_json::json!({ "grants": ["GRANT app_owner TO {{role}}"] }));
     let issue = tokio::spawn({
         let (issuer, asked, secret) = (issuer.clone(), asked.clone(), secret.clone());
         async move { issuer.issue(&asked.order(&secret)).await.map(drop) }
     });
-    let at_it = format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() AND strpos(query, '{}') > 0",
-        asked.lease.bare()
-    );
-    while watching.query_one(&at_it, &[]).await.unwrap().get::<_, i64>(0) == 0 {
-        assert!(!issue.is_finished(), "it was made before anybody saw it");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    // Whoever asked is no longer there to hear the answer; the server goes on.
+    // Long enough for the statement to lie there. Whoever asked is gone then.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!issue.is_finished());
     issue.abort();
-    let mut restarted = config(cluster, Door::Socket);
-    restarted.database = "postgres".into();
-    assert_eq!(build(restarted).settle(asked.lease, Some(&secret)).await.unwrap(), EndResult::Revoked);
-    assert!(!issuer.inventory().await.unwrap().contains(&asked.lease));
+    let restarted = build(PostgresConfig { database: "postgres".into(), ..config(&cluster, Door::Socket) });
+    let settle = {
+        let asked = asked.clone();
+        tokio::spawn(async move { restarted.settle(asked.lease, Some(&secret)).await })
+    };
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!settle.is_finished(), "nobody knows yet");
+    drop(stopped);
+    assert_eq!(settle.await.unwrap().unwrap(), EndResult::Lapsed);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!issuer.inventory().await.unwrap().contains(&asked.lease), "it was settled, and then it came");
+}
+
+/// A process of the cluster that does nothing until this is dropped.
+struct Stopped(i32);
+
+impl Stopped {
+    fn new(pid: i32) -> Self {
+        signal("-STOP", pid);
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        signal("-CONT", self.0);
+    }
+}
+
+fn signal(signal: &str, pid: i32) {
+    assert!(std::process::Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_ended_does_not_come_back_with_a_server_that_crashed() {
+    let Some(mut cluster) = Postgres::start().await else { return };
+    let administrator = cluster.superuser("app").await;
+    for statement in ["ALTER SYSTEM SET synchronous_commit = off", "ALTER SYSTEM SET wal_writer_delay = '10s'", "SELECT pg_reload_conf()"] {
+        administrator.batch_execute(statement).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let engine = build(config(&cluster, Door::Socket));
+    let (asked, secret) = (Asked::new(), reader(&engine));
+    let issued = engine.issue(&asked.order(&secret)).await.unwrap();
+    // What made it is on the disk, so that what ends it has to be, too.
+    administrator.batch_execute("CHECKPOINT").await.unwrap();
+    assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
+    cluster.stop(true);
+    cluster.start_again();
+    cluster.serves().await;
+    assert!(log_in(&cluster, &issued, "app").await.is_err());
+    assert!(!build(config(&cluster, Door::Socket)).inventory().await.unwrap().contains(&asked.lease));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_keeps_the_lock_of_rights_keeps_no_credential_alive() {
+    let Some(cluster) = Postgres::start().await else { return };
+    let hostile = cluster.connect(BROKER, BROKER_PASSWORD.as_bytes(), "app").await.unwrap();
+    hostile.batch_execute("SELECT pg_advisory_lock(1668047222, 1)").await.unwrap();
+    let engine = build(PostgresConfig { call_timeout: Duration::from_secs(2), max_connections: 4, ..config(&cluster, Door::Socket) });
+    let (asked, secret) = (Asked::new(), reader(&engine));
+    let issued = engine.issue(&asked.order(&secret)).await.unwrap();
+    log_in(&cluster, &issued, "app").await.unwrap();
+    // And by several at once, as a death beside an operator's command does it.
+    let all = futures_util::future::join_all((0..4).map(|_| engine.end(asked.lease, &issued.reference))).await;
+    assert!(all.iter().any(|end| matches!(end, Ok(over) if *over == EndResult::Revoked)), "{all:?}");
+    assert!(log_in(&cluster, &issued, "app").await.is_err() && !engine.inventory().await.unwrap().contains(&asked.lease));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_a_role_is_not_at_another_server_proves_nothing() {
+    let (Some(cluster), Some(another)) = (cluster().await, Postgres::start().await) else { return };
+    let (engine, moved) = (build(config(cluster, Door::Socket)), build(config(&another, Door::Socket)));
+    let (asked, secret) = (Asked::new(), reader(&engine));
+    let issued = engine.issue(&asked.order(&secret)).await.unwrap();
+    let Err(EngineError::Setup(text)) = moved.end(asked.lease, &issued.reference).await else { panic!("it lives at the first") };
+    assert!(text.contains("another server"), "{text}");
+    log_in(cluster, &issued, "app").await.expect("nobody has ended it");
+    assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
+    assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked, "here it was looked for where it was");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
 //! Static roles of PostgreSQL under the contract, and what changing their passwords promises. Against a real server.
 
 use crate::{
-    postgres::{Door, attribute, cluster, config, log_in},
+    postgres::{Door, attribute, cluster, config, log_in, mark},
     suite::{Asked, Harness, Probe, secret},
     support::{BROKER, Postgres},
 };
@@ -38,10 +38,6 @@ pub fn store(folder: &tempfile::TempDir) -> Arc<LocalStore> {
 fn engine_of(config: PostgresConfig, mark: &Mark, store: &Arc<LocalStore>) -> PostgresEngine {
     let root = SealKey::from_bytes(&[9; 32]).unwrap();
     PostgresEngine::new(config, mark.clone(), &root, store.clone(), Arc::new(SystemClock), Arc::new(SystemRandom::default())).unwrap()
-}
-
-fn mark() -> Mark {
-    Mark::new(b"machine", b"state")
 }
 
 fn rig(config: PostgresConfig) -> Rig {

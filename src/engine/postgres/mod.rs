@@ -66,7 +66,8 @@ impl PostgresEngine {
         let password = config.password.take().map(|password| VaultBytes::of(password.expose()));
         let config = Arc::new(config);
         let passwords = Passwords::new("postgres", config.name.clone(), store);
-        Ok(Self { pool: Pool::new(config.clone(), password, clock.clone())?, config, mark, key, passwords, clock, random })
+        let pool = Pool::new(config.clone(), password, &mark, clock.clone(), &*random)?;
+        Ok(Self { pool, config, mark, key, passwords, clock, random })
     }
 
     fn issued(&self, role: &str, password: SecretBytes, reference: UpstreamRef, database: &str) -> Issued {
@@ -102,16 +103,23 @@ impl PostgresEngine {
         // A few milliseconds at the most, unless somebody wants more rounds.
         let verifier = if settings.scram_iterations > scram::ITERATIONS { blocking(make) } else { make() };
         let session = self.pool.take(database).await?;
-        let sql = role.create(order, settings, &verifier, !session.is_superuser());
-        let answer = run_apart(session.client(), &sql).await.map_err(|why| fault("making the role", &why))?;
+        let sql = |waits| role.create(order, settings, &verifier, !session.is_superuser(), waits);
+        let answer = match run_apart(session.client(), &sql(true)).await {
+            Err(why) if why.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => run_apart(session.client(), &sql(false)).await,
+            answer => answer,
+        };
+        let answer = answer.map_err(|why| fault("making the role", &why))?;
         crate::failpoint!("role-made");
         if let Some(sql) = role.describe(order, settings) {
             session.client().batch_execute(&sql).await.map_err(|why| fault("describing the role", &why))?;
         }
-        self.pool.give_back(session);
         let mut reference = UpstreamRef::default();
         reference.0.insert("role", role.name.as_str());
         reference.0.insert("database", database);
+        if let Some(server) = session.server() {
+            reference.0.insert("server", server);
+        }
+        self.pool.give_back(session);
         if let Some(heir) = &settings.reassign_to {
             reference.0.insert("reassign_to", heir.as_str());
         }
@@ -124,7 +132,7 @@ impl PostgresEngine {
     async fn finish(&self, lease: LeaseId, known: Known<'_>) -> Result<Found, EngineError> {
         let role = Role::of(&self.mark, lease);
         let heir = known.heir.unwrap_or(&self.config.reassign_to);
-        Ending { pool: &self.pool, home: &self.config.database, role: &role, oid: known.oid, heir }.run().await
+        Ending { pool: &self.pool, home: &self.config.database, role: &role, oid: known.oid, server: known.server, heir }.run().await
     }
 
     /// Puts the one deadline around a call. What was under way is dropped with its connection.
@@ -248,7 +256,7 @@ impl Engine for PostgresEngine {
         }
         let oid = reference.0.get("oid").and_then(serde_json::Value::as_u64).and_then(|oid| u32::try_from(oid).ok());
         // A role that is not there is as dead as one that was dropped, and it was looked for. Which of both it was is told.
-        let known = Known { oid, heir: text("reassign_to") };
+        let known = Known { oid, server: text("server"), heir: text("reassign_to") };
         self.within(self.finish(lease, known)).await.map(|found| Over::revoked(found.proof()))
     }
 
@@ -259,7 +267,11 @@ impl Engine for PostgresEngine {
             // A role of the lease's own may have been made before the row was changed.
             _ => None,
         });
-        let known = settings.as_ref().map_or_else(Known::default, |settings| Known { oid: None, heir: settings.reassign_to.as_deref() });
+        let known = settings.as_ref().map_or_else(Known::default, |settings| Known {
+            oid: None,
+            server: None,
+            heir: settings.reassign_to.as_deref(),
+        });
         self.within(self.finish(lease, known)).await.map(|found| match found {
             Found::Role => Over::revoked(found.proof()),
             Found::Nothing => Over::lapsed(found.proof()),
@@ -297,6 +309,7 @@ impl Found {
 #[derive(Default)]
 struct Known<'a> {
     oid: Option<u32>,
+    server: Option<&'a str>,
     heir: Option<&'a str>,
 }
 
@@ -326,8 +339,10 @@ fn fault(doing: &str, error: &tokio_postgres::Error) -> EngineError {
     };
     let text = format!("{doing}: {} ({})", answer.message(), answer.code().code());
     match answer.code().code() {
-        // Connection lost, resources short, shutting down, cancelled, locked, deadlock, collision: another time may do.
-        code if ["08", "53", "57", "55", "40", "58", "XX"].iter().any(|class| code.starts_with(class)) => EngineError::Unreachable(text),
+        // Connection lost, read-only (a standby), resources short, shutting down, cancelled, locked, deadlock, collision: another time may do.
+        code if ["08", "25", "53", "57", "55", "40", "58", "XX"].iter().any(|class| code.starts_with(class)) => {
+            EngineError::Unreachable(text)
+        }
         // Wrong password, missing rights, unknown database, table or role, syntax.
         code if ["28", "42", "3D", "3F"].iter().any(|class| code.starts_with(class)) => EngineError::Setup(text),
         _ => EngineError::Refused(text),

@@ -1,22 +1,31 @@
 //! A few warm connections as the engine's own role, so that ending a credential does not begin with a handshake.
+//!
+//! Each has a name of its own at the server. A connection that was dropped while a statement was under way, or that a daemon before this one
+//! had, may still carry it out, however late the server reads it: it is found by its name and ended.
 
 use super::{
-    super::EngineError,
+    super::{EngineError, Mark},
     config::{PostgresConfig, Server},
     fault,
     tls::Tls,
 };
 use crate::{
+    digest::{Random, sha256},
     model::{BootTime, SecretBytes},
     outbound::Setback,
     sys::{Clock, VaultBytes},
 };
+use postgres_protocol::escape::escape_literal;
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio_postgres::{Client, Config, NoTls, config::SslMode, error::SqlState};
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, config::SslMode, error::SqlState};
 
 /// Connections that stay open while nobody needs them: many hosts may have the same server.
 const KEPT: usize = 2;
@@ -31,6 +40,7 @@ pub(super) struct Pool {
     tls: Option<Tls>,
     slots: Semaphore,
     idle: Arc<Mutex<Idle>>,
+    names: Names,
     setback: Setback,
     clock: Arc<dyn Clock>,
 }
@@ -45,8 +55,11 @@ struct Idle {
 
 struct Connection {
     client: Client,
+    /// Dropped after the client: until then the connection is not lost.
+    _name: Name,
     database: String,
     superuser: bool,
+    server: Option<String>,
     since: BootTime,
 }
 
@@ -65,16 +78,29 @@ impl Session<'_> {
     pub(super) fn is_superuser(&self) -> bool {
         self.connection.superuser
     }
+
+    /// The number that a server's data has had since it was made (`system_identifier`): a standby that took over has the same, another
+    /// server has not. `None` where the engine's role may not ask.
+    pub(super) fn server(&self) -> Option<&str> {
+        self.connection.server.as_deref()
+    }
 }
 
 impl Pool {
-    pub(super) fn new(config: Arc<PostgresConfig>, password: Option<VaultBytes>, clock: Arc<dyn Clock>) -> Result<Self, EngineError> {
+    pub(super) fn new(
+        config: Arc<PostgresConfig>,
+        password: Option<VaultBytes>,
+        mark: &Mark,
+        clock: Arc<dyn Clock>,
+        random: &dyn Random,
+    ) -> Result<Self, EngineError> {
         let tls = match &config.server {
             Server::Unix { .. } => None,
             Server::Tls { ca_pem, server_name, .. } => Some(Tls::new(ca_pem, server_name.clone())?),
         };
         let slots = Semaphore::new(config.max_connections);
-        Ok(Self { config, password, tls, slots, idle: Arc::default(), setback: Setback::new(clock.clone()), clock })
+        let names = Names::new(mark, config.name.as_str(), random);
+        Ok(Self { config, password, tls, slots, idle: Arc::default(), names, setback: Setback::new(clock.clone()), clock })
     }
 
     /// A connection to that database, warm if there is one. The caller bounds the wait.
@@ -120,14 +146,31 @@ impl Pool {
     }
 
     async fn connect(&self, database: &str) -> Result<Connection, EngineError> {
+        let name = self.names.take();
         let mut settings = self.settings(&self.config.user, database);
+        settings.application_name(&name.text);
         if let Some(password) = &self.password {
             settings.password(password.expose());
         }
         let fail = |why| fault(&format!("connecting to {database}"), &why);
         let client = self.open(&settings).await.map_err(fail)?;
-        let row = client.query_one("SELECT rolsuper FROM pg_roles WHERE rolname = current_user", &[]).await.map_err(fail)?;
-        Ok(Connection { superuser: row.get(0), client, database: database.into(), since: self.clock.boot() })
+        // What was ended must not come back with a server that lost its last moments.
+        let durable = "CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'local', false) END";
+        let sql = format!("SELECT rolsuper, {durable} FROM pg_roles WHERE rolname = current_user");
+        let row = client.query_one(&sql, &[]).await.map_err(fail)?;
+        // Everybody may ask, unless somebody has taken that away.
+        let server = client.query_one("SELECT system_identifier::text FROM pg_control_system()", &[]).await.ok().map(|row| row.get(0));
+        Ok(Connection { superuser: row.get(0), server, client, _name: name, database: database.into(), since: self.clock.boot() })
+    }
+
+    /// Ends what is left at the server of connections that this daemon has lost, or that one before it had, and returns when they are gone:
+    /// what they were told has come about by then, or never will.
+    pub(super) async fn end_lost(&self, client: &Client) -> Result<(), EngineError> {
+        if crate::mutation!("postgres-lost") {
+            return Ok(());
+        }
+        // Anew each time: connections come and go meanwhile.
+        none_left(client, || self.names.terminate_others(), "ending lost connections").await
     }
 
     /// Whether the server lets that role in with that password, which is found out by logging in.
@@ -178,6 +221,68 @@ impl Pool {
             .connect_timeout(self.config.connect_timeout)
             .keepalives_idle(Duration::from_secs(30));
         settings
+    }
+}
+
+/// How this pool's connections are called at the server: after the daemon, the engine, this start, and one by one.
+struct Names {
+    prefix: String,
+    start: String,
+    taken: Arc<Mutex<HashSet<String>>>,
+}
+
+/// The name of one connection, from before it is opened until it is dropped.
+struct Name {
+    text: String,
+    taken: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        lock(&self.taken).remove(&self.text);
+    }
+}
+
+impl Names {
+    fn new(mark: &Mark, engine: &str, random: &dyn Random) -> Self {
+        let mut start = [0; 4];
+        random.fill(&mut start);
+        // Two engines may have the same server and user.
+        let engine = hex::encode(&sha256(&[engine.as_bytes()])[..4]);
+        Self { prefix: format!("clavigerd-{mark}-{engine}-"), start: hex::encode(start), taken: Arc::default() }
+    }
+
+    /// At most 63 bytes, which is what the server keeps.
+    fn take(&self) -> Name {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let text = format!("{}{}-{}", self.prefix, self.start, NEXT.fetch_add(1, Ordering::Relaxed) % 1_000_000_000);
+        lock(&self.taken).insert(text.clone());
+        Name { text, taken: self.taken.clone() }
+    }
+
+    /// One row for each connection that is called as ours are and is none of them, told to end. Others may call theirs as they like, but not
+    /// as our user.
+    fn terminate_others(&self) -> String {
+        let ours: Vec<String> = lock(&self.taken).iter().map(|name| escape_literal(name)).collect();
+        format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = session_user AND pid <> pg_backend_pid() \
+             AND starts_with(application_name, {}) AND application_name NOT IN ({})",
+            escape_literal(&self.prefix),
+            ours.join(", ")
+        )
+    }
+}
+
+/// Asks, and again a little later each time, until the answer has no rows.
+pub(super) async fn none_left(client: &Client, sql: impl Fn() -> String, doing: &str) -> Result<(), EngineError> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let answer = client.simple_query(&sql()).await.map_err(|why| fault(doing, &why))?;
+        if !answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(_))) {
+            return Ok(());
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
 

@@ -7,13 +7,13 @@
 use super::{
     super::EngineError,
     fault,
-    pool::{Pool, Session},
+    pool::{Pool, Session, none_left},
     role::Role,
     run_apart,
 };
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use std::time::Duration;
-use tokio_postgres::{Client, SimpleQueryMessage, error::SqlState};
+use tokio_postgres::{Client, error::SqlState};
 
 /// What is to be ended, and where what it made goes.
 pub(super) struct Ending<'a> {
@@ -23,6 +23,8 @@ pub(super) struct Ending<'a> {
     pub(super) role: &'a Role,
     /// The role's number, where it is known: finds sessions of a role that somebody else dropped.
     pub(super) oid: Option<u32>,
+    /// The server that it was made at ([`Session::server`]), where that is known: that it is not at another proves nothing.
+    pub(super) server: Option<&'a str>,
     pub(super) heir: &'a str,
 }
 
@@ -47,7 +49,17 @@ impl Ending<'_> {
     async fn silence(&self, session: Session<'_>) -> Result<Found, EngineError> {
         let found = self.kill(session.client()).await?;
         self.await_silence(session.client()).await?;
+        let elsewhere = self.server.zip(session.server()).filter(|(made_at, here)| made_at != here);
+        let elsewhere = elsewhere.map(|(made_at, here)| {
+            EngineError::Setup(format!(
+                "role {} is not here, and was made at another server: this one's system_identifier is {here}, that one's was {made_at}",
+                self.role.name
+            ))
+        });
         self.pool.give_back(session);
+        if let (Found::Nothing, Some(elsewhere)) = (found, elsewhere) {
+            return Err(elsewhere);
+        }
         Ok(found)
     }
 
@@ -55,6 +67,7 @@ impl Ending<'_> {
     async fn kill(&self, client: &Client) -> Result<Found, EngineError> {
         let terminate = self.terminate();
         let forbid = format!("ALTER ROLE {} NOLOGIN", self.role.quoted());
+        let (mut pause, mut looked) = (Duration::from_millis(1), false);
         loop {
             // Polled in this order, so sent in this order, without waiting in between. Two messages: the second is committed, and
             // so seen by every login, before the third looks.
@@ -62,36 +75,26 @@ impl Ending<'_> {
                 tokio::join!(client.simple_query(&terminate), client.batch_execute(&forbid), client.simple_query(&terminate));
             match forbidden {
                 Ok(()) => return after.map(|_| Found::Role).map_err(|why| fault("ending sessions", &why)),
-                Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) => {
-                    if self.is_absent(client).await? {
-                        return Ok(Found::Nothing);
-                    }
+                // After a lost answer it must not be missed only because the server has not done, or not even read, what it was told.
+                Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) && !looked => {
+                    self.pool.end_lost(client).await?;
+                    looked = true;
                 }
-                // A session that came in between holds the role's row: once more.
-                Err(why) if is_busy(&why) => {}
+                Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) => return Ok(Found::Nothing),
+                // A session that came in between holds the role's row, or somebody else changed it in the same moment: once more.
+                Err(why) if is_busy(&why) => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_millis(50));
+                }
                 Err(why) => return Err(fault("forbidding logins", &why)),
             }
-        }
-    }
-
-    /// After a lost answer, looking for the role must not find nothing only because its maker is not done yet. `false` if it may be there
-    /// by now.
-    async fn is_absent(&self, client: &Client) -> Result<bool, EngineError> {
-        if !crate::mutation!("postgres-makers") {
-            none_left(client, &self.role.makers(), "looking for sessions that make the role").await?;
-        }
-        match client.batch_execute(&self.role.absent()).await {
-            Ok(()) => Ok(true),
-            Err(why) if matches!(why.code(), Some(&SqlState::DUPLICATE_OBJECT | &SqlState::UNIQUE_VIOLATION)) => Ok(false),
-            Err(why) if is_busy(&why) => Ok(false),
-            Err(why) => Err(fault("looking whether the role is being made", &why)),
         }
     }
 
     /// Returns when no session of the role is left. Asking again also tells those to end that had passed the login check before it was
     /// closed and showed up only now.
     async fn await_silence(&self, client: &Client) -> Result<(), EngineError> {
-        none_left(client, &self.terminate(), "ending sessions").await
+        none_left(client, || self.terminate(), "ending sessions").await
     }
 
     /// One row for each session that is still there, each told to end.
@@ -111,20 +114,19 @@ impl Ending<'_> {
             let mut session = self.pool.take(self.home).await?;
             let holdings = self.holdings(session.client()).await?;
             let heir = if holdings.owns { Some(self.prepare_heir(&session).await?) } else { None };
-            let disown = self.disown(heir.as_deref());
+            let heir = heir.as_deref();
             if !holdings.elsewhere.is_empty() {
                 // Given back first: with a single connection, waiting for a second one would wait for ever.
                 self.pool.give_back(session);
                 for database in &holdings.elsewhere {
                     let there = self.pool.take(database).await?;
-                    run_apart(there.client(), &disown).await.map_err(|why| fault(&format!("tidying up in {database}"), &why))?;
+                    self.disown(there.client(), heir, "").await.map_err(|why| fault(&format!("tidying up in {database}"), &why))?;
                     self.pool.give_back(there);
                 }
                 session = self.pool.take(self.home).await?;
             }
-            let drop = format!("{disown};\nDROP ROLE {}", self.role.quoted());
-            match run_apart(session.client(), &drop).await {
-                Ok(_) => return self.confirm(session).await,
+            match self.disown(session.client(), heir, &format!(";\nDROP ROLE {}", self.role.quoted())).await {
+                Ok(()) => return self.confirm(session).await,
                 Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) => return self.confirm(session).await,
                 Err(why) if why.code() == Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => self.pool.give_back(session),
                 Err(why) => return Err(fault("dropping the role", &why)),
@@ -133,10 +135,15 @@ impl Ending<'_> {
         Err(EngineError::Refused(format!("role {} can no longer log in, but something still depends on it", self.role.name)))
     }
 
-    fn disown(&self, heir: Option<&str>) -> String {
+    /// Hands on what the role owns in this database and takes back its rights; `then` follows in the same transaction.
+    async fn disown(&self, client: &Client, heir: Option<&str>, then: &str) -> Result<(), tokio_postgres::Error> {
         let role = self.role.quoted();
         let reassign = heir.map_or_else(String::new, |heir| format!("REASSIGN OWNED BY {role} TO {};\n", escape_identifier(heir)));
-        format!("{};\n{reassign}DROP OWNED BY {role}", Role::rights_turn(""))
+        let disown = format!("{reassign}DROP OWNED BY {role}{then}");
+        match run_apart(client, &format!("{};\n{disown}", Role::rights_turn(""))).await {
+            Err(why) if why.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => run_apart(client, &disown).await.map(drop),
+            done => done.map(drop),
+        }
     }
 
     /// Looks, once more, before anybody is told that it is done.
@@ -199,25 +206,9 @@ impl Ending<'_> {
     }
 }
 
-/// Asks, and again a little later each time, until the answer has no rows.
-async fn none_left(client: &Client, sql: &str, doing: &str) -> Result<(), EngineError> {
-    let mut pause = Duration::from_millis(1);
-    while client
-        .simple_query(sql)
-        .await
-        .map_err(|why| fault(doing, &why))?
-        .iter()
-        .any(|message| matches!(message, SimpleQueryMessage::Row(_)))
-    {
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(50));
-    }
-    Ok(())
-}
-
 /// Whether somebody else held what was needed.
 fn is_busy(why: &tokio_postgres::Error) -> bool {
-    matches!(why.code(), Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED))
+    matches!(why.code(), Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED | &SqlState::INTERNAL_ERROR))
 }
 
 struct Holdings {

@@ -53,36 +53,18 @@ impl Role {
         SecretBytes::take_from(&mut text)
     }
 
-    /// Fails if the role is there, and otherwise changes nothing, once no transaction has made it that may yet be committed, on whatever
-    /// connection and in whatever database: whoever wants a name that somebody else has just taken waits for that transaction (the unique
-    /// index of `pg_authid`).
-    pub(super) fn absent(&self) -> String {
-        let role = self.quoted();
-        format!("CREATE ROLE {role} NOLOGIN;\nDROP ROLE {role}")
-    }
-
-    /// One row for each session of our own user that was told to make the role and is at it. It has not taken the name yet while it runs
-    /// through the rounds of the verifier.
-    pub(super) fn makers(&self) -> String {
-        // In two parts, or whoever asks this would be found by the next who does. Others can write into their statements what they like.
-        let begin = escape_literal(&format!("{} LOGIN", self.quoted()));
-        format!(
-            "SELECT 1 FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = current_user AND state = 'active' \
-             AND strpos(query, 'CREATE ROLE ' || {begin}) > 0"
-        )
-    }
-
     /// Waits until no other claviger changes rights in this database; such locks hold within one. It answers with what is asked beside it.
+    /// Anybody who may connect can take that lock and keep it: whoever does not get it goes on without.
     pub(super) fn rights_turn(beside: &str) -> String {
         // "clav" and 1.
         format!("SELECT {beside}pg_advisory_xact_lock(1668047222, 1)")
     }
 
     /// Everything that makes the role, to be sent as one message, which the server runs as one transaction and answers with the role's
-    /// number. Where others have to wait for
-    /// their turn, it does not wait for the server's disk, or they would wait for that too: [`Role::describe`] follows.
+    /// number. Where others have to wait for their turn, it does not wait for the server's disk, or they would wait for that too:
+    /// [`Role::describe`] follows. Without `waits` it takes no turn.
     /// Of the password it holds a verifier only: 256 random bits stand behind it, so what a server's log may show of it cannot be guessed back.
-    pub(super) fn create(&self, order: &Order<'_>, settings: &OwnRole, verifier: &str, join: bool) -> Zeroizing<String> {
+    pub(super) fn create(&self, order: &Order<'_>, settings: &OwnRole, verifier: &str, join: bool, waits: bool) -> Zeroizing<String> {
         let (role, turns) = (self.quoted(), settings.changes_rights());
         let mut sql = Zeroizing::new(String::with_capacity(4096));
         let mut add = |statement: &str| {
@@ -103,13 +85,11 @@ impl Role {
             add(&format!("GRANT {role} TO CURRENT_USER"));
         }
         let oid = format!("{}::regrole::oid", self.literal());
-        if turns {
-            // As late as can be: what stands above meets nobody else's changes.
-            add(&Self::rights_turn(&format!("{oid}, ")));
-        } else {
+        if !turns {
             add(&self.comment(order));
-            add(&format!("SELECT {oid}"));
         }
+        // As late as can be: what stands above meets nobody else's changes.
+        add(&if turns && waits { Self::rights_turn(&format!("{oid}, ")) } else { format!("SELECT {oid}") });
         for grant in settings.grants_for(&role) {
             add(&grant);
         }

@@ -79,9 +79,12 @@ impl PostgresEngine {
 
     /// Finds out whether a change that was cut short came about.
     async fn settle_pending(&self, name: &SecretName, mut kept: Kept, row: &StaticRoles) -> Result<Kept, EngineError> {
-        if let Some(pending) = &kept.pending
-            && self.pool.lets_in(&pending.role, &pending.password, self.database_of(row)).await?
-        {
+        let Some(pending) = &kept.pending else { return Ok(kept) };
+        // Nor may it come about once this has been found out.
+        let session = self.pool.take(&self.config.database).await?;
+        self.pool.end_lost(session.client()).await?;
+        self.pool.give_back(session);
+        if self.pool.lets_in(&pending.role, &pending.password, self.database_of(row)).await? {
             kept.promote();
             self.passwords.save(name, &kept)?;
         }
