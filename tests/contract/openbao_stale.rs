@@ -347,12 +347,17 @@ async fn a_value_that_was_deleted_and_made_anew_is_not_taken_for_the_one_before(
     let Some(mut scene) = Scene::new().await else { return };
     let engine = scene.engine();
     let offline = row(&engine, json!({"max_stale": "10h", "offline": true}));
-    issue(&engine, &offline).await.unwrap();
+    let first = issue(&engine, &offline).await.unwrap();
     let before = fs::read(scene.copy().await).unwrap();
     assert_eq!(scene.server.call(Method::Delete, "secret/metadata/app/db", Value::Null).await.0, 204);
     scene.server.put("secret/data/app/db", json!({"data": {"user": "u", "password": "anew"}})).await;
     let issued = issue(&engine, &offline).await.unwrap();
     assert!(issued.value.expose() == b"anew" && issued.attributes.contains(&("version".into(), "1".into())));
+    // Nor is it given to whoever has a lease of the one before, which is gone.
+    let again = engine.read(&Asked::new().order(&offline), &first.reference).await;
+    assert!(matches!(again, Err(EngineError::NoValue)), "{:?}", again.map(|again| again.attributes));
+    assert!(engine.renew(&Asked::new().order(&offline), &first.reference).await.is_err());
+    assert!(engine.read(&Asked::new().order(&offline), &issued.reference).await.is_ok());
     // The copy of before is gone when the answer is here; the other one comes a moment later.
     for _ in 0..400 {
         if scene.copies().first().is_some_and(|copy| fs::read(copy).is_ok_and(|bytes| bytes != before)) {

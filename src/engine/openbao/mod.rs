@@ -11,6 +11,7 @@ mod kv;
 mod leased;
 mod offline;
 mod pick;
+mod reading;
 mod session;
 mod settings;
 mod stale;
@@ -32,7 +33,7 @@ use async_trait::async_trait;
 use child::Children;
 use kv::{KvStore, Version};
 use offline::Offline;
-use pick::picked;
+use reading::{Reading, of_kv, of_version};
 use serde_json::Value;
 use session::Session;
 use settings::{Kv, KvPath, Pick, Settings};
@@ -110,7 +111,7 @@ impl OpenBaoEngine {
     /// What can be given again without asking the server.
     fn again_now(&self, lease: LeaseId, kind: &Kind) -> Option<Result<Again, EngineError>> {
         match kind {
-            Kind::Kv { path, version, pick } => self.kv.kept(path, *version).map(|version| of_version(&version, path, pick)),
+            Kind::Kv(reading) => self.kv.kept(&reading.path, reading.version).map(|version| reading.of(&version)),
             Kind::Leased { sealed, attributes, .. } | Kind::ShortLife { sealed, attributes } => {
                 Some(self.unsealed(lease, sealed).map(|value| Again { value, attributes: attributes.clone() }))
             }
@@ -122,7 +123,7 @@ impl OpenBaoEngine {
         let kind = Kind::of(reference).ok_or_else(|| EngineError::Setup(format!("{} does not say what it has", order.lease)))?;
         match (self.again_now(order.lease, &kind), kind) {
             (Some(done), _) => done,
-            (None, Kind::Kv { path, version, pick }) => of_version(&*self.kv.version(&path, version).await?, &path, &pick),
+            (None, Kind::Kv(reading)) => reading.of(&*self.kv.version(&reading.path, reading.version).await?),
             (None, _) => Err(EngineError::NoValue),
         }
     }
@@ -131,7 +132,7 @@ impl OpenBaoEngine {
         match Kind::of(reference) {
             Some(Kind::Leased { id, .. }) => self.renew_leased(order, &id, reference).await,
             Some(Kind::Token) => self.children.renew(order.lease, self.seconds(order)).await,
-            Some(Kind::Kv { path, version, .. }) => self.kv.version(&path, version).await.map(drop),
+            Some(Kind::Kv(reading)) => reading.check(&*self.kv.version(&reading.path, reading.version).await?),
             Some(Kind::ShortLife { .. }) => Err(EngineError::Refused("what the path gave dies by itself: ask for a new lease".into())),
             None => Err(EngineError::Refused("nothing is known of the lease".into())),
         }
@@ -139,7 +140,7 @@ impl OpenBaoEngine {
 
     async fn finish(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError> {
         match Kind::of(reference) {
-            Some(Kind::Kv { .. } | Kind::ShortLife { .. }) => Ok(Over::LAPSED),
+            Some(Kind::Kv(_) | Kind::ShortLife { .. }) => Ok(Over::LAPSED),
             Some(Kind::Leased { id, .. }) => self.end_leased(lease, &id).await,
             Some(Kind::Token) => self.end_token(lease).await,
             None => self.end_unknown(lease).await,
@@ -177,7 +178,7 @@ impl OpenBaoEngine {
 
 /// What a lease's reference stands for.
 enum Kind {
-    Kv { path: KvPath, version: u64, pick: Pick },
+    Kv(Reading),
     Leased { id: String, sealed: String, attributes: Vec<Attribute> },
     ShortLife { sealed: String, attributes: Vec<Attribute> },
     Token,
@@ -190,7 +191,8 @@ impl Kind {
             let beside = reference.0.get("beside").and_then(Value::as_array);
             let attributes = beside.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect();
             let path = KvPath { mount: text("mount")?, path: text("path")? };
-            return Some(Kind::Kv { path, version, pick: Pick { field: text("field"), attributes } });
+            let made = reference.0.get("made").and_then(Value::as_u64);
+            return Some(Kind::Kv(Reading { path, version, made, pick: Pick { field: text("field"), attributes } }));
         }
         if reference.0.get("token") == Some(&Value::Bool(true)) {
             return Some(Kind::Token);
@@ -204,29 +206,6 @@ impl Kind {
             None => Kind::ShortLife { sealed, attributes },
         })
     }
-}
-
-/// A lease's value of a KV store, and how it is found again.
-fn of_kv(row: &Kv, version: &Version) -> Result<Issued, EngineError> {
-    let mut reference = UpstreamRef::default();
-    reference.0.insert("mount", row.path.mount.as_str());
-    reference.0.insert("path", row.path.path.as_str());
-    reference.0.insert("version", version.which.number);
-    if let Some(field) = &row.pick.field {
-        reference.0.insert("field", field.as_str());
-    }
-    if !row.pick.attributes.is_empty() {
-        reference.0.insert("beside", row.pick.attributes.clone());
-    }
-    let Again { value, attributes } = of_version(version, &row.path, &row.pick)?;
-    Ok(Issued { value, attributes, reference })
-}
-
-fn of_version(version: &Version, path: &KvPath, pick: &Pick) -> Result<Again, EngineError> {
-    let (value, mut attributes) = picked(&version.members(), pick)
-        .map_err(|what| EngineError::Setup(format!("{}/{} version {}: {what}", path.mount, path.path, version.which.number)))?;
-    attributes.push(("version".into(), version.which.number.to_string()));
-    Ok(Again { value, attributes })
 }
 
 #[async_trait]
@@ -265,9 +244,11 @@ impl Engine for OpenBaoEngine {
 
     async fn read(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<Issued, EngineError> {
         let again = match (self.within(self.timeout, self.again(order, reference)).await, Kind::of(reference)) {
-            (Err(error), Some(Kind::Kv { path, version, pick })) => {
-                let Some((_, known, age)) = self.stale(order.secret, Some((&path, version)), &error).await else { return Err(error) };
-                let mut again = of_version(&known, &path, &pick)?;
+            (Err(error), Some(Kind::Kv(reading))) => {
+                let Some((_, known, age)) = self.stale(order.secret, Some((&reading.path, reading.version)), &error).await else {
+                    return Err(error);
+                };
+                let mut again = reading.of(&known)?;
                 again.attributes.extend(stale_attributes(age));
                 again
             }
@@ -283,8 +264,8 @@ impl Engine for OpenBaoEngine {
     fn is_newest(&self, secret: &SecretDefinition, reference: &UpstreamRef) -> bool {
         match (Kind::of(reference), Settings::parse(secret)) {
             // The newest that was seen: the server is not asked.
-            (Some(Kind::Kv { path, version, .. }), Ok(Settings::Kv(row))) if row.version.is_none() => {
-                self.kv.latest(&path).is_none_or(|latest| latest <= version)
+            (Some(Kind::Kv(reading)), Ok(Settings::Kv(row))) if row.version.is_none() => {
+                self.kv.latest(&reading.path).is_none_or(|latest| latest <= reading.version)
             }
             _ => true,
         }
@@ -329,8 +310,9 @@ impl Engine for OpenBaoEngine {
     async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError> {
         let done = self.within(self.timeout, self.prolong_lease(order, reference)).await;
         match (done, Kind::of(reference)) {
-            (Err(error), Some(Kind::Kv { path, version, .. })) => {
-                self.stale(order.secret, Some((&path, version)), &error).await.map(drop).ok_or(error)
+            (Err(error), Some(Kind::Kv(reading))) => {
+                let known = self.stale(order.secret, Some((&reading.path, reading.version)), &error).await;
+                known.filter(|(_, version, _)| reading.check(version).is_ok()).map(drop).ok_or(error)
             }
             (done, _) => done,
         }
