@@ -252,6 +252,31 @@ async fn that_a_role_is_not_at_another_server_proves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_endings_at_once_fail_nobody() {
+    let Some(cluster) = Postgres::start().await else { return };
+    let engine = build(PostgresConfig { call_timeout: Duration::from_secs(2), max_connections: 2, ..config(&cluster, Door::Socket) });
+    let secret = secret("prod-db/member", &engine, serde_json::json!({ "grants": ["GRANT app_owner TO {{role}}"], "scram_iterations": 1 }));
+    let mut leases = Vec::new();
+    // Together they take longer than any of them may.
+    for _ in 0..2000 {
+        let asked = Asked::new();
+        let issued = engine.issue(&asked.order(&secret)).await.unwrap();
+        leases.push((asked.lease, issued.reference));
+    }
+    let late = Asked::new();
+    let order = late.order(&secret);
+    let (ended, issued) = tokio::join!(
+        futures_util::future::join_all(leases.iter().map(async |(lease, reference)| engine.end(*lease, reference).await)),
+        engine.issue(&order),
+    );
+    let failed: Vec<_> = ended.iter().filter(|end| !matches!(end, Ok(over) if *over == EndResult::Revoked)).collect();
+    assert!(failed.is_empty(), "{} of them: {:?}", failed.len(), failed.first());
+    let issued = issued.expect("whoever asks meanwhile does not wait for them");
+    assert_eq!(engine.end(late.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
+    assert!(engine.inventory().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_of_a_role_that_somebody_dropped_are_ended_too() {
     let Some(cluster) = cluster().await else { return };
     let engine = build(config(cluster, Door::Socket));

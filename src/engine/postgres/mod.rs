@@ -7,6 +7,7 @@
 mod config;
 mod kept;
 mod pool;
+mod queue;
 mod revoke;
 mod role;
 mod rotate;
@@ -25,6 +26,7 @@ use async_trait::async_trait;
 use config::{OwnRole, Settings};
 use kept::Passwords;
 use pool::Pool;
+use queue::Queue;
 use revoke::{Ending, Found};
 use role::Role;
 use std::{error::Error as _, future::Future, sync::Arc, time::Duration};
@@ -42,6 +44,7 @@ pub fn ends_by(secret: &SecretDefinition) -> Result<EndsBy, String> {
 pub struct PostgresEngine {
     config: Arc<PostgresConfig>,
     pool: Pool,
+    endings: Queue,
     mark: Mark,
     key: SealKey,
     passwords: Passwords,
@@ -67,7 +70,8 @@ impl PostgresEngine {
         let config = Arc::new(config);
         let passwords = Passwords::new("postgres", config.name.clone(), store);
         let pool = Pool::new(config.clone(), password, &mark, clock.clone(), &*random)?;
-        Ok(Self { pool, config, mark, key, passwords, clock, random })
+        let endings = Queue::new(config.max_connections, config.call_timeout);
+        Ok(Self { pool, endings, config, mark, key, passwords, clock, random })
     }
 
     fn issued(&self, role: &str, password: SecretBytes, reference: UpstreamRef, database: &str) -> Issued {
@@ -132,7 +136,12 @@ impl PostgresEngine {
     async fn finish(&self, lease: LeaseId, known: Known<'_>) -> Result<Found, EngineError> {
         let role = Role::of(&self.mark, lease);
         let heir = known.heir.unwrap_or(&self.config.reassign_to);
-        Ending { pool: &self.pool, home: &self.config.database, role: &role, oid: known.oid, server: known.server, heir }.run().await
+        let home = &self.config.database;
+        let _turn = self.endings.turn().await.map_err(|error| self.name(error))?;
+        let ending = Ending { pool: &self.pool, home, role: &role, oid: known.oid, server: known.server, heir };
+        let found = self.within(ending.run()).await?;
+        self.endings.moved();
+        Ok(found)
     }
 
     /// Puts the one deadline around a call. What was under way is dropped with its connection.
@@ -257,7 +266,7 @@ impl Engine for PostgresEngine {
         let oid = reference.0.get("oid").and_then(serde_json::Value::as_u64).and_then(|oid| u32::try_from(oid).ok());
         // A role that is not there is as dead as one that was dropped, and it was looked for. Which of both it was is told.
         let known = Known { oid, server: text("server"), heir: text("reassign_to") };
-        self.within(self.finish(lease, known)).await.map(|found| Over::revoked(found.proof()))
+        self.finish(lease, known).await.map(|found| Over::revoked(found.proof()))
     }
 
     async fn settle(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
@@ -272,7 +281,7 @@ impl Engine for PostgresEngine {
             server: None,
             heir: settings.reassign_to.as_deref(),
         });
-        self.within(self.finish(lease, known)).await.map(|found| match found {
+        self.finish(lease, known).await.map(|found| match found {
             Found::Role => Over::revoked(found.proof()),
             Found::Nothing => Over::lapsed(found.proof()),
         })
