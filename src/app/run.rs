@@ -65,6 +65,8 @@ impl RunError {
 const DRAIN: Duration = Duration::from_secs(5);
 /// Room for so many descriptors from the beginning: two for each of thousands of holders.
 const DESCRIPTORS: u64 = 16_384;
+/// Ending everything, where that is said: with what is before it and behind it less than the unit's `TimeoutStopSec`.
+const ENDING_ALL: Duration = Duration::from_secs(8);
 /// And what is being ended this long to hear from its source.
 const ENDINGS: Duration = Duration::from_secs(3);
 
@@ -171,7 +173,7 @@ async fn serve(config: &Config, attestor: Option<PathBuf>, probe: Option<io::Res
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     if config.leases.on_shutdown == ShutdownRule::End {
-        broker.end_everything(EndReason::Shutdown).await;
+        broker.end_everything(EndReason::Shutdown, ENDING_ALL).await;
     }
     broker.finish_endings(ENDINGS).await;
     if let Err(refusal) = broker.record_daemon(Kind::Stop).await {

@@ -20,12 +20,16 @@ use tokio::task::JoinHandle;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// How long whoever gives a lease back, or is refused one, waits to hear of its end. It goes on all the same.
+const HEARD: Duration = Duration::from_secs(10);
+/// And an operator: less than a request may take.
+pub(super) const HEARD_BY_OPERATORS: Duration = Duration::from_secs(60);
 
 impl Broker {
     /// Ends a lease and says what became of its credential; `None` when it is over already or somebody else is ending it. Runs in a task
-    /// of its own, so whoever waits may go.
+    /// of its own, so whoever waits may go, and does so after ten seconds: many may be ending at that source.
     pub async fn end(self: &Arc<Self>, id: LeaseId, cause: impl Into<Cause>) -> Option<EndResult> {
-        self.begin_end(id, cause)?.await.ok()
+        heard(HEARD, self.begin_end(id, cause)?).await
     }
 
     /// The same without waiting for the source: when this returns, nothing is given from the lease any more.
@@ -192,6 +196,11 @@ impl Broker {
             None => event,
         }
     }
+}
+
+/// What became of an ending, as far as it is known by then.
+pub(super) async fn heard(within: Duration, begun: JoinHandle<EndResult>) -> Option<EndResult> {
+    tokio::time::timeout(within, begun).await.map_or(Some(EndResult::Retrying), Result::ok)
 }
 
 fn pause(tries: u32) -> Duration {

@@ -1,6 +1,9 @@
 //! What operators may do: end leases, keep the local store, look at identities.
 
-use super::{Broker, Fault, Governance, Stop};
+use super::{
+    Broker, Fault, Governance, Stop,
+    end::{HEARD_BY_OPERATORS, heard},
+};
 use crate::{
     attest::Facts,
     audit::{Event, Kind, Need, Outcome, Person, Word},
@@ -111,9 +114,14 @@ impl Broker {
             let (broker, begun) = (self.clone(), begun.remove(&lease.id));
             tokio::spawn(async move {
                 let result = match (begun, lease.state) {
-                    (Some(begun), _) => begun.await.ok(),
+                    (Some(begun), _) => heard(HEARD_BY_OPERATORS, begun).await,
                     (_, State::Ending { irrevocable: true, .. }) if !force => Some(EndResult::Irrevocable),
-                    (_, State::Ending { irrevocable: true, tries, .. }) => broker.resume(lease.id, tries).await,
+                    (_, State::Ending { irrevocable: true, tries, .. }) => {
+                        let broker = broker.clone();
+                        // It goes on in a task of its own.
+                        let resumed = tokio::time::timeout(HEARD_BY_OPERATORS, broker.resume(lease.id, tries)).await;
+                        resumed.unwrap_or(Some(EndResult::Retrying))
+                    }
                     (_, State::Ending { .. }) => Some(EndResult::Retrying),
                     // A reservation is ended by its own pipeline.
                     (None, State::Live | State::Reserved) => None,
@@ -257,11 +265,17 @@ impl Broker {
         self.leases.find(id).is_some_and(|lease| lease.state == State::Live && lease.deadline > self.clock.boot())
     }
 
-    /// Ends every lease, for a daemon that was told to.
-    pub async fn end_everything(self: &Arc<Self>, reason: EndReason) {
+    /// Ends every lease, for a daemon that was told to, and waits so long at most. The next start goes on with the rest, which is in the
+    /// journal as ending.
+    pub async fn end_everything(self: &Arc<Self>, reason: EndReason, within: Duration) {
         let endings: Vec<_> = self.leases.all().into_iter().filter_map(|lease| self.begin_end(lease.id, reason)).collect();
-        for ending in endings {
-            let _ = ending.await;
+        let all = async {
+            for ending in endings {
+                let _ = ending.await;
+            }
+        };
+        if tokio::time::timeout(within, all).await.is_err() {
+            tracing::warn!("not every lease was ended in time: the next start goes on with the rest");
         }
     }
 

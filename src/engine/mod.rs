@@ -12,9 +12,9 @@
 //!    credential is dead, `Lapsed` when there is nothing upstream to revoke. It never answers done without having looked.
 //!    What it saw is in the answer ([`Over`]), and no more than it saw: it becomes the lease's revocation receipt.
 //! 5. `settle` ends what a reservation without a commit may have left: it looks for the deterministic name, and it waits for an issue that
-//!    is still under way at the source, so that nothing comes into being after it said that there was nothing.
+//!    is still under way at the source, or undoes it, so that nothing comes into being after it said that there was nothing.
 //! 6. No error, log line or upstream statement holds a secret byte.
-//! 7. Every wait has a deadline.
+//! 7. Every wait has a deadline. Endings may wait for others, each of which has one.
 //! 8. `inventory` lists what exists upstream under this daemon's mark and nothing else; each can be ended with an empty reference. What
 //!    bears another mark is never touched.
 //! 9. `end` and `settle` need neither the definition nor the settings the credential was issued under: a secret whose row was changed or

@@ -358,6 +358,10 @@ async fn a_value_that_was_deleted_and_made_anew_is_not_taken_for_the_one_before(
     assert!(matches!(again, Err(EngineError::NoValue)), "{:?}", again.map(|again| again.attributes));
     assert!(engine.renew(&Asked::new().order(&offline), &first.reference).await.is_err());
     assert!(engine.read(&Asked::new().order(&offline), &issued.reference).await.is_ok());
+    assert!(
+        !engine.is_newest(&offline, &first.reference) && engine.is_newest(&offline, &issued.reference),
+        "whoever asks by name gets another"
+    );
     // The copy of before is gone when the answer is here; the other one comes a moment later.
     for _ in 0..400 {
         if scene.copies().first().is_some_and(|copy| fs::read(copy).is_ok_and(|bytes| bytes != before)) {

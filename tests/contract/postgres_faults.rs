@@ -205,14 +205,15 @@ fn signal(signal: &str, pid: i32) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_ended_does_not_come_back_with_a_server_that_crashed() {
     let Some(mut cluster) = Postgres::start().await else { return };
+    let engine = build(config(&cluster, Door::Socket));
+    // On a connection that is open before anybody changes how the server writes.
+    let (asked, secret) = (Asked::new(), reader(&engine));
+    let issued = engine.issue(&asked.order(&secret)).await.unwrap();
     let administrator = cluster.superuser("app").await;
     for statement in ["ALTER SYSTEM SET synchronous_commit = off", "ALTER SYSTEM SET wal_writer_delay = '10s'", "SELECT pg_reload_conf()"] {
         administrator.batch_execute(statement).await.unwrap();
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let engine = build(config(&cluster, Door::Socket));
-    let (asked, secret) = (Asked::new(), reader(&engine));
-    let issued = engine.issue(&asked.order(&secret)).await.unwrap();
     // What made it is on the disk, so that what ends it has to be, too.
     administrator.batch_execute("CHECKPOINT").await.unwrap();
     assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
@@ -244,8 +245,16 @@ async fn that_a_role_is_not_at_another_server_proves_nothing() {
     let (engine, moved) = (build(config(cluster, Door::Socket)), build(config(&another, Door::Socket)));
     let (asked, secret) = (Asked::new(), reader(&engine));
     let issued = engine.issue(&asked.order(&secret)).await.unwrap();
-    let Err(EngineError::Setup(text)) = moved.end(asked.lease, &issued.reference).await else { panic!("it lives at the first") };
-    assert!(text.contains("another server"), "{text}");
+    let administrator = another.superuser("app").await;
+    // Nor that it is there no more: it may have been copied.
+    for copied in [false, true] {
+        if copied {
+            administrator.batch_execute(&format!("CREATE ROLE {} LOGIN", attribute(&issued, "username"))).await.unwrap();
+        }
+        let Err(EngineError::Unreachable(text)) = moved.end(asked.lease, &issued.reference).await else { panic!("it lives at the first") };
+        assert!(text.contains("another server"), "{text}");
+        assert!(moved.inventory().await.unwrap().is_empty(), "the copy is no credential any more");
+    }
     log_in(cluster, &issued, "app").await.expect("nobody has ended it");
     assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
     assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked, "here it was looked for where it was");
@@ -254,7 +263,7 @@ async fn that_a_role_is_not_at_another_server_proves_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_endings_at_once_fail_nobody() {
     let Some(cluster) = Postgres::start().await else { return };
-    let engine = build(PostgresConfig { call_timeout: Duration::from_secs(2), max_connections: 2, ..config(&cluster, Door::Socket) });
+    let engine = build(PostgresConfig { call_timeout: Duration::from_secs(3), max_connections: 2, ..config(&cluster, Door::Socket) });
     let secret = secret("prod-db/member", &engine, serde_json::json!({ "grants": ["GRANT app_owner TO {{role}}"], "scram_iterations": 1 }));
     let mut leases = Vec::new();
     // Together they take longer than any of them may.

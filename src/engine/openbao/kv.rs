@@ -180,8 +180,8 @@ impl KvStore {
     }
 
     /// The newest version that was seen at a path.
-    pub(super) fn latest(&self, path: &KvPath) -> Option<u64> {
-        self.known().get(path)?.newest.map(|(which, _)| which.number)
+    pub(super) fn latest(&self, path: &KvPath) -> Option<Which> {
+        self.known().get(path)?.newest.map(|(which, _)| which)
     }
 
     /// Held for a few lines that cannot leave the table half changed.

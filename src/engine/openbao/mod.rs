@@ -265,7 +265,7 @@ impl Engine for OpenBaoEngine {
         match (Kind::of(reference), Settings::parse(secret)) {
             // The newest that was seen: the server is not asked.
             (Some(Kind::Kv(reading)), Ok(Settings::Kv(row))) if row.version.is_none() => {
-                self.kv.latest(&reading.path).is_none_or(|latest| latest <= reading.version)
+                self.kv.latest(&reading.path).is_none_or(|latest| reading.is_as_new_as(latest))
             }
             _ => true,
         }

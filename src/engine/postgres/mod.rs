@@ -7,7 +7,6 @@
 mod config;
 mod kept;
 mod pool;
-mod queue;
 mod revoke;
 mod role;
 mod rotate;
@@ -26,10 +25,10 @@ use async_trait::async_trait;
 use config::{OwnRole, Settings};
 use kept::Passwords;
 use pool::Pool;
-use queue::Queue;
 use revoke::{Ending, Found};
 use role::Role;
 use std::{error::Error as _, future::Future, sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
 use tokio_postgres::{Client, SimpleQueryMessage, error::SqlState};
 
 /// How a definition's credentials end, or what is wrong with its settings. Needs no server.
@@ -44,7 +43,8 @@ pub fn ends_by(secret: &SecretDefinition) -> Result<EndsBy, String> {
 pub struct PostgresEngine {
     config: Arc<PostgresConfig>,
     pool: Pool,
-    endings: Queue,
+    /// Endings that have a turn.
+    endings: Semaphore,
     mark: Mark,
     key: SealKey,
     passwords: Passwords,
@@ -70,7 +70,7 @@ impl PostgresEngine {
         let config = Arc::new(config);
         let passwords = Passwords::new("postgres", config.name.clone(), store);
         let pool = Pool::new(config.clone(), password, &mark, clock.clone(), &*random)?;
-        let endings = Queue::new(config.max_connections, config.call_timeout);
+        let endings = Semaphore::new(endings_of(config.max_connections));
         Ok(Self { pool, endings, config, mark, key, passwords, clock, random })
     }
 
@@ -137,11 +137,9 @@ impl PostgresEngine {
         let role = Role::of(&self.mark, lease);
         let heir = known.heir.unwrap_or(&self.config.reassign_to);
         let home = &self.config.database;
-        let _turn = self.endings.turn().await.map_err(|error| self.name(error))?;
-        let ending = Ending { pool: &self.pool, home, role: &role, oid: known.oid, server: known.server, heir };
-        let found = self.within(ending.run()).await?;
-        self.endings.moved();
-        Ok(found)
+        // However many died at once: nobody's ending fails for the number of the others. Each turn is over when the deadline is.
+        let _turn = self.endings.acquire().await.map_err(|_| self.name(EngineError::Unreachable("the engine is closed".into())))?;
+        self.within(Ending { pool: &self.pool, home, role: &role, oid: known.oid, server: known.server, heir }.run()).await
     }
 
     /// Puts the one deadline around a call. What was under way is dropped with its connection.
@@ -300,6 +298,12 @@ impl Engine for PostgresEngine {
     }
 }
 
+/// How many endings go on at a time: a quarter of the connections, and at least one, is left to whoever asks for something new, unless
+/// there is only one.
+fn endings_of(connections: usize) -> usize {
+    (connections - connections.div_ceil(4).min(connections.saturating_sub(1))).max(1)
+}
+
 /// Whether a lease was given a static role's password: nothing of the lease exists at the server.
 fn is_static(reference: &UpstreamRef) -> bool {
     reference.0.get("static") == Some(&serde_json::Value::Bool(true))
@@ -324,7 +328,7 @@ struct Known<'a> {
 
 /// Runs statements that change who may do what, as one transaction, again if somebody else changed the rights of the same table or schema
 /// in the same moment: PostgreSQL then fails with an internal error ("tuple concurrently updated") instead of waiting. Among us the
-/// lock of [`Role::rights_turn`] prevents that; others do not know it.
+/// lock of [`Role::rights_turn`] prevents that, unless somebody keeps it; others do not know it.
 async fn run_apart(client: &Client, sql: &str) -> Result<Vec<SimpleQueryMessage>, tokio_postgres::Error> {
     let mut pause = Duration::from_millis(2);
     // Up to about two seconds: each try may meet the next of somebody's changes.

@@ -154,12 +154,16 @@ impl Pool {
         }
         let fail = |why| fault(&format!("connecting to {database}"), &why);
         let client = self.open(&settings).await.map_err(fail)?;
-        // What was ended must not come back with a server that lost its last moments.
-        let durable = "CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'local', false) END";
-        let sql = format!("SELECT rolsuper, {durable} FROM pg_roles WHERE rolname = current_user");
+        // What was ended must not come back with a server that lost its last moments, whatever is set there later.
+        let durable = "CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END";
+        let sql = format!("SELECT rolsuper, set_config('synchronous_commit', {durable}, false) FROM pg_roles WHERE rolname = current_user");
         let row = client.query_one(&sql, &[]).await.map_err(fail)?;
-        // Everybody may ask, unless somebody has taken that away.
-        let server = client.query_one("SELECT system_identifier::text FROM pg_control_system()", &[]).await.ok().map(|row| row.get(0));
+        let server = match client.query_one("SELECT system_identifier::text FROM pg_control_system()", &[]).await {
+            Ok(row) => Some(row.get(0)),
+            // Everybody may ask, unless somebody has taken that away; and what only speaks like PostgreSQL may have no such thing.
+            Err(why) if matches!(why.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE | &SqlState::UNDEFINED_FUNCTION)) => None,
+            Err(why) => return Err(fail(why)),
+        };
         Ok(Connection { superuser: row.get(0), server, client, _name: name, database: database.into(), since: self.clock.boot() })
     }
 
@@ -243,6 +247,9 @@ impl Drop for Name {
     }
 }
 
+/// Counts connections of all pools of this process.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
 impl Names {
     fn new(mark: &Mark, engine: &str, random: &dyn Random) -> Self {
         let mut start = [0; 4];
@@ -254,21 +261,33 @@ impl Names {
 
     /// At most 63 bytes, which is what the server keeps.
     fn take(&self) -> Name {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let text = format!("{}{}-{}", self.prefix, self.start, NEXT.fetch_add(1, Ordering::Relaxed) % 1_000_000_000);
-        lock(&self.taken).insert(text.clone());
+        let mut taken = lock(&self.taken);
+        let text = self.numbered(NEXT.fetch_add(1, Ordering::Relaxed));
+        taken.insert(text.clone());
+        drop(taken);
         Name { text, taken: self.taken.clone() }
     }
 
-    /// One row for each connection that is called as ours are and is none of them, told to end. Others may call theirs as they like, but not
-    /// as our user.
+    /// In the order of their numbers.
+    fn numbered(&self, number: u64) -> String {
+        format!("{}{}-{number:012}", self.prefix, self.start)
+    }
+
+    /// One row for each connection that is called as ours are and is none of them, told to end. Those that are opened from now on may be
+    /// there by the time this is read. Others may call theirs as they like, but not as our user.
     fn terminate_others(&self) -> String {
-        let ours: Vec<String> = lock(&self.taken).iter().map(|name| escape_literal(name)).collect();
+        let taken = lock(&self.taken);
+        let later = self.numbered(NEXT.load(Ordering::Relaxed));
+        let ours: Vec<String> = taken.iter().map(|name| escape_literal(name)).collect();
+        drop(taken);
+        let ours = if ours.is_empty() { "NULL".to_owned() } else { ours.join(", ") };
         format!(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = session_user AND pid <> pg_backend_pid() \
-             AND starts_with(application_name, {}) AND application_name NOT IN ({})",
+             AND starts_with(application_name, {}) AND coalesce(application_name NOT IN ({ours}), true) \
+             AND NOT (starts_with(application_name, {}) AND application_name COLLATE \"C\" >= {} COLLATE \"C\")",
             escape_literal(&self.prefix),
-            ours.join(", ")
+            escape_literal(&format!("{}{}-", self.prefix, self.start)),
+            escape_literal(&later),
         )
     }
 }

@@ -23,10 +23,13 @@ pub(super) struct Ending<'a> {
     pub(super) role: &'a Role,
     /// The role's number, where it is known: finds sessions of a role that somebody else dropped.
     pub(super) oid: Option<u32>,
-    /// The server that it was made at ([`Session::server`]), where that is known: that it is not at another proves nothing.
+    /// The server that it was made at ([`Session::server`]), where that is known: what is so at another proves nothing.
     pub(super) server: Option<&'a str>,
     pub(super) heir: &'a str,
 }
+
+/// The number of a server that is not the one where the role was made.
+type Elsewhere = std::sync::OnceLock<String>;
 
 /// Whether there was anything.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,28 +41,34 @@ pub(super) enum Found {
 impl Ending<'_> {
     /// Ends the role. Waits as long as it takes; the caller sets the deadline.
     pub(super) async fn run(&self) -> Result<Found, EngineError> {
-        let found = self.silence(self.pool.take(self.home).await?).await?;
+        let elsewhere = Elsewhere::default();
+        let found = self.silence(self.take(self.home, &elsewhere).await?).await?;
         if found == Found::Role {
-            self.remove().await?;
+            self.remove(&elsewhere).await?;
         }
-        Ok(found)
+        match (self.server, elsewhere.into_inner()) {
+            (Some(made_at), Some(here)) if !crate::mutation!("postgres-elsewhere") => Err(EngineError::Unreachable(format!(
+                "role {} was made at another server (system_identifier {made_at}) than this one ({here}), where it is not any more",
+                self.role.name
+            ))),
+            _ => Ok(found),
+        }
+    }
+
+    /// A session, at whatever server it is; that it is another one is noted.
+    async fn take(&self, database: &str, elsewhere: &Elsewhere) -> Result<Session<'_>, EngineError> {
+        let session = self.pool.take(database).await?;
+        if let Some(here) = session.server().filter(|here| self.server.is_some_and(|made_at| made_at != *here)) {
+            let _first_seen = elsewhere.set(here.to_owned());
+        }
+        Ok(session)
     }
 
     /// After this the credential is dead.
     async fn silence(&self, session: Session<'_>) -> Result<Found, EngineError> {
         let found = self.kill(session.client()).await?;
         self.await_silence(session.client()).await?;
-        let elsewhere = self.server.zip(session.server()).filter(|(made_at, here)| made_at != here);
-        let elsewhere = elsewhere.map(|(made_at, here)| {
-            EngineError::Setup(format!(
-                "role {} is not here, and was made at another server: this one's system_identifier is {here}, that one's was {made_at}",
-                self.role.name
-            ))
-        });
         self.pool.give_back(session);
-        if let (Found::Nothing, Some(elsewhere)) = (found, elsewhere) {
-            return Err(elsewhere);
-        }
         Ok(found)
     }
 
@@ -108,10 +117,10 @@ impl Ending<'_> {
     }
 
     /// Hands on what the role owns, takes back what it was granted, in every database that knows it, and drops it.
-    async fn remove(&self) -> Result<(), EngineError> {
+    async fn remove(&self, elsewhere: &Elsewhere) -> Result<(), EngineError> {
         // A second round only if a database came into play meanwhile; the role itself can do nothing any more.
         for _ in 0..3 {
-            let mut session = self.pool.take(self.home).await?;
+            let mut session = self.take(self.home, elsewhere).await?;
             let holdings = self.holdings(session.client()).await?;
             let heir = if holdings.owns { Some(self.prepare_heir(&session).await?) } else { None };
             let heir = heir.as_deref();
@@ -119,11 +128,11 @@ impl Ending<'_> {
                 // Given back first: with a single connection, waiting for a second one would wait for ever.
                 self.pool.give_back(session);
                 for database in &holdings.elsewhere {
-                    let there = self.pool.take(database).await?;
+                    let there = self.take(database, elsewhere).await?;
                     self.disown(there.client(), heir, "").await.map_err(|why| fault(&format!("tidying up in {database}"), &why))?;
                     self.pool.give_back(there);
                 }
-                session = self.pool.take(self.home).await?;
+                session = self.take(self.home, elsewhere).await?;
             }
             match self.disown(session.client(), heir, &format!(";\nDROP ROLE {}", self.role.quoted())).await {
                 Ok(()) => return self.confirm(session).await,
