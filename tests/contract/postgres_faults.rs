@@ -155,31 +155,40 @@ async fn nothing_comes_into_being_after_it_was_settled() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_server_has_not_even_read_does_not_come_about_later() {
     let Some(cluster) = Postgres::start().await else { return };
-    let (watching, issuer) = (cluster.superuser("app").await, Arc::new(build(config(&cluster, Door::Socket))));
-    issuer.inventory().await.unwrap();
-    let ours = "SELECT pid FROM pg_stat_activity WHERE starts_with(application_name, 'clavigerd-')";
-    let stopped = Stopped::new(watching.query_one(ours, &[]).await.unwrap().get(0));
-    let asked = Arc::new(Asked::new());
-    let secret = secret("prod-db/member", &*issuer, serde_json::json!({ "grants": ["GRANT app_owner TO {{role}}"] }));
-    let issue = tokio::spawn({
-        let (issuer, asked, secret) = (issuer.clone(), asked.clone(), secret.clone());
-        async move { issuer.issue(&asked.order(&secret)).await.map(drop) }
-    });
-    // Long enough for the statement to lie there. Whoever asked is gone then.
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(!issue.is_finished());
-    issue.abort();
-    let restarted = build(PostgresConfig { database: "postgres".into(), ..config(&cluster, Door::Socket) });
-    let settle = {
-        let asked = asked.clone();
-        tokio::spawn(async move { restarted.settle(asked.lease, Some(&secret)).await })
-    };
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(!settle.is_finished(), "nobody knows yet");
-    drop(stopped);
-    assert_eq!(settle.await.unwrap().unwrap(), EndResult::Lapsed);
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(!issuer.inventory().await.unwrap().contains(&asked.lease), "it was settled, and then it came");
+    // Whoever settles the lease, and whoever lists what there is without knowing of it.
+    for listed in [false, true] {
+        let (watching, issuer) = (cluster.superuser("app").await, Arc::new(build(config(&cluster, Door::Socket))));
+        issuer.inventory().await.unwrap();
+        let ours = "SELECT pid FROM pg_stat_activity WHERE starts_with(application_name, 'clavigerd-')";
+        let stopped = Stopped::new(watching.query_one(ours, &[]).await.unwrap().get(0));
+        let asked = Arc::new(Asked::new());
+        let secret = secret("prod-db/member", &*issuer, serde_json::json!({ "grants": ["GRANT app_owner TO {{role}}"] }));
+        let issue = tokio::spawn({
+            let (issuer, asked, secret) = (issuer.clone(), asked.clone(), secret.clone());
+            async move { issuer.issue(&asked.order(&secret)).await.map(drop) }
+        });
+        // Long enough for the statement to lie there. Whoever asked is gone then.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(!issue.is_finished());
+        issue.abort();
+        let restarted = build(PostgresConfig { database: "postgres".into(), ..config(&cluster, Door::Socket) });
+        let found = tokio::spawn({
+            let asked = asked.clone();
+            async move {
+                match listed {
+                    true => assert!(restarted.inventory().await.unwrap().is_empty()),
+                    false => assert_eq!(restarted.settle(asked.lease, Some(&secret)).await.unwrap(), EndResult::Lapsed),
+                }
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(!found.is_finished(), "nobody knows yet");
+        drop(stopped);
+        found.await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let roles = watching.query_one("SELECT count(*) FROM pg_roles WHERE starts_with(rolname::text, 'clv_')", &[]).await.unwrap();
+        assert_eq!(roles.get::<_, i64>(0), 0, "it was settled or listed, and then it came");
+    }
 }
 
 /// A process of the cluster that does nothing until this is dropped.

@@ -288,6 +288,8 @@ impl Engine for PostgresEngine {
     async fn inventory(&self) -> Result<Vec<LeaseId>, EngineError> {
         self.within(async {
             let session = self.pool.take(&self.config.database).await?;
+            // Or a role that a killed daemon was making would come about behind the list.
+            self.pool.end_lost(session.client()).await?;
             let prefix = Role::prefix(&self.mark);
             let rows = session.client().query("SELECT rolname::text FROM pg_roles WHERE starts_with(rolname::text, $1)", &[&prefix]).await;
             self.pool.give_back(session);
