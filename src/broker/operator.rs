@@ -117,7 +117,6 @@ impl Broker {
                     (Some(begun), _) => heard(HEARD_BY_OPERATORS, begun).await,
                     (_, State::Ending { irrevocable: true, .. }) if !force => Some(EndResult::Irrevocable),
                     (_, State::Ending { irrevocable: true, tries, .. }) => {
-                        let broker = broker.clone();
                         // It goes on in a task of its own.
                         let resumed = tokio::time::timeout(HEARD_BY_OPERATORS, broker.resume(lease.id, tries)).await;
                         resumed.unwrap_or(Some(EndResult::Retrying))

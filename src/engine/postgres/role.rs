@@ -53,7 +53,7 @@ impl Role {
         SecretBytes::take_from(&mut text)
     }
 
-    /// Waits until no other claviger changes rights in this database; such locks hold within one. It answers with what is asked beside it.
+    /// Waits until no other claviger changes rights in this database; such locks hold within one. It answers with what is asked `beside` it, if anything.
     /// Anybody who may connect can take that lock and keep it: whoever does not get it goes on without.
     pub(super) fn rights_turn(beside: &str) -> String {
         // "clav" and 1.
