@@ -15,8 +15,8 @@ use std::{
     os::unix::fs::PermissionsExt,
     process::{Command, Stdio},
     sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -31,6 +31,8 @@ pub struct Rates {
     /// As the JSON says it.
     pub key: &'static str,
     pub connections: usize,
+    /// As `Load::apart`.
+    pub apart: bool,
     /// The daemon's: on the record, each with its lease, both on the disk.
     pub ours: f64,
     /// The source's own.
@@ -60,33 +62,35 @@ impl Load {
     }
 
     fn pin(self, last: bool) {
-        if !self.apart {
-            return;
-        }
-        let count = std::thread::available_parallelism().map_or(1, usize::from).max(PROCESSORS.load(Ordering::Relaxed));
-        PROCESSORS.store(count, Ordering::Relaxed);
-        assert!(count > 1, "--apart needs two processors");
-        let list = if last { (count - 1).to_string() } else { format!("0-{}", count - 2) };
+        let count = processors();
+        let list = match (self.apart, last) {
+            (true, true) => (count - 1).to_string(),
+            (true, false) => format!("0-{}", count - 2),
+            (false, _) => format!("0-{}", count - 1),
+        };
         let mut taskset = Command::new("taskset");
         taskset.args(["-a", "-c", "-p", &list, &std::process::id().to_string()]).stdout(Stdio::null());
         assert!(taskset.status().expect("taskset (Debian: util-linux)").success());
     }
 }
 
-/// How many there were before any was set aside.
-static PROCESSORS: AtomicUsize = AtomicUsize::new(0);
+/// How many processors there are, however many are set aside by now.
+pub fn processors() -> usize {
+    static COUNT: OnceLock<usize> = OnceLock::new();
+    *COUNT.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
 
 /// Takes turns of the daemon at `daemon` and of `script`, which does one thing for one of the connections, so many seconds each altogether.
 fn turns<F: Future<Output = ()> + Send + 'static>(
     (what, key): (&'static str, &'static str),
     runtime: &Runtime,
     daemon: &Target,
-    Load { connections, seconds, .. }: Load,
+    Load { connections, seconds, apart }: Load,
     script: impl Fn(usize) -> F + Send + Sync + 'static,
     between: impl Fn(),
 ) -> Rates {
     let (script, seconds) = (Arc::new(script), seconds / TURNS as f64);
-    let mut rates = Rates { what, key, connections, ours: 0.0, own: 0.0, other: None };
+    let mut rates = Rates { what, key, connections, apart, ours: 0.0, own: 0.0, other: None };
     for _ in 0..TURNS {
         between();
         rates.ours += rate(daemon, connections, seconds) / TURNS as f64;
@@ -276,10 +280,11 @@ pub fn openbao(load: Load) -> Option<Vec<Rates>> {
 
 /// One line for each.
 pub fn print(rates: &[Rates]) {
-    for Rates { what, connections, ours, own, other, .. } in rates {
+    for Rates { what, connections, apart, ours, own, other, .. } in rates {
+        let place = if *apart { "the source on a processor of its own" } else { "all on the same processors" };
         let other = other.map_or_else(String::new, |(what, _, rate)| format!("; by one that {what} {rate:.0}: {:.2} of it", ours / rate));
         println!(
-            "{what}, {connections} at a time: {ours:.0} a second; by a script without claviger {own:.0}: {:.2} of it{other}",
+            "{what}, {connections} at a time, {place}: {ours:.0} a second; by a script without claviger {own:.0}: {:.2} of it{other}",
             ours / own
         );
     }
@@ -287,8 +292,11 @@ pub fn print(rates: &[Rates]) {
 
 /// Members of the JSON.
 pub fn members(rates: &[Rates]) -> impl Iterator<Item = (String, Value)> + '_ {
-    rates.iter().flat_map(|Rates { key, ours, own, other, .. }| {
+    rates.iter().flat_map(|Rates { key, apart, ours, own, other, .. }| {
+        let place = if *apart { "_apart" } else { "" };
         let row = [("per_s", *ours), ("own_per_s", *own), ("ratio", ours / own)];
-        row.into_iter().chain(other.map(|(_, name, rate)| (name, rate))).map(move |(name, value)| (format!("{key}_{name}"), json!(value)))
+        row.into_iter()
+            .chain(other.map(|(_, name, rate)| (name, rate)))
+            .map(move |(name, value)| (format!("{key}{place}_{name}"), json!(value)))
     })
 }

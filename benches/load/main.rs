@@ -5,7 +5,8 @@
 //!     cargo bench --bench load -- --json       one JSON object instead of the table
 //!     ... -- --only re-read --connections 16 --seconds 10        one thing, with its floor; such things are also `ready`, `restart`,
 //!                                              `postgres`, `openbao` and `cached` (real servers), `database` (deaths of its holders)
-//!     ... -- --only postgres --apart           (or openbao) the source has the last processor for itself, as if it were on another host
+//!     ... -- --only postgres --apart           (or openbao) with the source on a processor of its own alone, as if it were on another host;
+//!                                              `--shared`: with all on the same processors alone. Without either both are measured
 //!     ... -- --processes 2                     the attestor as a process of its own, as the units run it; as root
 //!     ... -- --at unix:/run/x.sock --get /path [--pid N]         any HTTP server on a Unix or TCP socket
 //!
@@ -271,17 +272,21 @@ impl Run {
     fn sources(&self, name: &str) -> Option<Sources> {
         self.say(&format!("real sources: {name}"));
         let seconds = self.seconds();
-        let load = issues::Load {
-            // Twice as many as the daemon has connections to a source: at least as many are there as it can use, whatever it writes down.
-            connections: option(&self.arguments, "--connections").unwrap_or(16),
-            seconds,
-            apart: flag(&self.arguments, "--apart"),
-        };
-        Some(match name {
-            "postgres" => Sources { issues: issues::postgres(load)?, ..Sources::default() },
-            "openbao" => Sources { issues: issues::openbao(load)?, ..Sources::default() },
-            _ => Sources { cached: Some(cached::measure_all(seconds)?), ..Sources::default() },
-        })
+        if name == "cached" {
+            return Some(Sources { cached: Some(cached::measure_all(seconds)?), ..Sources::default() });
+        }
+        let measure = if name == "postgres" { issues::postgres } else { issues::openbao };
+        // Twice as many as the daemon has connections to a source: at least as many are there as it can use, whatever it writes down.
+        let connections = option(&self.arguments, "--connections").unwrap_or(16);
+        let (apart, shared) = (flag(&self.arguments, "--apart"), flag(&self.arguments, "--shared"));
+        let mut sources = Sources::default();
+        for place in [true, false] {
+            let wanted = if place { !shared } else { !apart };
+            if wanted && (!place || issues::processors() > 1) {
+                sources.issues.extend(measure(issues::Load { connections, seconds, apart: place })?);
+            }
+        }
+        Some(sources)
     }
 
     fn many_leases(&self) -> usize {
