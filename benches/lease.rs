@@ -154,7 +154,7 @@ fn lease(n: u64) -> Result<Lease, Failed> {
         identity_kind: IdentityKind::Workload,
         assurance: Assurance::Isolated,
         secret: "prod-db/orders-ro".parse()?,
-        generation: "b".repeat(32).into(),
+        recipe: "b".repeat(32).into(),
         engine: "postgres".parse()?,
         sensitivity: Sensitivity::Confidential,
         ends_by: EndsBy::Upstream,

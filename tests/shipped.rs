@@ -192,8 +192,8 @@ fn catalogue(config: &Config, files: &[File]) -> Result<Catalogue, String> {
     for draft in config::secrets(files).map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))? {
         let engine = engines.get(draft.row().engine.as_str()).ok_or_else(|| draft.problem("its engine is not configured").to_string())?;
         engine.check(draft.row()).map_err(|why| draft.problem(why).to_string())?;
-        let ends_by = engine.ends_by(draft.row());
-        rows.push(draft.with(ends_by));
+        let completed = engine.completes(draft.row());
+        rows.push(draft.with(completed));
     }
     Ok(Catalogue::new(rows))
 }

@@ -82,6 +82,8 @@ fn secret(name: &str) -> SecretDefinition {
         rotate: None,
         description: String::new(),
         ends_by: EndsBy::Upstream,
+        narrows: Vec::new(),
+        recipe: "1".into(),
         settings: serde_json::Map::new(),
         generation: "".into(),
     }

@@ -5,8 +5,8 @@ use crate::{
     attest::{Names, Roll},
     broker::{Governance, LoadProblems},
     config::{self, Config, EngineConfig, File},
-    engine::{Engines, command, openbao, postgres},
-    model::{Catalogue, EndsBy, Registry, SecretDefinition, Sensitivity, Share, WallTime},
+    engine::{Engines, command, github, jwt, oauth2, openbao, postgres},
+    model::{Catalogue, EndsBy, OfEngine, Registry, SecretDefinition, Sensitivity, Share, WallTime},
     policy::{Bundle, Source},
     sys,
 };
@@ -35,11 +35,11 @@ impl Places {
     }
 }
 
-/// Says how a definition's credentials end, or what its engine finds wrong with it.
-pub type ByEngine<'a> = &'a dyn Fn(&SecretDefinition) -> Result<EndsBy, String>;
+/// Says what of a definition follows from its engine, or what that finds wrong with it.
+pub type ByEngine<'a> = &'a dyn Fn(&SecretDefinition) -> Result<OfEngine, String>;
 
 /// The answer of the engines that run.
-pub fn by_running(engines: &Engines) -> impl Fn(&SecretDefinition) -> Result<EndsBy, String> {
+pub fn by_running(engines: &Engines) -> impl Fn(&SecretDefinition) -> Result<OfEngine, String> {
     |row| {
         let Some(engine) = engines.find(&row.engine) else {
             let known: Vec<&str> = engines.iter().map(|(name, _)| name.as_str()).collect();
@@ -49,38 +49,42 @@ pub fn by_running(engines: &Engines) -> impl Fn(&SecretDefinition) -> Result<End
         if row.share == Share::Identity && !engine.has_upstream(row) {
             return Err("share = \"identity\": nothing is made for each lease that could be shared".into());
         }
-        lasting(row, engine.ends_by(row))
+        lasting(row, engine.completes(row))
     }
 }
 
 /// The answer of the configuration alone, for checking files beside a running daemon: settings are not looked at.
-pub fn by_configuration(config: &Config) -> impl Fn(&SecretDefinition) -> Result<EndsBy, String> {
+pub fn by_configuration(config: &Config) -> impl Fn(&SecretDefinition) -> Result<OfEngine, String> {
     |row| {
         if row.engine.as_str() == "local" {
-            return Ok(EndsBy::None);
+            return Ok(OfEngine::ends_by(EndsBy::None));
         }
-        let ends_by = match config.engines.iter().find(|engine| *engine.name() == row.engine) {
-            Some(EngineConfig::Jwt(_) | EngineConfig::X509(_) | EngineConfig::Ssh(_)) => Ok(EndsBy::ShortLife),
-            Some(EngineConfig::Postgres(_)) => postgres::ends_by(row),
-            Some(EngineConfig::GitHub(_)) => Ok(EndsBy::Upstream),
-            Some(EngineConfig::OpenBao(_)) => openbao::ends_by(row),
-            Some(EngineConfig::OAuth2(oauth2)) if oauth2.revocation_endpoint.is_none() => Ok(EndsBy::ShortLife),
-            Some(EngineConfig::OAuth2(_)) => Ok(EndsBy::Upstream),
-            Some(EngineConfig::Command(program)) => command::ends_by(row, program.probes),
+        let follows = match config.engines.iter().find(|engine| *engine.name() == row.engine) {
+            Some(EngineConfig::X509(_) | EngineConfig::Ssh(_)) => Ok(OfEngine::ends_by(EndsBy::ShortLife)),
+            Some(EngineConfig::Jwt(_)) => jwt::narrows(row).map(|narrows| OfEngine { ends_by: EndsBy::ShortLife, narrows }),
+            Some(EngineConfig::Postgres(_)) => postgres::ends_by(row).map(OfEngine::ends_by),
+            Some(EngineConfig::GitHub(_)) => github::narrows(row).map(|narrows| OfEngine { ends_by: EndsBy::Upstream, narrows }),
+            Some(EngineConfig::OpenBao(_)) => openbao::of_definition(row),
+            Some(EngineConfig::OAuth2(server)) => {
+                let ends_by = if server.revocation_endpoint.is_none() { EndsBy::ShortLife } else { EndsBy::Upstream };
+                oauth2::narrows(row).map(|narrows| OfEngine { ends_by, narrows })
+            }
+            Some(EngineConfig::Command(program)) => command::of_definition(row, program.probes),
             None => Err(format!("engine {} is not configured", row.engine)),
         };
-        lasting(row, ends_by?)
+        lasting(row, follows?)
     }
 }
 
 /// What ends by itself or with its lease is not changed now and then.
-fn lasting(row: &SecretDefinition, ends_by: EndsBy) -> Result<EndsBy, String> {
+fn lasting(row: &SecretDefinition, follows: OfEngine) -> Result<OfEngine, String> {
+    let ends_by = follows.ends_by;
     match row.rotate {
         _ if row.share == Share::Identity && row.sensitivity >= Sensitivity::Restricted => {
             Err(format!("share = \"identity\": a credential that is {} belongs to one holder", row.sensitivity))
         }
         Some(_) if ends_by != EndsBy::None => Err(format!("rotate goes with values that last; this one ends by {ends_by}")),
-        _ => Ok(ends_by),
+        _ => Ok(follows),
     }
 }
 
@@ -109,7 +113,7 @@ pub fn load(places: &Places, engines: ByEngine<'_>, generation: u64, now: WallTi
     let mut definitions = Vec::new();
     for draft in rows {
         match engines(draft.row()) {
-            Ok(ends_by) => definitions.push(draft.with(ends_by)),
+            Ok(follows) => definitions.push(draft.with(follows)),
             Err(why) => problems.push(draft.problem(why).to_string()),
         }
     }

@@ -23,7 +23,7 @@ impl Broker {
         let same_use = |lease: &Lease| {
             lease.source == Source::Adapter
                 && lease.assurance <= assurance
-                && (&lease.identity, &lease.secret, &lease.generation) == (identity, &secret.name, &secret.generation)
+                && (&lease.identity, &lease.secret, &lease.recipe) == (identity, &secret.name, &secret.recipe)
                 && (&lease.purpose, lease.channel) == (&intent.claimed().purpose, intent.channel())
                 && (lease.operation, &lease.hosts, lease.uses) == (effective.operation, &effective.hosts, effective.uses)
         };

@@ -138,7 +138,12 @@ impl Broker {
             .find(&lease.engine)
             .ok_or_else(|| EngineError::Setup(format!("engine {} is no longer configured", lease.engine)))?;
         match ending.was_reserved() {
-            true => engine.settle(lease.credential(), self.governance().catalogue.find(&lease.secret).map(|secret| &**secret)).await,
+            // The row that it was reserved under; what another says by now is about others.
+            true => {
+                let governance = self.governance();
+                let row = governance.catalogue.find(&lease.secret).filter(|secret| secret.recipe == lease.recipe);
+                engine.settle(lease.credential(), row.map(|secret| &**secret)).await
+            }
             false => engine.end(lease.credential(), &lease.reference).await,
         }
     }

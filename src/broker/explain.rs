@@ -97,11 +97,14 @@ impl Broker {
     fn reachable(&self, governance: &Governance, workload: &Workload, secret: &Arc<SecretDefinition>) -> Option<SecretView> {
         let mut purposes = Vec::new();
         let mut outcome = "needs";
+        // What is refused for the worst that it allows may be granted for less.
+        let operations = || secret.narrows.iter().copied().map(Some).chain([None]);
+        let channels = || Channel::ALL.into_iter().filter(|channel| served(*channel).is_ok());
         for purpose in workload.identity().purposes.iter().filter(|purpose| secret.purposes.contains(purpose)) {
-            for channel in Channel::ALL.into_iter().filter(|channel| served(*channel).is_ok()) {
+            for (channel, operation) in channels().flat_map(|channel| operations().map(move |operation| (channel, operation))) {
                 let claimed = Claimed {
                     purpose: purpose.clone(),
-                    operation: None,
+                    operation,
                     targets: Vec::new(),
                     ttl: None,
                     uses: None,

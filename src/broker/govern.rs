@@ -65,7 +65,13 @@ impl Governance {
         // The journal may hold leases of channels that nothing serves.
         served(lease.channel)?;
         let secret = self.catalogue.find(&lease.secret).ok_or_else(|| Refusal::new(Code::NO_GRANT))?;
-        let intent = Intent::of_lease(secret.clone(), &lease.purpose, lease.channel, &lease.hosts, lease.ttl, lease.source);
+        // What a definition is narrowed to later does not become true of what was made before.
+        if lease.operation > secret.operation && !crate::mutation!("row-lowered") {
+            let detail = format!("{} is for {} by now; this lease's credential is for {}", secret.name, secret.operation, lease.operation);
+            return Err(Refusal::new(Code::NO_GRANT).detail(detail));
+        }
+        let intent =
+            Intent::of_lease(secret.clone(), &lease.purpose, lease.operation, lease.channel, &lease.hosts, lease.ttl, lease.source);
         let decision = self.bundle.decide(workload, &intent, &Evidence::none(), now, frozen);
         Ok((intent, decision))
     }

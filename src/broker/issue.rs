@@ -272,7 +272,7 @@ impl Broker {
             identity_kind: identity.kind,
             assurance: workload.assurance(),
             secret: secret.name.clone(),
-            generation: secret.generation.clone(),
+            recipe: secret.recipe.clone(),
             engine: secret.engine.clone(),
             sensitivity: secret.sensitivity,
             ends_by: secret.ends_by,

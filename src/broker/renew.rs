@@ -104,6 +104,11 @@ impl Broker {
         let governance = self.governance();
         let permit = self.decide_lease(&governance, &workload, &lease, self.is_frozen(), trail)?;
         let intent = permit.intent();
+        // Its credential was made of something else: rights that were taken out of a row must not live on as long as somebody renews.
+        if lease.recipe != intent.secret().recipe && !crate::mutation!("row-changed") {
+            let changed = "The secret's definition has been changed since; ask for another lease.";
+            return Err(Refusal::new(Code::NOT_RENEWABLE).message(changed).into());
+        }
         let ttl = permit.effective().ttl.min(lease.ttl);
         let expires = self.clock.wall().plus(ttl).max(lease.expires);
         let deadline = self.clock.boot().plus(ttl).max(lease.deadline);

@@ -29,7 +29,7 @@ struct Use {
     secret: SecretName,
     /// Nobody gets what a stronger attestation was needed for.
     assurance: Assurance,
-    generation: Arc<str>,
+    recipe: Arc<str>,
     purpose: Purpose,
     operation: Operation,
     hosts: Vec<Target>,
@@ -49,7 +49,7 @@ impl Shares {
             identity: lease.identity.clone(),
             secret: lease.secret.clone(),
             assurance: lease.assurance,
-            generation: lease.generation.clone(),
+            recipe: lease.recipe.clone(),
             purpose: lease.purpose.clone(),
             operation: lease.operation,
             hosts: lease.hosts.clone(),

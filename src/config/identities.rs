@@ -1,12 +1,9 @@
 //! `identities.d/*.toml`: selectors to named identities.
 
-use super::{ConfigError, File, line_of, parse};
-use crate::{
-    digest::sha256,
-    model::{
-        DeclaredUse, Environment, ExecRule, GroupName, Identity, IdentityKind, IdentityName, Owner, Purpose, Registry, Selector,
-        Sensitivity, WallTime,
-    },
+use super::{ConfigError, File, generations, line_of, parse};
+use crate::model::{
+    DeclaredUse, Environment, ExecRule, GroupName, Identity, IdentityKind, IdentityName, Owner, Purpose, Registry, Selector, Sensitivity,
+    WallTime,
 };
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -82,9 +79,10 @@ pub fn identities(files: &[File]) -> Result<Registry, Vec<ConfigError>> {
         match parse::<Rows>(file) {
             Err(error) => problems.push(error),
             Ok(found) => {
-                for row in found.identity {
-                    let (line, source) = (line_of(&file.text, row.span().start), &file.text[row.span()]);
-                    match check(row.get_ref(), source) {
+                let generations = generations(file, "identity");
+                for (at, row) in found.identity.into_iter().enumerate() {
+                    let line = line_of(&file.text, row.span().start);
+                    match check(row.get_ref(), generations[at].clone()) {
                         Err(why) => problems.extend(why.into_iter().map(|why| ConfigError::at(file, line, why))),
                         Ok(identity) => {
                             if let Some(other) = names.insert(identity.name.clone(), format!("{}:{line}", file.path)) {
@@ -104,7 +102,7 @@ pub fn identities(files: &[File]) -> Result<Registry, Vec<ConfigError>> {
     if problems.is_empty() { Ok(Registry::new(rows)) } else { Err(problems) }
 }
 
-fn check(row: &Row, source: &str) -> Result<Identity, Vec<String>> {
+fn check(row: &Row, generation: String) -> Result<Identity, Vec<String>> {
     let mut problems = Vec::new();
     let mut problem = |text: String| problems.push(format!("identity {}: {text}", row.name));
     let expires = WallTime::parse(&row.expires);
@@ -165,7 +163,7 @@ fn check(row: &Row, source: &str) -> Result<Identity, Vec<String>> {
             exclusive_uid: row.exclusive_uid,
             on_exec: row.on_exec,
             uses: row.uses.clone(),
-            generation: hex::encode(&sha256(&[source.as_bytes()])[..8]),
+            generation,
         }),
         _ => Err(problems),
     }

@@ -29,7 +29,9 @@ pub use secrets::{RowDraft, secrets};
 pub use ssh::SshConfig;
 pub use x509::X509Config;
 
+use crate::digest::sha256;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 
 /// A file with its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +62,31 @@ impl ConfigError {
 
 fn line_of(text: &str, offset: usize) -> usize {
     text.as_bytes()[..offset.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1
+}
+
+/// What tells each row of `[[TABLE]]` from what it was before, in the order of the file: the first eight bytes of SHA-256, in hex, over the
+/// row as JSON with its keys sorted. Layout and comments are no part of it.
+fn generations(file: &File, table: &str) -> Vec<String> {
+    let rows = toml::from_str::<toml::Table>(&file.text).ok().and_then(|mut all| all.remove(table));
+    let rows = rows.and_then(|rows| rows.try_into::<Vec<toml::Value>>().ok()).unwrap_or_default();
+    // JSON has no dates, and rows have none but as text.
+    rows.iter().map(|row| short_digest(&serde_json::to_vec(&sorted(row)).unwrap_or_default())).collect()
+}
+
+/// The order does not hang on how maps are made elsewhere in the program.
+fn sorted(value: &toml::Value) -> serde_json::Value {
+    match value {
+        toml::Value::Table(members) => {
+            let members: BTreeMap<_, _> = members.iter().map(|(key, value)| (key.clone(), sorted(value))).collect();
+            serde_json::Value::Object(members.into_iter().collect())
+        }
+        toml::Value::Array(all) => all.iter().map(sorted).collect(),
+        one => serde_json::to_value(one).unwrap_or_default(),
+    }
+}
+
+fn short_digest(bytes: &[u8]) -> String {
+    hex::encode(&sha256(&[bytes])[..8])
 }
 
 fn parse<T: DeserializeOwned>(file: &File) -> Result<T, ConfigError> {

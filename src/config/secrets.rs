@@ -1,12 +1,9 @@
 //! `secrets.d/*.toml`: the catalogue. A row without owner, purpose or sensitivity does not load.
 
-use super::{ConfigError, File, line_of, parse};
-use crate::{
-    digest::sha256,
-    model::{
-        EndsBy, EngineName, Environment, Operation, Owner, Period, Purpose, Rotation, SecretDefinition, SecretName, Sensitivity, Share,
-        Target, Ttl, TtlLimits, WallTime,
-    },
+use super::{ConfigError, File, generations, line_of, parse, short_digest};
+use crate::model::{
+    EndsBy, EngineName, Environment, OfEngine, Operation, Owner, Period, Purpose, Rotation, SecretDefinition, SecretName, Sensitivity,
+    Share, Target, Ttl, TtlLimits, WallTime,
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::collections::HashMap;
@@ -105,14 +102,14 @@ pub struct RowDraft {
 }
 
 impl RowDraft {
-    /// The row as written; `ends_by` is not yet true.
+    /// The row as written; `ends_by` and `narrows` are not yet true.
     pub fn row(&self) -> &SecretDefinition {
         &self.definition
     }
 
     /// Completes the row with what follows from its engine.
-    pub fn with(self, ends_by: EndsBy) -> SecretDefinition {
-        SecretDefinition { ends_by, ..self.definition }
+    pub fn with(self, OfEngine { ends_by, narrows }: OfEngine) -> SecretDefinition {
+        SecretDefinition { ends_by, narrows, ..self.definition }
     }
 
     /// A problem with this row.
@@ -129,9 +126,9 @@ pub fn secrets(files: &[File]) -> Result<Vec<RowDraft>, Vec<ConfigError>> {
         match parse::<Rows>(file) {
             Err(error) => problems.push(error),
             Ok(found) => {
-                for row in found.secret {
-                    let span = row.span();
-                    let (line, source) = (line_of(&file.text, span.start), &file.text[span]);
+                let generations = generations(file, "secret");
+                for (at, row) in found.secret.into_iter().enumerate() {
+                    let line = line_of(&file.text, row.span().start);
                     let row = row.into_inner();
                     let mut problem = |text: &str| problems.push(ConfigError::at(file, line, format!("secret {}: {text}", row.name)));
                     if row.purposes.is_empty() {
@@ -154,6 +151,8 @@ pub fn secrets(files: &[File]) -> Result<Vec<RowDraft>, Vec<ConfigError>> {
                     if let Some(other) = names.insert(row.name.clone(), format!("{}:{line}", file.path)) {
                         problem(&format!("is already defined at {other}"));
                     }
+                    let made_of = (&row.engine, row.operation, &row.hosts, &row.settings);
+                    let recipe = short_digest(&serde_json::to_vec(&made_of).unwrap_or_default());
                     let definition = SecretDefinition {
                         name: row.name,
                         engine: row.engine,
@@ -171,8 +170,10 @@ pub fn secrets(files: &[File]) -> Result<Vec<RowDraft>, Vec<ConfigError>> {
                         rotate,
                         description: row.description,
                         ends_by: EndsBy::None,
+                        narrows: Vec::new(),
+                        recipe: recipe.into(),
                         settings: row.settings,
-                        generation: hex::encode(&sha256(&[source.as_bytes()])[..8]).into(),
+                        generation: (&*generations[at]).into(),
                     };
                     rows.push(RowDraft { file: file.path.clone(), line, definition });
                 }
@@ -209,6 +210,24 @@ description = "Read-only access to orders"
         assert!(load(&GOOD.replace("\"1h\"", "\"1h\", default = \"2h\"")).is_err());
         assert!(load(&GOOD.repeat(2)).is_err());
         assert!(load(&GOOD.replace("description", "descripton")).is_err());
+        let told = |text: &str| {
+            let row = load(text).unwrap()[0].row().clone();
+            (row.generation, row.recipe)
+        };
+        let (generation, recipe) = told(GOOD);
+        assert_eq!(told(&GOOD.replace("engine = \"local\"\n", "# why\n").replace("name =", "engine = 'local'\nname =")), told(GOOD));
+        let described = told(&GOOD.replace("Read-only", "Another"));
+        assert!(described.0 != generation && described.1 == recipe, "another generation, which makes the same");
+        for other in
+            [GOOD.replace("\"read\"", "\"write\""), format!("{GOOD}settings = {{ a = 1 }}\n"), format!("{GOOD}hosts = [\"a:1\"]\n")]
+        {
+            let other = told(&other);
+            assert!(other.0 != generation && other.1 != recipe);
+        }
+        let two = GOOD.to_owned() + &GOOD.replace("db/ro", "db/rw").replace("\"read\"", "\"write\"");
+        let rows = load(&two).unwrap();
+        assert_eq!(rows[0].row().generation, generation);
+        assert_ne!(rows[1].row().generation, generation);
         let rotated = |how: &str| load(&format!("{GOOD}rotate = {how}\n"));
         assert!(rotated("{ every = \"90d\", by = \"2027-01-31\" }").unwrap()[0].row().rotate.is_some_and(|rotate| rotate.by.is_some()));
         for wrong in

@@ -34,6 +34,7 @@ pub mod jwt;
 mod lasting;
 pub mod local;
 mod members;
+mod narrows;
 pub mod oauth2;
 pub mod openbao;
 mod over;
@@ -51,7 +52,7 @@ pub use version::{Defined, Leftover, Standing, TakenBack, Version};
 
 use crate::digest::sha256;
 use crate::model::{
-    EndsBy, IdentityName, LeaseId, Operation, ProofBy, Purpose, RequestId, SecretBytes, SecretDefinition, Target, WallTime,
+    EndsBy, IdentityName, LeaseId, OfEngine, Operation, ProofBy, Purpose, RequestId, SecretBytes, SecretDefinition, Target, WallTime,
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -233,6 +234,17 @@ pub trait Engine: Send + Sync {
 
     /// How this secret's credentials end. Asked only about definitions that [`Engine::check`] has passed.
     fn ends_by(&self, secret: &SecretDefinition) -> EndsBy;
+
+    /// Operations below the secret's own for which it makes a credential that allows no more, least harmful first. Asked only about
+    /// definitions that [`Engine::check`] has passed.
+    fn narrows(&self, _secret: &SecretDefinition) -> Vec<Operation> {
+        Vec::new()
+    }
+
+    /// Both, for completing a row.
+    fn completes(&self, secret: &SecretDefinition) -> OfEngine {
+        OfEngine { ends_by: self.ends_by(secret), narrows: self.narrows(secret) }
+    }
 
     /// What the proof is worth that an end of this secret's leases comes with; none where there is nothing to be looked at.
     fn proves(&self, _secret: &SecretDefinition) -> Option<ProofBy> {

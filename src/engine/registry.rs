@@ -43,12 +43,14 @@ impl Engines {
             None => Err(format!("{}: there is no engine {}", secret.name, secret.engine)),
             Some(engine) => {
                 engine.check(secret)?;
-                let ends_by = engine.ends_by(secret);
-                if ends_by == secret.ends_by {
-                    Ok(())
-                } else {
-                    Err(format!("{}: ends_by is {}, its engine's is {ends_by}", secret.name, secret.ends_by))
+                let (ends_by, narrows) = (engine.ends_by(secret), engine.narrows(secret));
+                if ends_by != secret.ends_by {
+                    return Err(format!("{}: ends_by is {}, its engine's is {ends_by}", secret.name, secret.ends_by));
                 }
+                if narrows != secret.narrows {
+                    return Err(format!("{}: narrows to {:?}, its engine to {narrows:?}", secret.name, secret.narrows));
+                }
+                Ok(())
             }
         }
     }

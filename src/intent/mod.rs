@@ -74,12 +74,16 @@ pub struct Intent {
 }
 
 impl Intent {
-    /// Puts the claim beside what would be issued: the worst operation the credential allows, all hosts unless fewer are
-    /// claimed, and the shorter of the times and counts. Nothing claimed can make any of them larger.
+    /// Puts the claim beside what would be issued: the operation that its engine can keep the credential to, which is the worst it allows
+    /// unless less is claimed, all hosts unless fewer are claimed, and the shorter of the times and counts. Nothing claimed can make any of
+    /// them larger.
     pub fn new(secret: Arc<SecretDefinition>, channel: Channel, source: Source, claimed: Claimed) -> Self {
         let asked = claimed.ttl.unwrap_or(secret.ttl.default);
         let effective = Effective {
-            operation: secret.operation,
+            operation: match claimed.operation {
+                Some(asked) if crate::mutation!("operation-believed") => asked.min(secret.operation),
+                asked => secret.operation_for(asked),
+            },
             hosts: if claimed.targets.is_empty() { secret.hosts.clone() } else { claimed.targets.clone() },
             ttl: asked.min(secret.ttl.max),
             uses: claimed.uses.unwrap_or(crate::model::UNLIMITED),
@@ -91,6 +95,7 @@ impl Intent {
     pub fn of_lease(
         secret: Arc<SecretDefinition>,
         purpose: &Purpose,
+        operation: Operation,
         channel: Channel,
         hosts: &[Target],
         ttl: Ttl,
@@ -98,7 +103,7 @@ impl Intent {
     ) -> Self {
         let claimed = Claimed {
             purpose: purpose.clone(),
-            operation: None,
+            operation: Some(operation),
             targets: hosts.to_vec(),
             ttl: Some(ttl),
             uses: None,

@@ -131,8 +131,9 @@ pub struct Lease {
     pub assurance: Assurance,
     /// Which secret.
     pub secret: SecretName,
-    /// The secret's generation then.
-    pub generation: Arc<str>,
+    /// The secret's recipe then.
+    #[serde(alias = "generation")]
+    pub recipe: Arc<str>,
     /// Which engine made it.
     pub engine: EngineName,
     /// How sensitive.

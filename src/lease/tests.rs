@@ -27,7 +27,7 @@ fn lease(n: u128) -> Lease {
         identity_kind: IdentityKind::Workload,
         assurance: Assurance::Program,
         secret: "db/ro".parse().unwrap(),
-        generation: "g".into(),
+        recipe: "g".into(),
         engine: "local".parse().unwrap(),
         sensitivity: Sensitivity::Internal,
         ends_by: EndsBy::None,

@@ -33,6 +33,22 @@ impl fmt::Display for EndsBy {
     }
 }
 
+/// What of a row of `secrets.d` follows from its engine and settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfEngine {
+    /// As [`SecretDefinition::ends_by`].
+    pub ends_by: EndsBy,
+    /// As [`SecretDefinition::narrows`].
+    pub narrows: Vec<Operation>,
+}
+
+impl OfEngine {
+    /// Of one that makes the same for every operation.
+    pub fn ends_by(ends_by: EndsBy) -> Self {
+        Self { ends_by, narrows: Vec::new() }
+    }
+}
+
 /// How long one lease of a secret may live, before policy shortens it further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,10 +94,24 @@ pub struct SecretDefinition {
     pub description: String,
     /// How it ends: follows from the engine.
     pub ends_by: EndsBy,
+    /// Operations below `operation` for which the engine makes a credential that allows no more, least harmful first: follows from the
+    /// engine and its settings.
+    pub narrows: Vec<Operation>,
     /// What only its engine understands, checked by the engine at load.
     pub settings: serde_json::Map<String, serde_json::Value>,
+    /// SHA-256 over what its engine makes credentials of (engine, operation, hosts, settings), in hex: another one makes other credentials.
+    pub recipe: Arc<str>,
     /// SHA-256 over the row as loaded, in hex: a changed row is another generation.
     pub generation: Arc<str>,
+}
+
+impl SecretDefinition {
+    /// The worst that the credential allows which is made for whoever asks for this operation: never more than `operation`, and less only
+    /// where the engine makes one of less.
+    pub fn operation_for(&self, asked: Option<Operation>) -> Operation {
+        let fits = asked.and_then(|asked| self.narrows.iter().copied().find(|made| *made >= asked));
+        fits.map_or(self.operation, |made| made.min(self.operation))
+    }
 }
 
 /// Who has one credential together.

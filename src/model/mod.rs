@@ -19,7 +19,7 @@ mod target;
 mod text;
 
 pub use assurance::Assurance;
-pub use definition::{Catalogue, EndsBy, SecretDefinition, Share, TtlLimits};
+pub use definition::{Catalogue, EndsBy, OfEngine, SecretDefinition, Share, TtlLimits};
 pub use duration::{BootTime, Ttl, WallTime};
 pub use ending::{EndReason, EndResult, Finding, HolderKind, Proof, ProofBy};
 pub use id::{IdError, LeaseId, RequestId};

@@ -94,10 +94,13 @@ pub fn secret(name: &str, engine: &dyn Engine, settings: serde_json::Value) -> S
         rotate: None,
         description: "for the contract suite".into(),
         ends_by: EndsBy::None,
+        narrows: Vec::new(),
+        recipe: "1".into(),
         settings: settings.as_object().unwrap().clone(),
         generation: "".into(),
     };
     secret.ends_by = engine.ends_by(&secret);
+    secret.narrows = engine.narrows(&secret);
     secret
 }
 

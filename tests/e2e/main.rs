@@ -38,6 +38,7 @@ mod hostile;
 mod launched;
 mod leases;
 mod named;
+mod narrowed;
 mod oauth2;
 mod openbao;
 mod operators;

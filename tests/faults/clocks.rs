@@ -156,8 +156,8 @@ fn governance(engines: &Engines, today: WallTime) -> Governance {
     let rows = drafts.into_iter().map(|draft| {
         let engine = engines.find(&draft.row().engine).unwrap();
         engine.check(draft.row()).unwrap();
-        let ends_by = engine.ends_by(draft.row());
-        draft.with(ends_by)
+        let completed = engine.completes(draft.row());
+        draft.with(completed)
     });
     let catalogue = Catalogue::new(rows.collect());
     let grants: String = ["source", "tokens", "local"].map(|engine| grant("orders", &format!("app/{engine}"))).concat();

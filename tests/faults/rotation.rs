@@ -13,7 +13,7 @@ use claviger::{
         local::{LocalEngine, LocalStore},
     },
     lease::Leases,
-    model::{Catalogue, EndsBy, EngineName, LeaseId, Registry, SecretDefinition, SecretName},
+    model::{Catalogue, EndsBy, EngineName, LeaseId, OfEngine, Registry, SecretDefinition, SecretName},
     policy::{BASELINE, Bundle, Source as Policy},
     sys::{Clock, DiskVolume, Host as Machine, Kernel, ManualClock, SystemClock, append::Reserve},
 };
@@ -129,7 +129,7 @@ async fn broker(folder: &Path, clock: &Arc<ManualClock>, source: &Arc<Lasting>, 
     let of_source = (0..5).map(|n| row(&format!("app/{n}"), "internal", every).replace("\"local\"", "\"source\""));
     let text = of_source.chain([row("app/local", "internal", every)]).collect();
     let drafts = config::secrets(&[config::File { path: "test".into(), text }]).unwrap_or_else(|errors| panic!("{errors:?}"));
-    let catalogue = Catalogue::new(drafts.into_iter().map(|draft| draft.with(EndsBy::None)).collect());
+    let catalogue = Catalogue::new(drafts.into_iter().map(|draft| draft.with(OfEngine::ends_by(EndsBy::None))).collect());
     let registry = Registry::default();
     let policy = vec![Policy { name: "00.cedar".into(), text: BASELINE.into() }];
     let (bundle, _) = Bundle::load(policy, &catalogue, &registry, clock.wall()).unwrap_or_else(|problems| panic!("{problems:?}"));

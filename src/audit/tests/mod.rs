@@ -92,6 +92,8 @@ fn secret(name: &str, sensitivity: Sensitivity) -> SecretDefinition {
         rotate: None,
         description: String::new(),
         ends_by: EndsBy::None,
+        narrows: Vec::new(),
+        recipe: "1".into(),
         settings: serde_json::Map::new(),
         generation: "cd".repeat(32).into(),
     }

@@ -1,7 +1,10 @@
 //! When values that last are looked at and changed.
 
 use super::*;
-use crate::{config, model::EndsBy};
+use crate::{
+    config,
+    model::{EndsBy, OfEngine},
+};
 
 const DAY: u64 = 24 * 3_600 * SECOND;
 const START: u64 = 20_000 * DAY;
@@ -18,7 +21,7 @@ fn entries(rows: &[(&str, &str, bool)]) -> Vec<Entry> {
         })
         .collect();
     let drafts = config::secrets(&[config::File { path: "a".into(), text }]).unwrap_or_else(|errors| panic!("{errors:?}"));
-    let secrets = drafts.into_iter().map(|draft| Arc::new(draft.with(EndsBy::None)));
+    let secrets = drafts.into_iter().map(|draft| Arc::new(draft.with(OfEngine::ends_by(EndsBy::None))));
     secrets.zip(rows).map(|(secret, (.., can_rotate))| Entry { secret, can_rotate: *can_rotate }).collect()
 }
 

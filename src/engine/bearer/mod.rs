@@ -16,7 +16,7 @@ pub use notes::NoteError;
 use super::{Again, Attribute, Engine, EngineError, Issued, Order, Over, UpstreamRef};
 use crate::{
     digest::{Random, SealKey},
-    model::{EndsBy, EngineName, LeaseId, Proof, ProofBy, SecretBytes, SecretDefinition, Ttl},
+    model::{EndsBy, EngineName, LeaseId, Operation, Proof, ProofBy, SecretBytes, SecretDefinition, Ttl},
     sys::Clock,
 };
 use async_trait::async_trait;
@@ -35,6 +35,9 @@ pub trait TokenSource: Send + Sync + 'static {
 
     /// The longest life that it gives a token.
     fn longest(&self) -> Ttl;
+
+    /// As [`Engine::narrows`].
+    fn narrows(&self, secret: &SecretDefinition) -> Vec<Operation>;
 
     /// Checks a definition's settings; the text names what is wrong.
     fn check(&self, secret: &SecretDefinition) -> Result<(), String>;
@@ -141,6 +144,10 @@ impl<S: TokenSource> Engine for BearerEngine<S> {
 
     fn ends_by(&self, _secret: &SecretDefinition) -> EndsBy {
         if self.source.revokes() { EndsBy::Upstream } else { EndsBy::ShortLife }
+    }
+
+    fn narrows(&self, secret: &SecretDefinition) -> Vec<Operation> {
+        self.source.narrows(secret)
     }
 
     fn proves(&self, _secret: &SecretDefinition) -> Option<ProofBy> {

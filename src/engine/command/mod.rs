@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     digest::{Random, SealKey},
-    model::{EndsBy, EngineName, Finding, LeaseId, Proof, ProofBy, SecretDefinition},
+    model::{EndsBy, EngineName, Finding, LeaseId, Operation, Proof, ProofBy, SecretDefinition},
     sys::Clock,
 };
 use async_trait::async_trait;
@@ -33,6 +33,7 @@ use open::OpenCalls;
 use protocol::{About, Call, Created, Done, Request, VERSION, Wanted, Wish, answered};
 use serde_json::{Map, Value};
 use settings::Settings;
+pub use settings::of_definition;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -42,15 +43,6 @@ pub const LINGERS: Duration = Duration::from_secs(10);
 
 /// The longest value that is sealed into a lease's row, in bytes.
 const VALUE_MAX: usize = 16 << 10;
-
-/// How a definition's credentials end, or what is wrong with its settings, where the program probes or does not. Needs no program.
-pub fn ends_by(secret: &SecretDefinition, probes: bool) -> Result<EndsBy, String> {
-    let ends_by = Settings::parse(secret)?.ends_by();
-    if ends_by == EndsBy::None && !probes {
-        return Err(format!("{}: ends = \"none\" needs probes = true of the engine: no value is given that was not tried", secret.name));
-    }
-    Ok(ends_by)
-}
 
 /// Reads bytes as the answer to every call there is, for fuzzing: what is said about each.
 #[cfg(feature = "testing")]
@@ -316,7 +308,11 @@ impl Engine for CommandEngine {
 
     fn ends_by(&self, secret: &SecretDefinition) -> EndsBy {
         // What cannot be parsed is not asked about.
-        ends_by(secret, self.probes).unwrap_or(EndsBy::None)
+        of_definition(secret, self.probes).map_or(EndsBy::None, |follows| follows.ends_by)
+    }
+
+    fn narrows(&self, secret: &SecretDefinition) -> Vec<Operation> {
+        of_definition(secret, self.probes).map_or_else(|_| Vec::new(), |follows| follows.narrows)
     }
 
     fn proves(&self, secret: &SecretDefinition) -> Option<ProofBy> {
@@ -328,7 +324,7 @@ impl Engine for CommandEngine {
     }
 
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {
-        ends_by(secret, self.probes).map(drop)
+        of_definition(secret, self.probes).map(drop)
     }
 
     async fn issue(&self, order: &Order<'_>) -> Result<Issued, EngineError> {

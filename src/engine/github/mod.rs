@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     digest::{Random, RsaKey, SealKey},
-    model::{EngineName, Finding, Proof, SecretBytes, SecretDefinition, Ttl},
+    model::{EngineName, Finding, Operation, Proof, SecretBytes, SecretDefinition, Ttl},
     outbound::{Answer, Call, Client, Method, Unanswered},
     sys::Clock,
 };
@@ -32,6 +32,11 @@ const EARLIER: u64 = 60;
 const ASSERTION_SECONDS: u64 = 300;
 /// A token that is younger may not be known to all of GitHub, which answers 401 for it then as for a dead one.
 const KNOWN: Duration = Duration::from_secs(60);
+
+/// The operations for which a definition's permissions can be made less, or what is wrong with its settings. Needs no server.
+pub fn narrows(secret: &SecretDefinition) -> Result<Vec<Operation>, String> {
+    Ok(Settings::parse(secret)?.narrows(secret.operation))
+}
 
 /// One installation of one app.
 pub struct GitHubConfig {
@@ -167,6 +172,11 @@ impl TokenSource for Installation {
 
     fn longest(&self) -> Ttl {
         LONGEST
+    }
+
+    fn narrows(&self, secret: &SecretDefinition) -> Vec<Operation> {
+        // What cannot be parsed is not asked about.
+        narrows(secret).unwrap_or_default()
     }
 
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {

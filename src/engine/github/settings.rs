@@ -72,21 +72,30 @@ impl Settings {
         self.targets.check(secret, &all, "repositories")
     }
 
-    /// What goes with the operation and the targets that were granted; never more than the settings say.
-    pub(super) fn wanted<'a>(&'a self, order: &Order<'_>) -> Result<Wanted<'a>, EngineError> {
-        let repositories: BTreeSet<&str> =
-            self.repositories.iter().map(String::as_str).filter(|name| self.targets.grants(name, order.hosts)).collect();
-        let most = match order.operation {
+    /// The operations below the worst that leave a permission. What may administrate may also destroy.
+    pub(super) fn narrows(&self, worst: Operation) -> Vec<Operation> {
+        let less = [Operation::Read, Operation::Write].into_iter().filter(|operation| *operation < worst);
+        less.filter(|operation| !self.permissions(*operation).is_empty()).collect()
+    }
+
+    fn permissions(&self, operation: Operation) -> BTreeMap<&str, Level> {
+        let most = match operation {
             Operation::Read => Level::Read,
             Operation::Write => Level::Write,
             Operation::Admin | Operation::Destroy => Level::Admin,
         };
-        let permissions: BTreeMap<&str, Level> = self
-            .permissions
+        self.permissions
             .iter()
             .filter(|(name, _)| most > Level::Read || !WRITE_ONLY.contains(&name.as_str()))
             .map(|(name, level)| (name.as_str(), (*level).min(most)))
-            .collect();
+            .collect()
+    }
+
+    /// What goes with the operation and the targets that were granted; never more than the settings say.
+    pub(super) fn wanted<'a>(&'a self, order: &Order<'_>) -> Result<Wanted<'a>, EngineError> {
+        let repositories: BTreeSet<&str> =
+            self.repositories.iter().map(String::as_str).filter(|name| self.targets.grants(name, order.hosts)).collect();
+        let permissions = self.permissions(order.operation);
         if repositories.is_empty() || permissions.is_empty() {
             let what = if repositories.is_empty() { "repositories" } else { "permissions" };
             return Err(EngineError::Refused(format!(
@@ -106,16 +115,35 @@ fn is_repository(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{EndsBy, OfEngine};
     use serde_json::json;
 
     const ROW: &str = "[[secret]]\nname = \"ci/source\"\nengine = \"gh\"\nowner = \"team\"\nsensitivity = \"internal\"\nenvironment = \"prod\"\n\
                        purposes = [\"build\"]\noperation = \"write\"\nhosts = [\"github.com\"]\nttl = { max = \"1h\" }\ndescription = \"d\"\n";
 
-    fn problem(settings: Value) -> String {
+    fn row(settings: Value) -> SecretDefinition {
         let rows = crate::config::secrets(&[crate::config::File { path: "s.toml".into(), text: ROW.into() }]);
-        let mut row = rows.map_err(drop).unwrap().pop().unwrap().with(crate::model::EndsBy::Upstream);
+        let mut row = rows.map_err(drop).unwrap().pop().unwrap().with(OfEngine::ends_by(EndsBy::Upstream));
         row.settings = settings.as_object().unwrap().clone();
-        Settings::parse(&row).err().unwrap_or_else(|| "none".into())
+        row
+    }
+
+    fn problem(settings: Value) -> String {
+        Settings::parse(&row(settings)).err().unwrap_or_else(|| "none".into())
+    }
+
+    #[test]
+    fn it_is_kept_to_less_where_a_permission_is_left() {
+        use Operation::{Admin, Destroy, Read, Write};
+        let narrows = |permissions: Value, worst| {
+            Settings::parse(&row(json!({"repositories": ["shop"], "permissions": permissions}))).unwrap().narrows(worst)
+        };
+        let all = json!({"contents": "write", "workflows": "write"});
+        assert_eq!(narrows(all.clone(), Read), []);
+        assert_eq!(narrows(all.clone(), Write), [Read]);
+        assert_eq!(narrows(all.clone(), Admin), [Read, Write]);
+        assert_eq!(narrows(all, Destroy), [Read, Write], "admin may destroy");
+        assert_eq!(narrows(json!({"workflows": "write"}), Write), [], "nothing could be read with it");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     digest::KeyError,
-    model::{EndsBy, EngineName, LeaseId, SecretBytes, SecretDefinition, Ttl, WallTime},
+    model::{EndsBy, EngineName, LeaseId, Operation, SecretBytes, SecretDefinition, Ttl, WallTime},
     sys::Clock,
 };
 use arc_swap::ArcSwap;
@@ -26,6 +26,11 @@ use keys::KeyRing;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, PoisonError};
 use token::Settings;
+
+/// The operations to which a definition says that verifiers hold the caller, or what is wrong with its settings.
+pub fn narrows(secret: &SecretDefinition) -> Result<Vec<Operation>, String> {
+    Ok(Settings::parse(secret)?.narrows)
+}
 
 /// Why signing keys could not be made, kept or handed over. All are the operator's to mend.
 #[derive(Debug, thiserror::Error)]
@@ -242,6 +247,11 @@ impl Engine for JwtEngine {
 
     fn has_upstream(&self, _secret: &SecretDefinition) -> bool {
         false
+    }
+
+    fn narrows(&self, secret: &SecretDefinition) -> Vec<Operation> {
+        // What cannot be parsed is not asked about.
+        narrows(secret).unwrap_or_default()
     }
 
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {

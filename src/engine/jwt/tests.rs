@@ -60,6 +60,8 @@ fn secret(settings: Value) -> SecretDefinition {
         rotate: None,
         description: String::new(),
         ends_by: EndsBy::ShortLife,
+        narrows: Vec::new(),
+        recipe: "1".into(),
         settings,
         generation: "".into(),
     }

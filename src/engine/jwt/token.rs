@@ -1,11 +1,11 @@
 //! What a token says: settings of the secret, and claims made from them and the order.
 
 use super::{
-    super::Order,
+    super::{Order, narrows::said},
     JwtError,
     keys::{Algorithm, SigningKey},
 };
-use crate::model::{IdentityName, SecretBytes, SecretDefinition};
+use crate::model::{IdentityName, Operation, SecretBytes, SecretDefinition};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -23,6 +23,9 @@ pub(super) struct Settings {
     subject: String,
     #[serde(default)]
     claims: Map<String, Value>,
+    /// Operations to which verifiers hold the caller, as the token says them.
+    #[serde(default)]
+    pub(super) narrows: Vec<Operation>,
     pub(super) algorithm: Option<Algorithm>,
 }
 
@@ -42,7 +45,7 @@ fn identity() -> String {
 impl Settings {
     /// Reads and checks the settings; the text names the key that is wrong.
     pub(super) fn parse(secret: &SecretDefinition) -> Result<Self, String> {
-        let settings: Settings =
+        let mut settings: Settings =
             serde_json::from_value(Value::Object(secret.settings.clone())).map_err(|why| format!("{}: settings: {why}", secret.name))?;
         let wrong = |what: &str| Err(format!("{}: {what}", secret.name));
         let audiences: &[String] = match &settings.audience {
@@ -59,12 +62,13 @@ impl Settings {
         if let Some(claim) = settings.claims.keys().find(|claim| RESERVED.contains(&claim.as_str())) {
             return wrong(&format!("claims: {claim:?} follows from the lease and cannot be set"));
         }
+        settings.narrows = said(settings.narrows, secret)?;
         Ok(settings)
     }
 
     /// Those of a token about an identity, for one audience.
     pub(super) fn about(audience: &str) -> Self {
-        Self { audience: Audience::One(audience.to_owned()), subject: identity(), claims: Map::new(), algorithm: None }
+        Self { audience: Audience::One(audience.to_owned()), subject: identity(), claims: Map::new(), narrows: Vec::new(), algorithm: None }
     }
 
     pub(super) fn subject(&self, identity: &IdentityName) -> String {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     digest::{Random, SealKey},
-    model::{EngineName, Finding, Proof, SecretBytes, SecretDefinition, Ttl},
+    model::{EngineName, Finding, Operation, Proof, SecretBytes, SecretDefinition, Ttl},
     outbound::Client,
     sys::Clock,
 };
@@ -26,6 +26,11 @@ use serde::Deserialize;
 use settings::{ACCESS_TOKEN, Grant, Settings};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use token::Asked;
+
+/// The operations for which a definition has scopes of their own, or what is wrong with its settings. Needs no server.
+pub fn narrows(secret: &SecretDefinition) -> Result<Vec<Operation>, String> {
+    Ok(Settings::parse(secret)?.narrows(secret.operation))
+}
 
 /// How long a token about an identity lives that is exchanged for another, in seconds.
 const SUBJECT_SECONDS: u64 = 60;
@@ -142,6 +147,11 @@ impl TokenSource for AuthorizationServer {
 
     fn longest(&self) -> Ttl {
         self.max_ttl
+    }
+
+    fn narrows(&self, secret: &SecretDefinition) -> Vec<Operation> {
+        // What cannot be parsed is not asked about.
+        narrows(secret).unwrap_or_default()
     }
 
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {

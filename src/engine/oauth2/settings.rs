@@ -92,6 +92,14 @@ impl Settings {
         }
     }
 
+    /// The operations below the worst that have a row of their own.
+    pub(super) fn narrows(&self, worst: Operation) -> Vec<Operation> {
+        match &self.scope {
+            Scopes::One(_) => Vec::new(),
+            Scopes::ByOperation(rows) => rows.keys().copied().filter(|operation| *operation < worst).collect(),
+        }
+    }
+
     fn all_scopes(&self) -> BTreeSet<&str> {
         match &self.scope {
             Scopes::One(scopes) => scopes.iter().map(String::as_str).collect(),
@@ -163,17 +171,31 @@ pub(super) fn is_scope(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{EndsBy, OfEngine};
     use serde_json::json;
 
     const ROW: &str = "[[secret]]\nname = \"api/orders\"\nengine = \"as\"\nowner = \"team\"\nsensitivity = \"internal\"\nenvironment = \"prod\"\n\
                        purposes = [\"serve-orders\"]\noperation = \"write\"\nhosts = [\"api.example.com:443\"]\nttl = { max = \"1h\" }\n\
                        description = \"d\"\n";
 
-    fn problem(settings: Value) -> String {
+    fn row(settings: Value) -> SecretDefinition {
         let rows = crate::config::secrets(&[crate::config::File { path: "s.toml".into(), text: ROW.into() }]);
-        let mut row = rows.map_err(drop).unwrap().pop().unwrap().with(crate::model::EndsBy::Upstream);
+        let mut row = rows.map_err(drop).unwrap().pop().unwrap().with(OfEngine::ends_by(EndsBy::Upstream));
         row.settings = settings.as_object().unwrap().clone();
-        Settings::parse(&row).err().unwrap_or_else(|| "none".into())
+        row
+    }
+
+    fn problem(settings: Value) -> String {
+        Settings::parse(&row(settings)).err().unwrap_or_else(|| "none".into())
+    }
+
+    #[test]
+    fn it_is_kept_to_operations_with_a_row_of_their_own() {
+        let narrows = |scope: Value, worst| Settings::parse(&row(json!({"scope": scope}))).unwrap().narrows(worst);
+        assert_eq!(narrows(json!(["a"]), Operation::Write), []);
+        let rows = json!({"read": ["a"], "write": ["a", "b"], "admin": ["a", "b", "c"]});
+        assert_eq!(narrows(rows.clone(), Operation::Write), [Operation::Read]);
+        assert_eq!(narrows(rows, Operation::Destroy), [Operation::Read, Operation::Write, Operation::Admin]);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     digest::{Random, SealKey},
-    model::{EndsBy, EngineName, LeaseId, ProofBy, SecretDefinition},
+    model::{EndsBy, EngineName, LeaseId, OfEngine, Operation, ProofBy, SecretDefinition},
     sys::Clock,
 };
 use api::Api;
@@ -39,12 +39,15 @@ use session::Session;
 use settings::{Kv, KvPath, Pick, Settings};
 use std::{future::Future, sync::Arc, time::Duration};
 
-/// How a definition's credentials end, or what is wrong with its settings. Needs no server.
-pub fn ends_by(secret: &SecretDefinition) -> Result<EndsBy, String> {
+/// What follows from a definition's settings, or what is wrong with them. Needs no server.
+pub fn of_definition(secret: &SecretDefinition) -> Result<OfEngine, String> {
     Ok(match Settings::parse(secret)? {
-        Settings::Kv(_) => EndsBy::None,
-        Settings::Read(read) if read.short_life => EndsBy::ShortLife,
-        Settings::Read(_) | Settings::Token(_) => EndsBy::Upstream,
+        Settings::Kv(_) => OfEngine::ends_by(EndsBy::None),
+        Settings::Read(read) => {
+            let ends_by = if read.short_life { EndsBy::ShortLife } else { EndsBy::Upstream };
+            OfEngine { ends_by, narrows: read.narrows(secret.operation) }
+        }
+        Settings::Token(_) => OfEngine::ends_by(EndsBy::Upstream),
     })
 }
 
@@ -216,7 +219,11 @@ impl Engine for OpenBaoEngine {
 
     fn ends_by(&self, secret: &SecretDefinition) -> EndsBy {
         // What cannot be parsed is not asked about.
-        ends_by(secret).unwrap_or(EndsBy::None)
+        of_definition(secret).map_or(EndsBy::None, |follows| follows.ends_by)
+    }
+
+    fn narrows(&self, secret: &SecretDefinition) -> Vec<Operation> {
+        of_definition(secret).map_or_else(|_| Vec::new(), |follows| follows.narrows)
     }
 
     fn proves(&self, secret: &SecretDefinition) -> Option<ProofBy> {

@@ -167,6 +167,14 @@ impl Read {
         }
     }
 
+    /// The operations below the worst that have a path of their own.
+    pub(super) fn narrows(&self, worst: Operation) -> Vec<Operation> {
+        match &self.paths {
+            Paths::One(_) => Vec::new(),
+            Paths::ByOperation(rows) => rows.keys().copied().filter(|operation| *operation < worst).collect(),
+        }
+    }
+
     /// What is written to the path, with the order's words in their places.
     pub(super) fn body(&self, order: &Order<'_>, seconds: u64) -> Option<Map<String, Value>> {
         let mut body = self.write.clone()?;
@@ -311,5 +319,8 @@ mod tests {
         assert_eq!(path(Operation::Read), Some("d/ro"));
         assert_eq!((path(Operation::Write), path(Operation::Admin)), (Some("d/rw"), Some("d/rw")));
         assert_eq!(path(Operation::Destroy), None);
+        assert_eq!(read.narrows(Operation::Write), [Operation::Read], "the row of admin is the one for write, which is the worst");
+        assert_eq!(read.narrows(Operation::Read), []);
+        assert_eq!(read.narrows(Operation::Destroy), [Operation::Read, Operation::Admin]);
     }
 }

@@ -61,6 +61,8 @@ fn secret(name: &str, sensitivity: Sensitivity, operation: Operation, ends_by: E
         rotate: None,
         description: String::new(),
         ends_by,
+        narrows: Vec::new(),
+        recipe: "1".into(),
         settings: serde_json::Map::new(),
         generation: "1".into(),
     }

@@ -3,7 +3,7 @@
 use super::{World, claim, days_later, identity, secret};
 use crate::{
     intent::Claimed,
-    model::{Assurance, Channel, EndsBy, GroupName, IdentityKind, Operation, Sensitivity, Target, Ttl},
+    model::{Assurance, Channel, EndsBy, GroupName, IdentityKind, Operation, SecretDefinition, Sensitivity, Target, Ttl},
     policy::{
         Bundle, Decision, Evidence, Need,
         context::{Facts, Limits, context},
@@ -94,6 +94,54 @@ proptest! {
                 prop_assert!(lied.hosts.is_subset(&honest.hosts), "{lied:?} against {honest:?}");
             }
         }
+    }
+}
+
+/// Secrets of the same kinds that their engine can keep to less, each beside one of its own for every operation below.
+static NARROWED: LazyLock<World> = LazyLock::new(|| {
+    let Plain { world, .. } = &*PLAIN;
+    let row = |sensitivity: Sensitivity, worst: Operation, to: &[Operation]| {
+        let row = secret(&format!("less/{sensitivity}/{worst}"), sensitivity, worst, EndsBy::Upstream);
+        SecretDefinition { narrows: to.to_vec(), ..row }
+    };
+    let less = Sensitivity::ALL.into_iter().flat_map(|sensitivity| {
+        let [read, write, admin, destroy] = Operation::ALL;
+        [row(sensitivity, write, &[read]), row(sensitivity, admin, &[read, write]), row(sensitivity, destroy, &[read, admin])]
+    });
+    World {
+        identities: world.identities.clone(),
+        secrets: world.secrets.iter().cloned().chain(less).collect(),
+        policies: world.policies.clone(),
+    }
+});
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Who is given less is weighed as by a secret that allows no more; who asks for what cannot be made apart, as for the next that can.
+    #[test]
+    fn less_weighs_as_a_secret_that_allows_no_more(
+        claimed in claims(),
+        kind in select(&["workload", "agent", "shared"][..]),
+        sensitivity in select(&Sensitivity::ALL[..]),
+        worst in select(&[Operation::Write, Operation::Admin, Operation::Destroy][..]),
+        channel in select(&Channel::ALL[..]),
+        assurance in select(&Assurance::ALL[..]),
+    ) {
+        static BUNDLE: LazyLock<Bundle> = LazyLock::new(|| NARROWED.bundle());
+        let given = match (worst, claimed.operation) {
+            (_, None) => worst,
+            (_, Some(Operation::Read)) => Operation::Read,
+            (Operation::Destroy, Some(Operation::Write)) => Operation::Admin,
+            (_, Some(asked)) => asked.min(worst),
+        };
+        let decide = |name: &str| {
+            let (workload, intent) = (NARROWED.workload(kind, assurance), NARROWED.intent(name, channel, claimed.clone()));
+            weight(&BUNDLE.decide(&workload, &intent, &Evidence::none(), days_later(1), false))
+        };
+        let less = decide(&format!("less/{sensitivity}/{worst}"));
+        prop_assert!(less.as_ref().is_none_or(|less| less.operation == given), "{less:?}");
+        prop_assert_eq!(less, decide(&format!("{sensitivity}/{given}")));
     }
 }
 
