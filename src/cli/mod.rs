@@ -53,7 +53,7 @@ type Done = Result<u8, Failure>;
 #[derive(Parser)]
 #[command(name = "clav", version, about = "Ask the keeper of this host's keys, and look after it", max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 fault, 2 usage, 10 refused, 11 evidence is missing, 12 the daemon cannot be reached, 13 the calling process could not be attested. 'exec' passes on the command's own; 125 if it did not start."
+    after_help = "Exit codes: 0 done, 1 fault, 2 usage, 10 refused, 11 evidence is missing, 12 the daemon cannot be reached, 13 the calling process could not be attested, 14 'audit receipt': the lease has ended and nothing proves that its credential is dead. 'exec' passes on the command's own; 125 if it did not start."
 )]
 struct Arguments {
     /// The workload socket.
