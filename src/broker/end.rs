@@ -130,13 +130,15 @@ impl Broker {
 
     async fn tell_source(&self, ending: &Ending) -> Result<Over, EngineError> {
         let lease = ending.lease();
+        let engine = self.engines.find(&lease.engine);
+        if let Some(engine) = engine.filter(|_| !crate::mutation!("ended-told")) {
+            // Of several who have a credential each was given something that lasts as long as its own lease.
+            engine.may_last(lease.credential(), lease.expires);
+        }
         if ending.others() > 0 && !crate::mutation!("share-counted") {
             return Ok(Over::SHARED);
         }
-        let engine = self
-            .engines
-            .find(&lease.engine)
-            .ok_or_else(|| EngineError::Setup(format!("engine {} is no longer configured", lease.engine)))?;
+        let engine = engine.ok_or_else(|| EngineError::Setup(format!("engine {} is no longer configured", lease.engine)))?;
         match ending.was_reserved() {
             // The row that it was reserved under; what another says by now is about others.
             true => {

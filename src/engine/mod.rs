@@ -328,6 +328,10 @@ pub trait Engine: Send + Sync {
     /// Makes the credential last until `order.expires`.
     async fn renew(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError>;
 
+    /// Told before each end: until when the books say that something works which was made of this credential, on the wall clock. Whoever
+    /// publishes what has ended needs it, as it may be later than any clock of now says.
+    fn may_last(&self, _credential: LeaseId, _until: WallTime) {}
+
     /// Ends the credential. `Revoked` or `Lapsed`; everything else is an error.
     async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError>;
 

@@ -50,6 +50,7 @@ pub struct RecordingEngine {
 #[derive(Default)]
 struct State {
     live: BTreeMap<LeaseId, WallTime>,
+    may_last: BTreeMap<LeaseId, WallTime>,
     calls: Vec<(Call, Option<LeaseId>)>,
     mishaps: BTreeMap<Call, VecDeque<Mishap>>,
 }
@@ -73,6 +74,11 @@ impl RecordingEngine {
     /// The credentials that are alive at the source and until when.
     pub fn live(&self) -> Vec<(LeaseId, WallTime)> {
         self.lock().live.iter().map(|(lease, until)| (*lease, *until)).collect()
+    }
+
+    /// Until when that credential may last, as the books said before its end.
+    pub fn may_last_until(&self, lease: LeaseId) -> Option<WallTime> {
+        self.lock().may_last.get(&lease).copied()
     }
 
     /// Runs one call: notes it, lets it go wrong if that is planned, and otherwise does it at the source.
@@ -162,6 +168,10 @@ impl Engine for RecordingEngine {
             None => Err(EngineError::Refused("there is no such credential".into())),
         })
         .await
+    }
+
+    fn may_last(&self, lease: LeaseId, until: WallTime) {
+        self.lock().may_last.insert(lease, until);
     }
 
     async fn end(&self, lease: LeaseId, _reference: &UpstreamRef) -> Result<Over, EngineError> {

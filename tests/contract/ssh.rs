@@ -128,6 +128,26 @@ async fn a_certificate_says_who_what_and_which_lease_and_is_made_again() {
     assert!(other.value.expose() != issued.value.expose() && attribute(&other, "serial") != attribute(&issued, "serial"));
 }
 
+/// How long it stays there is tried in `x509` and in the code itself.
+#[tokio::test]
+async fn an_ended_lease_stays_listed_until_its_last_certificate_is_dead() {
+    let bench = Bench::new();
+    let engine = bench.engine();
+    let secret = secret("hosts/deploy", &engine, json!({"principals": ["deploy"]}));
+    let (mut made, told) = (Asked::new(), Asked::new());
+    let late = now().unix_secs() + 40 * 86_400;
+    made.expires = claviger::model::WallTime(late * 1_000_000);
+    engine.issue(&made.order(&secret)).await.unwrap();
+    engine.issue(&told.order(&secret)).await.unwrap();
+    engine.may_last(told.lease, made.expires);
+    for asked in [&made, &told] {
+        engine.end(asked.lease, &UpstreamRef::default()).await.unwrap();
+        let book = fs::read_to_string(bench.path("book")).unwrap();
+        let row = book.lines().find(|row| row.starts_with(&asked.lease.to_string())).unwrap();
+        assert_eq!(row.split(' ').nth(2), Some(late.to_string().as_str()), "{row}");
+    }
+}
+
 #[test]
 fn definitions_that_would_open_too_much_are_refused() {
     let bench = Bench::new();

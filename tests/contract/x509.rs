@@ -23,15 +23,18 @@ use std::{
 };
 use tempfile::TempDir;
 
+const HOUR: u64 = 3_600_000_000;
+
 /// A folder with the engine's state, so that it can be opened again.
 struct Bench {
     folder: TempDir,
     clock: Arc<dyn Clock>,
+    max_ttl: &'static str,
 }
 
 impl Bench {
     fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), clock: Arc::new(SystemClock) }
+        Self { folder: tempfile::tempdir().unwrap(), clock: Arc::new(SystemClock), max_ttl: "1h" }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -48,7 +51,7 @@ impl Bench {
         let store = LocalStore::open(&self.path("store"), key, None, random, self.clock.clone()).unwrap();
         let config = X509Config {
             name: EngineName::parse("under-test").unwrap(),
-            max_ttl: Ttl::parse("1h").unwrap(),
+            max_ttl: Ttl::parse(self.max_ttl).unwrap(),
             authority,
             list: Some(ListPlaces { file: self.list(), book: self.path("book") }),
         };
@@ -57,6 +60,19 @@ impl Bench {
 
     fn engine(&self) -> X509Engine {
         self.open(None).unwrap()
+    }
+
+    /// How many the list has.
+    fn listed(&self) -> usize {
+        text(&openssl(&["crl", "-noout", "-text", "-in", self.list().to_str().unwrap()])).matches("Serial Number:").count()
+    }
+
+    /// Both clocks go on, and the list is looked at every hour.
+    fn pass(&self, clock: &ManualClock, hours: u64) {
+        for _ in 0..hours {
+            clock.advance(HOUR);
+            drop(self.engine());
+        }
     }
 
     /// Writes a credential for the programs that read it, and its authority.
@@ -279,13 +295,17 @@ async fn the_list_counts_up_is_never_too_old_and_forgets_what_is_dead() {
     drop(engine);
     let engine = bench.engine();
     assert!(number() > before, "a restart goes on counting");
-    clock.advance(23 * 3_600_000_000);
+    drop(engine);
+    bench.pass(&clock, 23);
+    let engine = bench.engine();
     engine.end(Asked::new().lease, &UpstreamRef::default()).await.unwrap();
-    assert_eq!(shown().matches("Serial Number:").count(), 2);
+    assert_eq!(bench.listed(), 2);
+    drop(engine);
     // An hour of life, and a day for clocks that are late.
-    clock.advance(3 * 3_600_000_000);
+    bench.pass(&clock, 3);
+    let engine = bench.engine();
     engine.end(Asked::new().lease, &UpstreamRef::default()).await.unwrap();
-    assert_eq!(shown().matches("Serial Number:").count(), 2, "the first is dead");
+    assert_eq!(bench.listed(), 2, "the first is dead");
     // A list that cannot be written is an end that has to be tried again, and then is done.
     let lease = Asked::new().lease;
     fs::remove_file(bench.list()).unwrap();
@@ -298,6 +318,55 @@ async fn the_list_counts_up_is_never_too_old_and_forgets_what_is_dead() {
     drop(engine);
     fs::write(bench.path("book"), "something else\n").unwrap();
     assert!(matches!(bench.open(None), Err(X509Error::Ended(EndedError::Book(_)))), "nothing is forgotten silently");
+}
+
+/// The list is all that stands between a copy and whoever reads it: no clock and no setting of a moment takes a certificate off it that
+/// lives.
+#[tokio::test]
+async fn no_clock_and_no_setting_takes_a_live_certificate_off_the_list() {
+    let clock = Arc::new(ManualClock::new(0, crate::suite::now().0));
+    let bench = Bench { clock: clock.clone(), max_ttl: "30d", ..Bench::new() };
+    let end = async |bench: &Bench, asked: &Asked| {
+        bench.engine().end(asked.lease, &UpstreamRef::default()).await.unwrap();
+    };
+    end(&bench, &Asked::new()).await;
+    // Ten years ahead at a start, and set right after some hours; then one that begins at 1970.
+    let right = clock.wall().0;
+    for wrong in [right + 10 * 365 * 24 * HOUR, HOUR] {
+        clock.step_wall(wrong);
+        drop(bench.engine());
+        bench.pass(&clock, 5);
+        clock.step_wall(right + 5 * HOUR);
+        drop(bench.engine());
+        assert_eq!(bench.listed(), 1);
+    }
+    // Certificates of before are alive when they have shorter lives from now on.
+    let bench = Bench { max_ttl: "1h", ..bench };
+    end(&bench, &Asked::new()).await;
+    bench.pass(&clock, 26);
+    assert_eq!(bench.listed(), 2);
+    // Two that were made while the clock was two months ahead: one ends at the daemon that made it and gave it again since, one later, by the
+    // word of the books.
+    let bench = Bench { clock: clock.clone(), ..Bench::new() };
+    let engine = bench.engine();
+    let secret = secret("mesh/orders", &engine, both(json!(["orders.example"])));
+    let (mut made, told, ordinary, right) = (Asked::new(), Asked::new(), Asked::new(), clock.wall().0);
+    let late = WallTime(right + 24 * 60 * HOUR);
+    for expires in [late, WallTime(right + HOUR)] {
+        made.expires = expires;
+        engine.read(&made.order(&secret), &UpstreamRef::default()).await.unwrap();
+    }
+    engine.end(made.lease, &UpstreamRef::default()).await.unwrap();
+    drop(engine);
+    let engine = bench.engine();
+    engine.may_last(told.lease, late);
+    for asked in [&told, &ordinary] {
+        engine.end(asked.lease, &UpstreamRef::default()).await.unwrap();
+    }
+    assert_eq!(bench.listed(), 3);
+    drop(engine);
+    bench.pass(&clock, 26);
+    assert_eq!(bench.listed(), 2);
 }
 
 #[test]

@@ -336,6 +336,7 @@ fn a_wall_clock_that_is_set_extends_nothing_and_strands_nothing() {
         }
         clock.advance(HOUR);
         life.none_lives().await;
+        assert_eq!(lives.source.may_last_until(renewed.id), Some(renewed.expires), "told to the source, whatever the clock says now");
     });
     assert!(lives.source.live().is_empty());
     assert_eq!(reasons(folder.path()), vec!["expired"; 6]);

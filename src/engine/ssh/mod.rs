@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     digest::{Ed25519Key, KeyError, SealKey},
-    model::{EndsBy, EngineName, LeaseId, Proof, ProofBy, SecretDefinition, Ttl},
+    model::{EndsBy, EngineName, LeaseId, Proof, ProofBy, SecretDefinition, Ttl, WallTime},
     sys::{Clock, FileError, write_atomic},
 };
 use async_trait::async_trait;
@@ -54,7 +54,7 @@ impl From<ssh_key::Error> for SshError {
 pub struct SshConfig {
     /// The engine's name; leases' keys and the authority's are kept under it.
     pub name: EngineName,
-    /// The longest life of any certificate: how long an ended lease stays on the list.
+    /// The longest life of any certificate: an ended lease stays on the list for longer.
     pub max_ttl: Ttl,
     /// Where the authority's public key is written, for `TrustedUserCAKeys`.
     pub public_key: Option<PathBuf>,
@@ -107,6 +107,7 @@ impl SshEngine {
             ("not_after".into(), order.expires.rfc3339()),
             ("ca".into(), self.line.clone()),
         ];
+        self.may_last(order.lease, order.expires);
         let mut reference = UpstreamRef::default();
         reference.0.insert("serial", serial);
         reference.0.insert("intent", order.intent_digest());
@@ -171,6 +172,12 @@ impl Engine for SshEngine {
     async fn renew(&self, order: &Order<'_>, _reference: &UpstreamRef) -> Result<(), EngineError> {
         // A certificate cannot be prolonged; the next read gives one that lasts longer, if that can still be made.
         self.make(order).map(drop)
+    }
+
+    fn may_last(&self, lease: LeaseId, until: WallTime) {
+        if let Some(list) = &self.list {
+            list.made(lease, until);
+        }
     }
 
     async fn end(&self, lease: LeaseId, _reference: &UpstreamRef) -> Result<Over, EngineError> {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     digest::{KeyError, SealKey},
-    model::{EndsBy, EngineName, LeaseId, Proof, ProofBy, SecretBytes, SecretDefinition, Ttl},
+    model::{EndsBy, EngineName, LeaseId, Proof, ProofBy, SecretBytes, SecretDefinition, Ttl, WallTime},
     sys::Clock,
 };
 use async_trait::async_trait;
@@ -73,7 +73,7 @@ pub struct GivenAuthority {
 pub struct X509Config {
     /// The engine's name; leases' keys and our own authority's are kept under it.
     pub name: EngineName,
-    /// The longest life of any certificate: how long an ended lease stays on the revocation list.
+    /// The longest life of any certificate: an ended lease stays on the revocation list for longer.
     pub max_ttl: Ttl,
     /// Who signs; an authority of our own when absent.
     pub authority: Option<GivenAuthority>,
@@ -124,6 +124,7 @@ impl X509Engine {
             ("not_after".into(), order.expires.rfc3339()),
             ("ca".into(), self.authority.certificates.clone()),
         ];
+        self.may_last(order.lease, order.expires);
         let mut reference = UpstreamRef::default();
         reference.0.insert("serial", serial);
         reference.0.insert("intent", order.intent_digest());
@@ -206,6 +207,12 @@ impl Engine for X509Engine {
     async fn renew(&self, order: &Order<'_>, _reference: &UpstreamRef) -> Result<(), EngineError> {
         // A certificate cannot be prolonged; the next read gives one that lasts longer, if that can still be made.
         self.make(order).map(drop)
+    }
+
+    fn may_last(&self, lease: LeaseId, until: WallTime) {
+        if let Some(list) = &self.list {
+            list.made(lease, until);
+        }
     }
 
     async fn end(&self, lease: LeaseId, _reference: &UpstreamRef) -> Result<Over, EngineError> {

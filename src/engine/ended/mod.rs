@@ -1,24 +1,28 @@
 //! Leases that ended before their certificates did: remembered on disk, and published as a list for those who verify certificates.
 
+mod book;
+#[cfg(test)]
+mod tests;
+
 use crate::{
-    model::{LeaseId, Ttl},
+    model::{LeaseId, Ttl, WallTime},
     sys::{self, Clock, FileError, TrustError},
 };
+use book::{Book, LOOK};
 use std::{
-    collections::BTreeMap,
+    collections::HashMap,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
-/// Seconds that a lease stays on the list after its last certificate died.
-const SLACK: u64 = 86_400;
-/// How often it is written anew while nothing ends.
-const ANEW: Duration = Duration::from_secs(86_400);
+/// After so many looks, which is a day, the list is written anew while nothing ends.
+const ANEW: u64 = 86_400 / LOOK;
 /// The pause after a write that failed.
 const PAUSE: Duration = Duration::from_secs(60);
-/// Bytes of the largest book: some millions of leases.
-const BOOK_MAX: usize = 256 << 20;
+/// Bytes of the largest book: some millions of leases. Any that was written while it was 256 MiB can be read and written in the second
+/// version, whose rows are half as long again.
+const BOOK_MAX: usize = 400 << 20;
 
 /// Why ended leases could not be read, remembered or published.
 #[derive(Debug, thiserror::Error)]
@@ -67,38 +71,25 @@ pub(super) struct EndedList {
     file: PathBuf,
     /// What we remember ourselves.
     book: PathBuf,
-    /// The longest life of a certificate: how long an ended lease has to stay on the list.
-    life: Ttl,
-    ended: Mutex<Ended>,
+    ended: Mutex<Book>,
+    /// When the last certificate ends that was made for a lease which has not ended.
+    made: Mutex<HashMap<LeaseId, WallTime>>,
     /// Up to which step everything is on disk.
     written: tokio::sync::Mutex<u64>,
 }
 
-#[derive(Default)]
-struct Ended {
-    /// The list's number: never given twice.
-    number: u64,
-    /// Counts what was added.
-    step: u64,
-    leases: BTreeMap<LeaseId, One>,
-}
-
-struct One {
-    /// Seconds since 1970.
-    at: u64,
-    step: u64,
-}
-
 impl EndedList {
-    /// Reads what is remembered and writes the list, which is written anew every day from then on.
+    /// Reads what is remembered and writes the list, which is written anew every day from then on. `life` is the longest that certificates
+    /// may have.
     pub(super) fn open(places: ListPlaces, life: Ttl, clock: Arc<dyn Clock>, render: Render) -> Result<Arc<Self>, EndedError> {
         let ListPlaces { file, book } = places;
         let ended = match sys::read_trusted(&book, BOOK_MAX) {
-            Ok(text) => read(&text).ok_or_else(|| EndedError::Book(book.clone()))?,
-            Err(sys::TrustError::Io(_, error)) if error.kind() == std::io::ErrorKind::NotFound => Ended::default(),
+            Ok(text) => Book::read(&text, life).ok_or_else(|| EndedError::Book(book.clone()))?,
+            Err(sys::TrustError::Io(_, error)) if error.kind() == std::io::ErrorKind::NotFound => Book::new(life),
             Err(error) => return Err(error.into()),
         };
-        let list = Arc::new(Self { render, clock, file, book, life, ended: Mutex::new(ended), written: tokio::sync::Mutex::new(0) });
+        let (ended, made, written) = (Mutex::new(ended), Mutex::default(), tokio::sync::Mutex::new(0));
+        let list = Arc::new(Self { render, clock, file, book, ended, made, written });
         list.write()?;
         if tokio::runtime::Handle::try_current().is_ok() {
             tokio::spawn(keep(Arc::downgrade(&list)));
@@ -106,16 +97,17 @@ impl EndedList {
         Ok(list)
     }
 
+    /// A certificate of this lease is good until then. Once the lease has ended it stays on the list for as long.
+    pub(super) fn made(&self, lease: LeaseId, until: WallTime) {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = made.entry(lease).or_insert(until);
+        *last = until.max(*last);
+    }
+
     /// Puts a lease on the list; it is there on disk when this returns. Those who come at the same time are written together.
     pub(super) async fn add(&self, lease: LeaseId) -> Result<(), EndedError> {
-        let mine = {
-            let mut ended = self.ended();
-            let (at, step) = (self.clock.wall().unix_secs(), ended.step + 1);
-            let one = ended.leases.entry(lease).or_insert(One { at, step });
-            let mine = one.step;
-            ended.step = ended.step.max(mine);
-            mine
-        };
+        let until = self.made.lock().unwrap_or_else(PoisonError::into_inner).remove(&lease);
+        let mine = self.ended().add(lease, until, self.clock.boot(), self.clock.wall());
         let mut written = self.written.lock().await;
         if *written < mine {
             *written = sys::blocking(|| self.write())?;
@@ -125,55 +117,49 @@ impl EndedList {
 
     /// Writes both files and says up to which step. The book first: what verifiers were told once is never forgotten.
     fn write(&self) -> Result<u64, EndedError> {
-        let now = self.clock.wall().unix_secs();
-        let (step, number, leases) = {
-            let mut ended = self.ended();
-            let life = u64::from(self.life.as_secs());
-            let step = ended.step;
-            // No certificate of that lease is alive any more, also for clocks that are late.
-            ended.leases.retain(|_, one| one.at.saturating_add(life).saturating_add(SLACK) > now);
-            ended.number += 1;
-            (step, ended.number, ended.leases.iter().map(|(lease, one)| (*lease, one.at)).collect::<Vec<_>>())
-        };
-        let mut book = format!("claviger ended 1 {number}\n");
-        for (lease, at) in &leases {
-            book.push_str(&format!("{lease} {at}\n"));
-        }
-        sys::write_atomic(&self.book, book.as_bytes(), 0o600)?;
-        let list = (self.render)(&Edition { number, now, leases: &leases }).map_err(EndedError::Made)?;
+        let (now, noted) = self.note()?;
+        let list = (self.render)(&Edition { number: noted.number, now, leases: &noted.leases() }).map_err(EndedError::Made)?;
         sys::write_atomic(&self.file, &list, 0o644)?;
-        Ok(step)
+        Ok(noted.step)
+    }
+
+    /// Looks at the clocks and writes the book: what it said then, and when that was.
+    fn note(&self) -> Result<(u64, Book), EndedError> {
+        let (now, noted) = {
+            let mut ended = self.ended();
+            let now = self.clock.wall();
+            ended.look(self.clock.boot(), now);
+            ended.number += 1;
+            // Whoever ends meanwhile does not wait for the writing.
+            (now.unix_secs(), ended.clone())
+        };
+        sys::write_atomic(&self.book, noted.text().as_bytes(), 0o600)?;
+        Ok((now, noted))
     }
 
     /// Changed whole under the lock; a panic leaves no half of it.
-    fn ended(&self) -> MutexGuard<'_, Ended> {
+    fn ended(&self) -> MutexGuard<'_, Book> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn read(book: &str) -> Option<Ended> {
-    let (head, rows) = book.split_once('\n')?;
-    let number = head.strip_prefix("claviger ended 1 ")?.parse().ok()?;
-    let mut leases = BTreeMap::new();
-    for row in rows.lines() {
-        let (lease, at) = row.split_once(' ')?;
-        leases.insert(LeaseId::parse(lease).ok()?, One { at: at.parse().ok()?, step: 0 });
-    }
-    Some(Ended { number, step: 0, leases })
-}
-
-/// Writes the list before the last one is too old, also while nothing ends; ends with the engine.
+/// Looks every hour, and writes the list before the last one is too old, also while nothing ends; ends with the engine.
 async fn keep(list: Weak<EndedList>) {
-    let mut pause = ANEW;
+    let (hour, mut looks) = (Duration::from_secs(LOOK), 0);
+    let mut pause = hour;
     loop {
         tokio::time::sleep(pause).await;
         let Some(list) = list.upgrade() else { return };
         let mut written = list.written.lock().await;
-        pause = match sys::blocking(|| list.write()) {
-            Ok(step) => {
-                *written = step;
-                ANEW
-            }
+        looks += 1;
+        let done = match looks < ANEW {
+            // Nothing is on the list that could go.
+            true if list.ended().is_empty() => Ok(()),
+            true => sys::blocking(|| list.note()).map(drop),
+            false => sys::blocking(|| list.write()).map(|step| (*written, looks) = (step, 0)),
+        };
+        pause = match done {
+            Ok(()) => hour,
             Err(error) => {
                 tracing::warn!(file = %list.file.display(), %error, "the list of ended leases was not written");
                 PAUSE
