@@ -49,6 +49,9 @@ pub enum StateError {
     /// Damaged.
     #[error("{0}: {1}")]
     Damaged(PathBuf, serde_json::Error),
+    /// The mark is not one.
+    #[error("{0}: is no mark; restore it, for what was made upstream bears it and is found by it")]
+    BadMark(PathBuf),
     /// There is no key.
     #[error(
         "there is no key that can be used: {0}. It must be a private file of the daemon's user (chmod 0400, chown claviger); 'clav init' makes one where there is none, or pass the systemd credential {1}"
@@ -61,10 +64,17 @@ pub enum StateError {
 
 /// Reads the head of the state folder, or makes it at first start.
 pub fn open(folder: &Path, random: &dyn Random) -> Result<State, StateError> {
+    let machine = sys::machine_id().map_err(|error| file(Path::new(sys::MACHINE_ID), error))?;
+    open_on(machine, folder, random)
+}
+
+fn file(path: &Path, source: std::io::Error) -> StateError {
+    StateError::File(sys::FileError::Io { path: path.to_owned(), source })
+}
+
+fn open_on(machine: Option<String>, folder: &Path, random: &dyn Random) -> Result<State, StateError> {
     sys::private_folder(folder)?;
     let path = folder.join("state.json");
-    let file = |path: &Path, source| StateError::File(sys::FileError::Io { path: path.to_owned(), source });
-    let machine = sys::machine_id().map_err(|error| file(Path::new(sys::MACHINE_ID), error))?;
     // A state that cannot be looked at is no first start.
     let head = if path.try_exists().map_err(|error| file(&path, error))? {
         let text = sys::read_private(&path, 4096)?;
@@ -84,14 +94,28 @@ pub fn open(folder: &Path, random: &dyn Random) -> Result<State, StateError> {
     };
     let read_only = (head.machine != machine).then(|| {
         format!(
-            "this state was made on machine {}, this is {}: a cloned image or a copied folder. Nothing is issued and nothing is ended. Move {} away to begin anew; on the one machine that goes on with this state, put its id into state.json",
+            "this state was made on machine {}, this is {}: a cloned image or a copied folder. Nothing is issued and nothing is ended. Move {} away to begin anew; on the one machine that goes on with this state, put its id into state.json (if two go on with it, each ends what the other makes)",
             head.machine.as_deref().unwrap_or("without id"),
             machine.as_deref().unwrap_or("without id"),
             folder.display()
         )
     });
-    let mark = Mark::new(head.machine.as_deref().unwrap_or_default().as_bytes(), head.state.as_bytes());
+    let mark = mark(&head, folder)?;
     Ok(State { id: head.state, mark, read_only })
+}
+
+/// The mark that this state began with. It stays when the state goes on elsewhere: by another nothing of what is owed would be found, and
+/// what is not found is taken for dead.
+fn mark(head: &Head, folder: &Path) -> Result<Mark, StateError> {
+    let path = folder.join("mark");
+    if path.try_exists().map_err(|error| file(&path, error))? {
+        let text = sys::read_private(&path, 64)?;
+        let mark = std::str::from_utf8(text.expose()).ok().and_then(|text| Mark::parse(text.trim_end()));
+        return mark.ok_or(StateError::BadMark(path));
+    }
+    let mark = Mark::new(head.machine.as_deref().unwrap_or_default().as_bytes(), head.state.as_bytes());
+    sys::write_atomic(&path, format!("{mark}\n").as_bytes(), 0o600)?;
+    Ok(mark)
 }
 
 /// Where the key of the local store comes from.
@@ -144,6 +168,27 @@ pub fn config(path: &Path) -> Result<Config, BuildError> {
 mod tests {
     use super::*;
     use crate::digest::SeededRandom;
+
+    #[test]
+    fn a_state_that_goes_on_elsewhere_keeps_the_mark_that_it_began_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let (folder, random) = (folder.path().join("state"), SeededRandom::new(1));
+        let on = |machine: &str| open_on(Some(machine.to_owned()), &folder, &random).unwrap();
+        let first = on("a");
+        assert_eq!((&first.mark, first.read_only), (&Mark::new(b"a", first.id.as_bytes()), None));
+        // A version that kept none wrote the same.
+        std::fs::remove_file(folder.join("mark")).unwrap();
+        assert_eq!(on("a").mark, first.mark);
+        let copied = on("b");
+        assert!(copied.read_only.is_some() && copied.mark == first.mark);
+        let path = folder.join("state.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        sys::write_atomic(&path, text.replace(r#""machine":"a""#, r#""machine":"b""#).as_bytes(), 0o600).unwrap();
+        let goes_on = on("b");
+        assert!(goes_on.read_only.is_none() && goes_on.mark == first.mark && goes_on.id == first.id);
+        sys::write_atomic(&folder.join("mark"), b"0123456789abcdeF\n", 0o600).unwrap();
+        assert!(matches!(open_on(Some("b".into()), &folder, &random), Err(StateError::BadMark(_))));
+    }
 
     #[test]
     fn another_format_is_refused_whatever_else_stands_there_and_left_alone() {

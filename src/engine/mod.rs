@@ -69,6 +69,12 @@ impl Mark {
         Self(hex::encode(&sha256(&[b"claviger mark\0", &(machine.len() as u64).to_be_bytes(), machine, state])[..8]))
     }
 
+    /// One that [`Mark::as_str`] gave; `None` for any other text.
+    pub fn parse(text: &str) -> Option<Self> {
+        let sound = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        sound.then(|| Self(text.to_owned()))
+    }
+
     /// The mark as it stands in upstream names.
     pub fn as_str(&self) -> &str {
         &self.0
