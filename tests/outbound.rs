@@ -310,6 +310,38 @@ async fn every_wait_has_a_deadline() {
     assert!(matches!(get(&client).await, Err(CallError::Waiting)), "nobody tries again at once");
 }
 
+/// Whoever has all turns by asking for what is never answered keeps nobody from taking something back.
+#[tokio::test]
+async fn what_takes_something_back_waits_for_nobody_who_wants_something_made() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    let port = serve(None, move |_, head| match head.starts_with("DELETE") {
+        true => Act::Answer(ok("{}")),
+        false => {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Act::Stall
+        }
+    })
+    .await;
+    let client = Arc::new(plain(port, LIMITS));
+    let makings: Vec<_> = (0..3 * LIMITS.connections)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { get(&client).await.is_ok() })
+        })
+        .collect();
+    while asked.load(Ordering::SeqCst) < LIMITS.connections {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let take_back = || Call { method: Method::Delete, path: "/", headers: &[], body: None, repeatable: true };
+    // More at a time than have turns: each comes to its own.
+    let endings = (0..40).map(|_| client.ending(async { client.call(take_back()).await.is_ok() }));
+    assert!(futures_util::future::join_all(endings).await.into_iter().all(|done| done));
+    assert!(makings.iter().all(|making| !making.is_finished()), "it was done while they waited");
+    assert_eq!(asked.load(Ordering::SeqCst), LIMITS.connections, "and those that make something have no more than before");
+    makings.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
 #[tokio::test]
 async fn a_kept_connection_that_was_closed_is_opened_again_for_what_may_be_repeated() {
     // The first request of each connection is answered, the second is read and the connection closed.

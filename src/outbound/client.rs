@@ -16,6 +16,7 @@ use hyper::{
 };
 use rustls::{ClientConfig, pki_types::ServerName};
 use std::{
+    future::Future,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -24,6 +25,19 @@ use std::{
 };
 use tokio::{sync::Semaphore, time::timeout};
 use zeroize::Zeroizing;
+
+/// Endings of one client that are under way at a time. Each makes one call after the other.
+const ENDINGS: usize = 8;
+
+tokio::task_local! {
+    /// Calls of this task go ahead of those that wait for their turn.
+    static AHEAD: ();
+}
+
+/// Lets the calls that are made within go ahead of all that wait for their turn at a client: what few do, and others wait for.
+pub async fn ahead<T>(work: impl Future<Output = T>) -> T {
+    if crate::mutation!("endings-ahead") { work.await } else { AHEAD.scope((), work).await }
+}
 
 /// Bounds of every call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +48,7 @@ pub struct Limits {
     pub call: Duration,
     /// Bytes of an answer's body.
     pub answer_bytes: usize,
-    /// Calls at a time; more wait for their turn.
+    /// Calls at a time; more wait for their turn. What takes something back has turns of its own ([`Client::ending`]).
     pub connections: usize,
 }
 
@@ -107,6 +121,7 @@ pub struct Client {
     own: Option<Arc<ClientCertificate>>,
     limits: Limits,
     slots: Semaphore,
+    endings: Semaphore,
     pool: Pool,
     setback: Setback,
 }
@@ -132,13 +147,21 @@ impl Client {
             _ => None,
         };
         let host = HeaderValue::from_str(&address.authority()).map_err(|_| TrustError::Certificate("the host is no header".into()))?;
-        let (slots, pool) = (Semaphore::new(limits.connections), Pool::new(clock.clone()));
-        Ok(Self { address, host, tls, own, limits, slots, pool, setback: Setback::new(clock) })
+        let (slots, endings, pool) = (Semaphore::new(limits.connections), Semaphore::new(ENDINGS), Pool::new(clock.clone()));
+        Ok(Self { address, host, tls, own, limits, slots, endings, pool, setback: Setback::new(clock) })
     }
 
     /// Where it calls.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// What takes something back. It waits for its turn among its like, however many there are; from then on its calls wait for nobody who
+    /// wants something made, so a deadline belongs around the work and not around this.
+    pub async fn ending<T>(&self, work: impl Future<Output = T>) -> T {
+        // Never closed.
+        let _turn = self.endings.acquire().await.ok();
+        ahead(work).await
     }
 
     /// Sends the request and reads the whole answer.
@@ -157,8 +180,11 @@ impl Client {
     }
 
     async fn exchange(&self, mut call: Call<'_>, kept: bool, sent: &AtomicBool) -> Result<Answer, CallError> {
-        // Never closed.
-        let _slot = self.slots.acquire().await.map_err(|_| CallError::Request("the client is closed".into()))?;
+        let _slot = match AHEAD.try_with(|()| ()) {
+            Ok(()) => None,
+            // Never closed.
+            Err(_) => Some(self.slots.acquire().await.map_err(|_| CallError::Request("the client is closed".into()))?),
+        };
         let body = Bytes::from_owner(call.body.take().unwrap_or_default());
         let generation = self.generation();
         let as_now = |connection: &Connection| connection.generation == generation || crate::mutation!("certificate-kept");

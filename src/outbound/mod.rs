@@ -14,7 +14,7 @@ mod trust;
 
 pub use address::{Address, AddressError};
 pub use certificate::{ClientCertificate, ClientCertificateError};
-pub use client::{Answer, Call, Client, Limits, Method, Unanswered};
+pub use client::{Answer, Call, Client, Limits, Method, Unanswered, ahead};
 pub use failure::{CallError, TlsReason};
 pub use setback::Setback;
 pub use trust::{SYSTEM_AUTHORITIES, Trust, TrustError};

@@ -6,7 +6,10 @@ use super::{
     clocks::Moment,
     notes::{Note, context, later},
 };
-use crate::model::{EndResult, LeaseId, Proof, SecretBytes, WallTime};
+use crate::{
+    model::{EndResult, LeaseId, Proof, SecretBytes, WallTime},
+    outbound::ahead,
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -107,7 +110,7 @@ impl<S: TokenSource> BearerEngine<S> {
             return Ok(());
         }
         for token in tokens {
-            self.source.revoke(token, Duration::ZERO).await?;
+            ahead(self.source.revoke(token, Duration::ZERO)).await?;
         }
         if noted { self.notes.remove(lease).map_err(on_disk) } else { Ok(()) }
     }

@@ -17,6 +17,7 @@ use super::{Again, Attribute, Engine, EngineError, Issued, Order, Over, Upstream
 use crate::{
     digest::{Random, SealKey},
     model::{EndsBy, EngineName, LeaseId, Operation, Proof, ProofBy, SecretBytes, SecretDefinition, Ttl},
+    outbound::Client,
     sys::Clock,
 };
 use async_trait::async_trait;
@@ -29,6 +30,9 @@ use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 pub trait TokenSource: Send + Sync + 'static {
     /// The engine's kind.
     fn kind(&self) -> &'static str;
+
+    /// Calls the source.
+    fn client(&self) -> &Client;
 
     /// Whether it takes tokens back.
     fn revokes(&self) -> bool;
@@ -185,11 +189,11 @@ impl<S: TokenSource> Engine for BearerEngine<S> {
     }
 
     async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError> {
-        self.within(self.finish(lease, reference)).await
+        self.source.client().ending(self.within(self.finish(lease, reference))).await
     }
 
     async fn settle(&self, lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
-        self.within(self.settle_note(lease)).await
+        self.source.client().ending(self.within(self.settle_note(lease))).await
     }
 
     async fn inventory(&self) -> Result<Vec<LeaseId>, EngineError> {

@@ -166,6 +166,10 @@ impl TokenSource for Installation {
         "github-app"
     }
 
+    fn client(&self) -> &Client {
+        &self.client
+    }
+
     fn revokes(&self) -> bool {
         true
     }

@@ -141,6 +141,10 @@ impl TokenSource for AuthorizationServer {
         "oauth2"
     }
 
+    fn client(&self) -> &Client {
+        &self.api.client
+    }
+
     fn revokes(&self) -> bool {
         self.endpoints.revocation.is_some()
     }

@@ -4,7 +4,7 @@ use super::super::EngineError;
 use crate::outbound::{Answer, Call, CallError, Client, Method};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 use zeroize::Zeroizing;
 
 /// The server's words are cut to this: they are for one line of a log.
@@ -85,6 +85,11 @@ impl Fault {
 impl Api {
     pub(super) fn new(client: Client, namespace: Option<String>) -> Self {
         Self { client, namespace }
+    }
+
+    /// As [`Client::ending`].
+    pub(super) async fn ending<T>(&self, work: impl Future<Output = T>) -> T {
+        self.client.ending(work).await
     }
 
     /// Reads what is at a path.

@@ -326,7 +326,7 @@ impl Engine for OpenBaoEngine {
     }
 
     async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError> {
-        self.within(self.timeout, self.finish(lease, reference)).await
+        self.children.session.api.ending(self.within(self.timeout, self.finish(lease, reference))).await
     }
 
     async fn settle(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
@@ -334,7 +334,7 @@ impl Engine for OpenBaoEngine {
         if secret.is_some_and(|secret| matches!(Settings::parse(secret), Ok(Settings::Kv(_)))) {
             return Ok(Over::LAPSED);
         }
-        self.within(self.timeout, self.settle_child(lease)).await
+        self.children.session.api.ending(self.within(self.timeout, self.settle_child(lease))).await
     }
 
     fn kept(&self, secret: &SecretDefinition) -> Vec<Kept> {

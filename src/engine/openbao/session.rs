@@ -8,6 +8,7 @@ use super::{
 use crate::{
     digest::Random,
     model::{BootTime, EngineName, SecretBytes},
+    outbound::ahead,
     sys::{Clock, VaultBytes},
 };
 use serde_json::json;
@@ -110,7 +111,7 @@ impl Session {
         if let Some(token) = &*state {
             match token.until {
                 Some((_, dead)) if dead <= now => {}
-                Some((early, _)) if early <= now => match self.renew(token).await {
+                Some((early, _)) if early <= now => match ahead(self.renew(token)).await {
                     Ok(renewed) => return Ok(state.insert(Arc::new(renewed)).clone()),
                     // It lives yet, and who cannot be reached cannot be logged in to either.
                     Err(EngineError::Unreachable(_)) => return Ok(token.clone()),
@@ -120,7 +121,8 @@ impl Session {
             }
         }
         *state = None;
-        let made = Arc::new(self.log_in().await?);
+        // Whoever ends something waits for this too.
+        let made = Arc::new(ahead(self.log_in()).await?);
         tracing::info!(engine = %self.name, "logged in");
         *state = Some(made.clone());
         if !self.kept.swap(true, Ordering::AcqRel) {
