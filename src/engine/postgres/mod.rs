@@ -24,11 +24,11 @@ use crate::{
 use async_trait::async_trait;
 use config::{OwnRole, Settings};
 use kept::Passwords;
-use pool::Pool;
-use revoke::{Ending, Found};
+use pool::{Names, Pool};
+use revoke::{Ending, Found, Places};
 use role::Role;
 use std::{error::Error as _, future::Future, sync::Arc, time::Duration};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_postgres::{Client, SimpleQueryMessage, error::SqlState};
 
 /// How a definition's credentials end, or what is wrong with its settings. Needs no server.
@@ -43,8 +43,12 @@ pub fn ends_by(secret: &SecretDefinition) -> Result<EndsBy, String> {
 pub struct PostgresEngine {
     config: Arc<PostgresConfig>,
     pool: Pool,
-    /// Endings that have a turn.
-    endings: Semaphore,
+    /// For what makes a credential dead: kept open, and nobody who wants something made or tidied up is in the way there.
+    silencers: Pool,
+    /// Endings that have a turn to make a credential dead.
+    silencing: Semaphore,
+    /// And those that tidy up after that.
+    removing: Semaphore,
     mark: Mark,
     key: SealKey,
     passwords: Passwords,
@@ -66,12 +70,14 @@ impl PostgresEngine {
         config.check()?;
         let key = root.derive(&format!("postgres:{}", config.name));
         // It is kept as long as the engine lives.
-        let password = config.password.take().map(|password| VaultBytes::of(password.expose()));
+        let password = config.password.take().map(|password| Arc::new(VaultBytes::of(password.expose())));
         let config = Arc::new(config);
         let passwords = Passwords::new("postgres", config.name.clone(), store);
-        let pool = Pool::new(config.clone(), password, &mark, clock.clone(), &*random)?;
-        let endings = Semaphore::new(endings_of(config.max_connections));
-        Ok(Self { pool, endings, config, mark, key, passwords, clock, random })
+        let names = Arc::new(Names::new(&mark, config.name.as_str(), &*random));
+        let pool = Pool::new(config.clone(), password.clone(), names.clone(), config.max_connections, clock.clone())?;
+        let silencers = Pool::new(config.clone(), password, names, SILENCERS, clock.clone())?;
+        let (silencing, removing) = (Semaphore::new(SILENCERS), Semaphore::new(endings_of(config.max_connections)));
+        Ok(Self { pool, silencers, silencing, removing, config, mark, key, passwords, clock, random })
     }
 
     fn issued(&self, role: &str, password: SecretBytes, reference: UpstreamRef, database: &str) -> Issued {
@@ -106,6 +112,8 @@ impl PostgresEngine {
         let make = || scram::verifier(&password, settings.scram_iterations, &*self.random);
         // A few milliseconds at the most, unless somebody wants more rounds.
         let verifier = if settings.scram_iterations > scram::ITERATIONS { blocking(make) } else { make() };
+        // Nothing is made while there is no way to end it: a holder may take all connections that the server has left.
+        self.silencers.warm(&self.config.database).await?;
         let session = self.pool.take(database).await?;
         let sql = |waits| role.create(order, settings, &verifier, !session.is_superuser(), waits);
         let answer = match run_apart(session.client(), &sql(true)).await {
@@ -137,9 +145,22 @@ impl PostgresEngine {
         let role = Role::of(&self.mark, lease);
         let heir = known.heir.unwrap_or(&self.config.reassign_to);
         let home = &self.config.database;
-        // However many died at once: nobody's ending fails for the number of the others. Each turn is over when the deadline is.
-        let _turn = self.endings.acquire().await.map_err(|_| self.name(EngineError::Unreachable("the engine is closed".into())))?;
-        self.within(Ending { pool: &self.pool, home, role: &role, oid: known.oid, server: known.server, heir }.run()).await
+        let ending = Ending::new(Places { pool: &self.pool, silencers: &self.silencers, home }, &role, known.oid, known.server, heir);
+        // However many died at once: nobody's ending fails for the number of the others. Each turn is over when the deadline is. What makes
+        // credentials dead does not wait for what tidies up: somebody's role may be kept from being dropped for as long as that takes.
+        let found = {
+            let _turn = self.turn(&self.silencing).await?;
+            self.within(ending.silence()).await?
+        };
+        if found == Found::Role {
+            let _turn = self.turn(&self.removing).await?;
+            self.within(ending.remove()).await?;
+        }
+        ending.verdict(found).map_err(|error| self.name(error))
+    }
+
+    async fn turn<'a>(&self, turns: &'a Semaphore) -> Result<SemaphorePermit<'a>, EngineError> {
+        turns.acquire().await.map_err(|_| self.name(EngineError::Unreachable("the engine is closed".into())))
     }
 
     /// Puts the one deadline around a call. What was under way is dropped with its connection.
@@ -300,7 +321,10 @@ impl Engine for PostgresEngine {
     }
 }
 
-/// How many endings go on at a time: a quarter of the connections, and at least one, is left to whoever asks for something new, unless
+/// Connections besides the others, and so credentials that are made dead at a time: a few milliseconds each.
+const SILENCERS: usize = 2;
+
+/// How many endings tidy up at a time: a quarter of the connections, and at least one, is left to whoever asks for something new, unless
 /// there is only one.
 fn endings_of(connections: usize) -> usize {
     (connections - connections.div_ceil(4).min(connections.saturating_sub(1))).max(1)

@@ -27,20 +27,21 @@ use std::{
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, config::SslMode, error::SqlState};
 
-/// Connections that stay open while nobody needs them: many hosts may have the same server.
-const KEPT: usize = 2;
+/// Connections of a pool that stay open while nobody needs them: many hosts may have the same server.
+const KEPT: usize = 1;
 /// How long more of them wait for somebody who does.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// At most `max_connections` at a time over all databases. A connection goes back only after its last statement was answered; one that
+/// At most so many connections at a time over all databases. A connection goes back only after its last statement was answered; one that
 /// was dropped on the way is closed.
 pub(super) struct Pool {
     config: Arc<PostgresConfig>,
-    password: Option<VaultBytes>,
+    password: Option<Arc<VaultBytes>>,
     tls: Option<Tls>,
+    most: usize,
     slots: Semaphore,
     idle: Arc<Mutex<Idle>>,
-    names: Names,
+    names: Arc<Names>,
     setback: Setback,
     clock: Arc<dyn Clock>,
 }
@@ -87,20 +88,31 @@ impl Session<'_> {
 }
 
 impl Pool {
+    /// A pool of `most` connections. All of one engine have their names from one place, or each would take those of the others for lost.
     pub(super) fn new(
         config: Arc<PostgresConfig>,
-        password: Option<VaultBytes>,
-        mark: &Mark,
+        password: Option<Arc<VaultBytes>>,
+        names: Arc<Names>,
+        most: usize,
         clock: Arc<dyn Clock>,
-        random: &dyn Random,
     ) -> Result<Self, EngineError> {
         let tls = match &config.server {
             Server::Unix { .. } => None,
             Server::Tls { ca_pem, server_name, .. } => Some(Tls::new(ca_pem, server_name.clone())?),
         };
-        let slots = Semaphore::new(config.max_connections);
-        let names = Names::new(mark, config.name.as_str(), random);
-        Ok(Self { config, password, tls, slots, idle: Arc::default(), names, setback: Setback::new(clock.clone()), clock })
+        let (slots, setback) = (Semaphore::new(most), Setback::new(clock.clone()));
+        Ok(Self { config, password, tls, most, slots, idle: Arc::default(), names, setback, clock })
+    }
+
+    /// Sees to it that there is a connection to that database, whoever has it.
+    pub(super) async fn warm(&self, database: &str) -> Result<(), EngineError> {
+        let there =
+            |idle: &Idle| idle.connections.iter().any(|connection| connection.database == database && !connection.client.is_closed());
+        if self.slots.available_permits() == self.most && !there(&lock(&self.idle)) {
+            let session = self.take(database).await?;
+            self.give_back(session);
+        }
+        Ok(())
     }
 
     /// A connection to that database, warm if there is one. The caller bounds the wait.
@@ -228,8 +240,8 @@ impl Pool {
     }
 }
 
-/// How this pool's connections are called at the server: after the daemon, the engine, this start, and one by one.
-struct Names {
+/// How an engine's connections are called at the server: after the daemon, the engine, this start, and one by one.
+pub(super) struct Names {
     prefix: String,
     start: String,
     taken: Arc<Mutex<HashSet<String>>>,
@@ -251,7 +263,7 @@ impl Drop for Name {
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 impl Names {
-    fn new(mark: &Mark, engine: &str, random: &dyn Random) -> Self {
+    pub(super) fn new(mark: &Mark, engine: &str, random: &dyn Random) -> Self {
         let mut start = [0; 4];
         random.fill(&mut start);
         // Two engines may have the same server and user.

@@ -12,24 +12,28 @@ use super::{
     run_apart,
 };
 use postgres_protocol::escape::{escape_identifier, escape_literal};
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 use tokio_postgres::{Client, error::SqlState};
+
+/// From where a role is ended.
+pub(super) struct Places<'a> {
+    pub(super) pool: &'a Pool,
+    /// Connections that are there for making credentials dead.
+    pub(super) silencers: &'a Pool,
+    /// The database from which it is ended.
+    pub(super) home: &'a str,
+}
 
 /// What is to be ended, and where what it made goes.
 pub(super) struct Ending<'a> {
-    pub(super) pool: &'a Pool,
-    /// The database from which it is ended.
-    pub(super) home: &'a str,
-    pub(super) role: &'a Role,
-    /// The role's number, where it is known: finds sessions of a role that somebody else dropped.
-    pub(super) oid: Option<u32>,
-    /// The server that it was made at ([`Session::server`]), where that is known: what is so at another proves nothing.
-    pub(super) server: Option<&'a str>,
-    pub(super) heir: &'a str,
+    at: Places<'a>,
+    role: &'a Role,
+    oid: Option<u32>,
+    server: Option<&'a str>,
+    heir: &'a str,
+    /// The number of a server that is not the one where the role was made.
+    elsewhere: OnceLock<String>,
 }
-
-/// The number of a server that is not the one where the role was made.
-type Elsewhere = std::sync::OnceLock<String>;
 
 /// Whether there was anything.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,15 +42,25 @@ pub(super) enum Found {
     Nothing,
 }
 
-impl Ending<'_> {
-    /// Ends the role. Waits as long as it takes; the caller sets the deadline.
-    pub(super) async fn run(&self) -> Result<Found, EngineError> {
-        let elsewhere = Elsewhere::default();
-        let found = self.silence(self.take(self.home, &elsewhere).await?).await?;
-        if found == Found::Role {
-            self.remove(&elsewhere).await?;
-        }
-        match (self.server, elsewhere.into_inner()) {
+impl<'a> Ending<'a> {
+    /// Of a role whose number is known (it finds sessions of a role that somebody else dropped), and the server that it was made at
+    /// ([`Session::server`]; what is so at another proves nothing), or not. What it owned goes to the heir.
+    pub(super) fn new(at: Places<'a>, role: &'a Role, oid: Option<u32>, server: Option<&'a str>, heir: &'a str) -> Self {
+        Self { at, role, oid, server, heir, elsewhere: OnceLock::new() }
+    }
+
+    /// After this the credential is dead. Waits as long as it takes; the caller sets the deadline.
+    pub(super) async fn silence(&self) -> Result<Found, EngineError> {
+        let session = self.take(self.at.silencers, self.at.home).await?;
+        let found = self.kill(session.client()).await?;
+        self.await_silence(session.client()).await?;
+        self.at.silencers.give_back(session);
+        Ok(found)
+    }
+
+    /// What was found, if it was where the role had been made.
+    pub(super) fn verdict(self, found: Found) -> Result<Found, EngineError> {
+        match (self.server, self.elsewhere.into_inner()) {
             (Some(made_at), Some(here)) if !crate::mutation!("postgres-elsewhere") => Err(EngineError::Unreachable(format!(
                 "role {} was made at another server (system_identifier {made_at}) than this one ({here}), where it is not any more",
                 self.role.name
@@ -56,20 +70,12 @@ impl Ending<'_> {
     }
 
     /// A session, at whatever server it is; that it is another one is noted.
-    async fn take(&self, database: &str, elsewhere: &Elsewhere) -> Result<Session<'_>, EngineError> {
-        let session = self.pool.take(database).await?;
+    async fn take(&self, pool: &'a Pool, database: &str) -> Result<Session<'a>, EngineError> {
+        let session = pool.take(database).await?;
         if let Some(here) = session.server().filter(|here| self.server.is_some_and(|made_at| made_at != *here)) {
-            let _first_seen = elsewhere.set(here.to_owned());
+            let _first_seen = self.elsewhere.set(here.to_owned());
         }
         Ok(session)
-    }
-
-    /// After this the credential is dead.
-    async fn silence(&self, session: Session<'_>) -> Result<Found, EngineError> {
-        let found = self.kill(session.client()).await?;
-        self.await_silence(session.client()).await?;
-        self.pool.give_back(session);
-        Ok(found)
     }
 
     /// After this nobody can log in, and every session was told to end.
@@ -86,12 +92,15 @@ impl Ending<'_> {
                 Ok(()) => return after.map(|_| Found::Role).map_err(|why| fault("ending sessions", &why)),
                 // After a lost answer it must not be missed only because the server has not done, or not even read, what it was told.
                 Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) && !looked => {
-                    self.pool.end_lost(client).await?;
+                    self.at.pool.end_lost(client).await?;
                     looked = true;
                 }
                 Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) => return Ok(Found::Nothing),
                 // A session that came in between holds the role's row, or somebody else changed it in the same moment: once more.
                 Err(why) if is_busy(&why) => {
+                    if why.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+                        self.end_blockers(client).await?;
+                    }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_millis(50));
                 }
@@ -106,6 +115,23 @@ impl Ending<'_> {
         none_left(client, || self.terminate(), "ending sessions").await
     }
 
+    /// Ends sessions of our other leases that keep this role from being ended, which they do by an open transaction: up to PostgreSQL 15 a
+    /// role may let others act as it, and change its row; and whoever names a role in rights on things of its own holds a lock on it. No
+    /// holder has business with another's role.
+    async fn end_blockers(&self, client: &Client) -> Result<(), EngineError> {
+        if crate::mutation!("postgres-blockers") {
+            return Ok(());
+        }
+        let (ours, role) = (escape_literal(self.role.prefix_of_its_own()), self.role.literal());
+        let sql = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND starts_with(usename::text, {ours}) \
+             AND pid IN (SELECT pid FROM pg_locks WHERE granted AND (\
+             (relation = 'pg_authid'::regclass AND mode NOT IN ('AccessShareLock', 'RowShareLock')) \
+             OR (locktype = 'object' AND classid = 'pg_authid'::regclass AND objid = (SELECT oid FROM pg_roles WHERE rolname = {role}))))"
+        );
+        none_left(client, || sql.clone(), "ending sessions that are in the way").await
+    }
+
     /// One row for each session that is still there, each told to end.
     fn terminate(&self) -> String {
         let orphans = self.oid.map_or_else(String::new, |oid| format!(" OR (usesysid = {oid} AND usename IS NULL)"));
@@ -117,27 +143,27 @@ impl Ending<'_> {
     }
 
     /// Hands on what the role owns, takes back what it was granted, in every database that knows it, and drops it.
-    async fn remove(&self, elsewhere: &Elsewhere) -> Result<(), EngineError> {
+    pub(super) async fn remove(&self) -> Result<(), EngineError> {
         // A second round only if a database came into play meanwhile; the role itself can do nothing any more.
         for _ in 0..3 {
-            let mut session = self.take(self.home, elsewhere).await?;
+            let mut session = self.take(self.at.pool, self.at.home).await?;
             let holdings = self.holdings(session.client()).await?;
             let heir = if holdings.owns { Some(self.prepare_heir(&session).await?) } else { None };
             let heir = heir.as_deref();
             if !holdings.elsewhere.is_empty() {
                 // Given back first: with a single connection, waiting for a second one would wait for ever.
-                self.pool.give_back(session);
+                self.at.pool.give_back(session);
                 for database in &holdings.elsewhere {
-                    let there = self.take(database, elsewhere).await?;
+                    let there = self.take(self.at.pool, database).await?;
                     self.disown(there.client(), heir, "").await.map_err(|why| fault(&format!("tidying up in {database}"), &why))?;
-                    self.pool.give_back(there);
+                    self.at.pool.give_back(there);
                 }
-                session = self.take(self.home, elsewhere).await?;
+                session = self.take(self.at.pool, self.at.home).await?;
             }
             match self.disown(session.client(), heir, &format!(";\nDROP ROLE {}", self.role.quoted())).await {
                 Ok(()) => return self.confirm(session).await,
                 Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) => return self.confirm(session).await,
-                Err(why) if why.code() == Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => self.pool.give_back(session),
+                Err(why) if why.code() == Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => self.at.pool.give_back(session),
                 Err(why) => return Err(fault("dropping the role", &why)),
             }
         }
@@ -150,7 +176,12 @@ impl Ending<'_> {
         let reassign = heir.map_or_else(String::new, |heir| format!("REASSIGN OWNED BY {role} TO {};\n", escape_identifier(heir)));
         let disown = format!("{reassign}DROP OWNED BY {role}{then}");
         match run_apart(client, &format!("{};\n{disown}", Role::rights_turn(""))).await {
-            Err(why) if why.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => run_apart(client, &disown).await.map(drop),
+            // Somebody keeps the turn, or the role itself.
+            Err(why) if why.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                // If this does not come through, neither does what follows.
+                let _ = self.end_blockers(client).await;
+                run_apart(client, &disown).await.map(drop)
+            }
             done => done.map(drop),
         }
     }
@@ -160,7 +191,7 @@ impl Ending<'_> {
         let look = format!("SELECT 1 FROM pg_roles WHERE rolname = {}", self.role.literal());
         let rows = session.client().query(&look, &[]).await.map_err(|why| fault("looking for the role", &why))?;
         self.await_silence(session.client()).await?;
-        self.pool.give_back(session);
+        self.at.pool.give_back(session);
         if rows.is_empty() { Ok(()) } else { Err(EngineError::Refused(format!("role {} is still there", self.role.name))) }
     }
 
@@ -177,7 +208,7 @@ impl Ending<'_> {
         for row in rows {
             let (database, owns): (String, bool) = (row.get(0), row.get(1));
             holdings.owns |= owns;
-            if !database.is_empty() && database != self.home {
+            if !database.is_empty() && database != self.at.home {
                 holdings.elsewhere.push(database);
             }
         }

@@ -29,6 +29,11 @@ impl Role {
         format!("clv_{mark}_")
     }
 
+    /// How this role's name and those of all others of its daemon begin.
+    pub(super) fn prefix_of_its_own(&self) -> &str {
+        self.name.strip_suffix(self.lease.bare().as_str()).unwrap_or(&self.name)
+    }
+
     /// The lease a role of that name belongs to, if it is one of ours.
     pub(super) fn lease_of(mark: &Mark, name: &str) -> Option<LeaseId> {
         LeaseId::parse(&format!("lease-{}", name.strip_prefix(&Self::prefix(mark))?)).ok()
