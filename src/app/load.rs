@@ -5,7 +5,7 @@ use crate::{
     attest::{Names, Roll},
     broker::{Governance, LoadProblems},
     config::{self, Config, EngineConfig, File},
-    engine::{Engines, command, github, jwt, oauth2, openbao, postgres},
+    engine::{Engines, command, github, jwt, local, oauth2, openbao, postgres, ssh, x509},
     model::{Catalogue, EndsBy, OfEngine, Registry, SecretDefinition, Sensitivity, Share, WallTime},
     policy::{Bundle, Source},
     sys,
@@ -46,33 +46,44 @@ pub fn by_running(engines: &Engines) -> impl Fn(&SecretDefinition) -> Result<OfE
             return Err(format!("engine {} is not configured; there is {}", row.engine, known.join(", ")));
         };
         engine.check(row)?;
-        if row.share == Share::Identity && !engine.has_upstream(row) {
-            return Err("share = \"identity\": nothing is made for each lease that could be shared".into());
-        }
+        sharing(row, engine.has_upstream(row))?;
         lasting(row, engine.completes(row))
     }
 }
 
-/// The answer of the configuration alone, for checking files beside a running daemon: settings are not looked at.
+/// The answer of the configuration alone, for checking files beside a running daemon.
 pub fn by_configuration(config: &Config) -> impl Fn(&SecretDefinition) -> Result<OfEngine, String> {
     |row| {
-        if row.engine.as_str() == "local" {
-            return Ok(OfEngine::ends_by(EndsBy::None));
-        }
-        let follows = match config.engines.iter().find(|engine| *engine.name() == row.engine) {
-            Some(EngineConfig::X509(_) | EngineConfig::Ssh(_)) => Ok(OfEngine::ends_by(EndsBy::ShortLife)),
-            Some(EngineConfig::Jwt(_)) => jwt::narrows(row).map(|narrows| OfEngine { ends_by: EndsBy::ShortLife, narrows }),
-            Some(EngineConfig::Postgres(_)) => postgres::ends_by(row).map(OfEngine::ends_by),
-            Some(EngineConfig::GitHub(_)) => github::narrows(row).map(|narrows| OfEngine { ends_by: EndsBy::Upstream, narrows }),
-            Some(EngineConfig::OpenBao(_)) => openbao::of_definition(row),
+        let short = |narrows| OfEngine { ends_by: EndsBy::ShortLife, narrows };
+        let (completed, longest) = match config.engines.iter().find(|engine| *engine.name() == row.engine) {
+            None if row.engine.as_str() == "local" => (local::check(row).map(|()| OfEngine::ends_by(EndsBy::None))?, None),
+            None => return Err(format!("engine {} is not configured", row.engine)),
+            Some(EngineConfig::X509(engine)) => (x509::check(row).map(|()| short(Vec::new()))?, Some(engine.max_ttl)),
+            Some(EngineConfig::Ssh(engine)) => (ssh::check(row).map(|()| short(Vec::new()))?, Some(engine.max_ttl)),
+            Some(EngineConfig::Jwt(engine)) => (jwt::narrows(row).map(short)?, Some(engine.max_ttl)),
+            Some(EngineConfig::Postgres(_)) => (postgres::ends_by(row).map(OfEngine::ends_by)?, None),
+            Some(EngineConfig::OpenBao(_)) => (openbao::of_definition(row)?, None),
+            Some(EngineConfig::Command(program)) => (command::of_definition(row, program.probes)?, None),
+            Some(EngineConfig::GitHub(_)) => {
+                (OfEngine { ends_by: EndsBy::Upstream, narrows: github::narrows(row)? }, Some(github::LONGEST))
+            }
             Some(EngineConfig::OAuth2(server)) => {
                 let ends_by = if server.revocation_endpoint.is_none() { EndsBy::ShortLife } else { EndsBy::Upstream };
-                oauth2::narrows(row).map(|narrows| OfEngine { ends_by, narrows })
+                (OfEngine { ends_by, narrows: oauth2::narrows(row, server.exchange.is_some())? }, Some(server.max_ttl))
             }
-            Some(EngineConfig::Command(program)) => command::of_definition(row, program.probes),
-            None => Err(format!("engine {} is not configured", row.engine)),
         };
-        lasting(row, follows?)
+        if let Some(most) = longest.filter(|most| row.ttl.max > *most) {
+            return Err(format!("ttl: the engine {} gives at most {most}", row.engine));
+        }
+        sharing(row, completed.ends_by == EndsBy::Upstream)?;
+        lasting(row, completed)
+    }
+}
+
+fn sharing(row: &SecretDefinition, made_for_each: bool) -> Result<(), String> {
+    match row.share == Share::Identity && !made_for_each {
+        true => Err("share = \"identity\": nothing is made for each lease that could be shared".into()),
+        false => Ok(()),
     }
 }
 

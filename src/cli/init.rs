@@ -38,7 +38,6 @@ pub(super) fn run(desk: &Desk, arguments: Arguments) -> Done {
         ("etc/claviger/policy.d", 0o755, None),
         ("etc/claviger/secrets.d", 0o755, None),
         ("etc/claviger/identities.d", 0o755, None),
-        ("etc/claviger/people.d", 0o755, None),
         ("run/claviger", 0o755, None),
         ("var/lib/claviger", 0o700, None),
         ("var/log/claviger", 0o750, Some("claviger-audit")),

@@ -11,7 +11,7 @@ pub(super) enum Verb {
     Export {
         /// Which engine
         engine: String,
-        /// Write .well-known/openid-configuration and jwks.json below this folder
+        /// Write .well-known/openid-configuration and .well-known/jwks.json below this folder, as the issuer serves them
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
@@ -27,7 +27,7 @@ pub(super) async fn run(desk: &Desk, verb: Verb) -> Done {
     };
     let known = out.join(".well-known");
     std::fs::create_dir_all(&known).map_err(|error| Failure::fault(format!("{}: {error}", known.display())))?;
-    for (name, path) in [("discovery", known.join("openid-configuration")), ("jwks", out.join("jwks.json"))] {
+    for (name, path) in [("discovery", known.join("openid-configuration")), ("jwks", known.join("jwks.json"))] {
         let part = answer.get(name).ok_or_else(|| Failure::fault(format!("the daemon's answer has no {name}")))?;
         let mut text = serde_json::to_vec_pretty(part).map_err(Failure::fault)?;
         text.push(b'\n');

@@ -289,7 +289,8 @@ impl Config {
                 return Err(ConfigError::at(file, 0, format!("engine {}: socket must be an absolute path", command.name)));
             }
         }
-        for path in [&config.sockets.workload, &config.sockets.operator, &config.paths.state, &config.paths.audit] {
+        let PathConfig { policy, secrets, identities, state, audit } = &config.paths;
+        for path in [&config.sockets.workload, &config.sockets.operator, state, audit, policy, secrets, identities] {
             if !path.is_absolute() {
                 return Err(ConfigError::at(file, 0, format!("{} must be an absolute path", path.display())));
             }
@@ -312,6 +313,8 @@ mod tests {
         let error = config("[limits]\nconnections = 3\nconections = 4\n").unwrap_err();
         assert_eq!(error.line, 3, "{error}");
         assert!(config("[sockets]\nworkload = \"relative\"\n").is_err());
+        let relative = config("[paths]\npolicy = \"policy.d\"\n").unwrap_err();
+        assert_eq!(relative.to_string(), "c.toml: policy.d must be an absolute path", "it is about no line");
         assert!(config("[[engine]]\nkind = \"command\"\nname = \"web\"\nsocket = \"relative\"\n").is_err());
         let twice = "[[engine]]\nname = \"pg\"\nkind = \"postgres\"\nhost = \"/run/postgresql\"\ndatabase = \"d\"\nuser = \"u\"\n";
         assert!(config(twice).is_ok());

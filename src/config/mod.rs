@@ -44,7 +44,7 @@ pub struct File {
 
 /// What is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{path}:{line}: {message}")]
+#[error("{path}{}: {message}", at(.line))]
 pub struct ConfigError {
     /// Which file.
     pub path: String,
@@ -52,6 +52,10 @@ pub struct ConfigError {
     pub line: usize,
     /// What, and what to do.
     pub message: String,
+}
+
+fn at(line: &usize) -> String {
+    if *line == 0 { String::new() } else { format!(":{line}") }
 }
 
 impl ConfigError {

@@ -56,6 +56,22 @@ fn init_makes_everything_once_and_the_daemon_takes_it() {
         exits(&check, code);
         assert_eq!(errors(&check).contains("needs probes = true of the engine"), !probes, "{}", errors(&check));
     }
+    // What is set for a secret, as long as no engine has to be asked.
+    let rows = "[[engine]]\nkind = \"jwt\"\nname = \"users\"\nissuer = \"https://host.example.com\"\nmax_ttl = \"10m\"\n";
+    std::fs::write(&broken, format!("{}{rows}", std::fs::read_to_string(&config).unwrap())).unwrap();
+    let row = |settings: &str, ttl: &str| lasting.replace("ends = \"none\"", settings).replace("\"1h\"", ttl);
+    for (row, wanted) in [
+        (row("audience = \"b\"", "\"10m\""), None),
+        (row("audiense = \"b\"", "\"10m\""), Some("audiense")),
+        (row("audience = \"b\"", "\"2h\""), Some("ttl: the engine users gives at most 10m")),
+        (row("audience = \"b\"", "\"10m\"") + "share = \"identity\"\n", Some("nothing is made for each lease that could be shared")),
+        (row("nonsense = 1", "\"10m\"").replace("\"users\"", "\"local\""), Some("no setting \"nonsense\"")),
+    ] {
+        std::fs::write(etc.join("secrets.d/lasting.toml"), row).unwrap();
+        let check = Command::new(env!("CARGO_BIN_EXE_clavigerd")).args(["--check", "--config", broken.to_str().unwrap()]).output().unwrap();
+        exits(&check, if wanted.is_some() { 78 } else { 0 });
+        assert!(wanted.is_none_or(|wanted| errors(&check).contains(wanted)), "{}", errors(&check));
+    }
     std::fs::remove_file(etc.join("secrets.d/lasting.toml")).unwrap();
     // A relative path is one from here, not from the root.
     let mut relative = Command::new(env!("CARGO_BIN_EXE_clavigerd"));

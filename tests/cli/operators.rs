@@ -193,7 +193,7 @@ fn keys_of_tokens() {
     let daemon = sample();
     let out = daemon.dir.join("jwks");
     exits(&daemon.clav(["jwks", "export", "tokens", "--out", out.to_str().unwrap()]), 0);
-    let keys: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("jwks.json")).unwrap()).unwrap();
+    let keys: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join(".well-known/jwks.json")).unwrap()).unwrap();
     assert!(!keys["keys"].as_array().unwrap().is_empty());
     assert!(out.join(".well-known/openid-configuration").exists());
     exits(&daemon.clav(["jwks", "export", "nowhere"]), 10);

@@ -99,6 +99,12 @@ fn what_another_row_made_is_not_prolonged_and_ends_where_it_allows_more() {
         (answer["status"].as_u64().unwrap(), answer["body"]["error"]["code"].as_str().unwrap_or_default().to_owned())
     };
     assert_eq!(renew(&lease).0, 200);
+    // Nobody can keep a stored value to less, whatever is said.
+    let reader = host.hold(VICTIM, "orders", &["hold", &asked("app/one", "read")]);
+    assert_eq!(reader.first["body"]["lease"]["operation"], "write", "{}", reader.first);
+    assert!(reader.first["body"]["clamped"][0].as_str().unwrap().contains("the credential is for write"), "{}", reader.first);
+    drop(reader);
+    host.wait_until(std::time::Duration::from_secs(10), "its lease ends", |host| host.live().len() == 1);
     // Other words about the same credential change nothing.
     host.write("secrets.d/test.toml", &row.replace("for a test", "in other words"));
     host.operator("POST", "/v1/reload", "");

@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 
 /// The life of every installation token.
 // Between a second and thirty days, or this would not compile.
-const LONGEST: Ttl = Ttl::from_secs(3600).unwrap();
+pub const LONGEST: Ttl = Ttl::from_secs(3600).unwrap();
 /// GitHub takes assertions of ten minutes at most, and none from the future: ours begin a minute ago and live for five from now.
 const EARLIER: u64 = 60;
 const ASSERTION_SECONDS: u64 = 300;

@@ -95,10 +95,7 @@ impl Engine for LocalEngine {
     }
 
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {
-        match secret.settings.keys().next() {
-            None => Ok(()),
-            Some(key) => Err(format!("{}: the local engine has no setting {key:?}", secret.name)),
-        }
+        check(secret)
     }
 
     async fn issue(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
@@ -143,6 +140,14 @@ impl Engine for LocalEngine {
 
     async fn settle(&self, _lease: LeaseId, _secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
         Ok(Over::LAPSED)
+    }
+}
+
+/// Whether a definition's settings are none, as it has to be; the text says which is there.
+pub fn check(secret: &SecretDefinition) -> Result<(), String> {
+    match secret.settings.keys().next() {
+        None => Ok(()),
+        Some(key) => Err(format!("{}: the local engine has no setting {key:?}", secret.name)),
     }
 }
 

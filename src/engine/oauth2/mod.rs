@@ -27,9 +27,14 @@ use settings::{ACCESS_TOKEN, Grant, Settings};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use token::Asked;
 
-/// The operations for which a definition has scopes of their own, or what is wrong with its settings. Needs no server.
-pub fn narrows(secret: &SecretDefinition) -> Result<Vec<Operation>, String> {
-    Ok(Settings::parse(secret)?.narrows(secret.operation))
+/// The operations for which a definition has scopes of their own, or what is wrong with its settings, where the engine exchanges tokens or
+/// does not. Needs no server.
+pub fn narrows(secret: &SecretDefinition, exchanges: bool) -> Result<Vec<Operation>, String> {
+    let settings = Settings::parse(secret)?;
+    if settings.grant == Grant::TokenExchange && !exchanges {
+        return Err(format!("{}: grant = \"token_exchange\" needs exchange in the engine's row", secret.name));
+    }
+    Ok(settings.narrows(secret.operation))
 }
 
 /// How long a token about an identity lives that is exchanged for another, in seconds.
@@ -155,15 +160,11 @@ impl TokenSource for AuthorizationServer {
 
     fn narrows(&self, secret: &SecretDefinition) -> Vec<Operation> {
         // What cannot be parsed is not asked about.
-        narrows(secret).unwrap_or_default()
+        narrows(secret, self.subject.is_some()).unwrap_or_default()
     }
 
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {
-        let settings = Settings::parse(secret)?;
-        if settings.grant == Grant::TokenExchange && self.subject.is_none() {
-            return Err(format!("{}: grant = \"token_exchange\" needs exchange in the engine's row", secret.name));
-        }
-        Ok(())
+        narrows(secret, self.subject.is_some()).map(drop)
     }
 
     async fn ask(&self, order: &Order<'_>) -> Result<Given, NotGiven> {

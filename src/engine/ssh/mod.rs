@@ -130,6 +130,11 @@ fn revoked(edition: &Edition<'_>) -> Vec<u8> {
     text.into_bytes()
 }
 
+/// What is wrong with a definition's settings, if anything. Needs no authority.
+pub fn check(secret: &SecretDefinition) -> Result<(), String> {
+    Settings::parse(secret).map(drop)
+}
+
 #[async_trait]
 impl Engine for SshEngine {
     fn kind(&self) -> &'static str {
@@ -149,7 +154,7 @@ impl Engine for SshEngine {
     }
 
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {
-        Settings::parse(secret)?;
+        check(secret)?;
         if secret.ttl.max > self.config.max_ttl {
             let most = self.config.max_ttl;
             return Err(format!("{}: ttl: the engine {} gives at most {most} (max_ttl)", secret.name, self.config.name));

@@ -165,6 +165,11 @@ fn at(seconds: u64) -> Result<OffsetDateTime, X509Error> {
     OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| X509Error::Time)
 }
 
+/// What is wrong with a definition's settings, if anything. Needs no authority.
+pub fn check(secret: &SecretDefinition) -> Result<(), String> {
+    Settings::parse(secret).map(drop)
+}
+
 #[async_trait]
 impl Engine for X509Engine {
     fn kind(&self) -> &'static str {
@@ -184,7 +189,7 @@ impl Engine for X509Engine {
     }
 
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {
-        Settings::parse(secret)?;
+        check(secret)?;
         if secret.ttl.max > self.max_ttl {
             let most = self.max_ttl;
             return Err(format!("{}: ttl: the engine {} gives at most {most} (max_ttl)", secret.name, self.name));
