@@ -236,6 +236,29 @@ fn what_was_given_up_while_its_source_was_away_ends_when_it_is_back() {
     sound(folder.path());
 }
 
+/// Whoever gives a lease back is told after ten seconds that its end goes on, and it does.
+#[test]
+fn an_end_whose_source_hangs_is_not_waited_for_and_goes_on() {
+    if !is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(BOOTED, now()));
+    let lives = Lives { folder: folder.path(), clock, source: Arc::new(RecordingEngine::new(Duration::from_secs(16))) };
+    live(&lives, async |life| {
+        lives.source.plan(Call::End, Mishap::Stall);
+        let id = life.issue("source").await.unwrap().lease().id;
+        assert_eq!(life.broker.end(id, claviger::model::EndReason::Asked).await, Some(EndResult::Retrying));
+        let retried = records(folder.path()).iter().filter(|record| record["kind"] == "retry").count();
+        assert_eq!((retried, lives.source.live().len()), (0, 1), "the first try goes on");
+        while lives.source.live().len() == 1 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        life.none_lives().await;
+    });
+    sound(folder.path());
+}
+
 /// Until when a token says that it is good, in seconds.
 fn expiry(token: &Delivery) -> u64 {
     let text = std::str::from_utf8(token.value().expose()).unwrap();
