@@ -71,7 +71,7 @@ impl Broker {
         crate::failpoint!("decided");
         let bound = self.bind(peer, &workload, ask.holder).await?;
         let key = ask.idempotency_key.clone().map(|key| (key, digest));
-        if let Some(lease) = self.repeated(&key, &bound, &workload.identity().name)? {
+        if let Some(lease) = self.repeated(&key, &bound, clearance.permit())? {
             self.bound(&lease.holder.key()).await;
             self.leases.note_decided(lease.id, governance.generation);
             return self.give_again(peer, &lease, trail).await;
@@ -235,17 +235,13 @@ impl Broker {
         self.refuse(&trail, refusal.into()).await
     }
 
-    /// The lease that the same key led to before. Another body or another holder is refused.
-    fn repeated(
-        &self,
-        key: &Option<(String, String)>,
-        bound: &Bound,
-        identity: &crate::model::IdentityName,
-    ) -> Result<Option<Arc<Lease>>, Stop> {
+    /// The lease that the same key led to before. Another body or another holder is refused, and what the same words no longer stand for.
+    fn repeated(&self, key: &Option<(String, String)>, bound: &Bound, permit: &Permit) -> Result<Option<Arc<Lease>>, Stop> {
         let Some((key, digest)) = key else { return Ok(None) };
-        let Some(lease) = self.leases.find_key(identity, key) else { return Ok(None) };
+        let Some(lease) = self.leases.find_key(&permit.workload().identity().name, key) else { return Ok(None) };
         let same_body = lease.idempotency.as_ref().is_some_and(|known| known.1 == *digest);
-        match same_body && lease.holder.key() == bound.holder.key() {
+        let same_operation = lease.operation == permit.effective().operation;
+        match same_body && same_operation && lease.holder.key() == bound.holder.key() {
             true if lease.state == State::Live => Ok(Some(lease)),
             true => Ok(None),
             false => Err(Refusal::new(Code::IDEMPOTENCY).into()),

@@ -1,6 +1,6 @@
 //! `identities.d/*.toml`: selectors to named identities.
 
-use super::{ConfigError, File, generations, line_of, parse};
+use super::{ConfigError, File, line_of, parse, rows_as_json, short_digest};
 use crate::model::{
     DeclaredUse, Environment, ExecRule, GroupName, Identity, IdentityKind, IdentityName, Owner, Purpose, Registry, Selector, Sensitivity,
     WallTime,
@@ -76,13 +76,12 @@ pub fn identities(files: &[File]) -> Result<Registry, Vec<ConfigError>> {
     let (mut rows, mut problems) = (Vec::new(), Vec::new());
     let mut names: HashMap<IdentityName, String> = HashMap::new();
     for file in files {
-        match parse::<Rows>(file) {
+        match parse::<Rows>(file).and_then(|found| Ok((found, rows_as_json(file, "identity")?))) {
             Err(error) => problems.push(error),
-            Ok(found) => {
-                let generations = generations(file, "identity");
-                for (at, row) in found.identity.into_iter().enumerate() {
+            Ok((found, written)) => {
+                for (row, written) in found.identity.into_iter().zip(written) {
                     let line = line_of(&file.text, row.span().start);
-                    match check(row.get_ref(), generations[at].clone()) {
+                    match check(row.get_ref(), short_digest(&written)) {
                         Err(why) => problems.extend(why.into_iter().map(|why| ConfigError::at(file, line, why))),
                         Ok(identity) => {
                             if let Some(other) = names.insert(identity.name.clone(), format!("{}:{line}", file.path)) {

@@ -68,13 +68,13 @@ fn line_of(text: &str, offset: usize) -> usize {
     text.as_bytes()[..offset.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1
 }
 
-/// What tells each row of `[[TABLE]]` from what it was before, in the order of the file: the first eight bytes of SHA-256, in hex, over the
-/// row as JSON with its keys sorted. Layout and comments are no part of it.
-fn generations(file: &File, table: &str) -> Vec<String> {
-    let rows = toml::from_str::<toml::Table>(&file.text).ok().and_then(|mut all| all.remove(table));
-    let rows = rows.and_then(|rows| rows.try_into::<Vec<toml::Value>>().ok()).unwrap_or_default();
-    // JSON has no dates, and rows have none but as text.
-    rows.iter().map(|row| short_digest(&serde_json::to_vec(&sorted(row)).unwrap_or_default())).collect()
+/// Each row of `[[TABLE]]` as JSON with its keys sorted, in the order of the file: what its digests are made of. Layout and comments are no
+/// part of it.
+fn rows_as_json(file: &File, table: &str) -> Result<Vec<serde_json::Value>, ConfigError> {
+    match parse::<toml::Table>(file)?.get(table) {
+        Some(toml::Value::Array(rows)) => Ok(rows.iter().map(sorted).collect()),
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// The order does not hang on how maps are made elsewhere in the program.
@@ -85,12 +85,14 @@ fn sorted(value: &toml::Value) -> serde_json::Value {
             serde_json::Value::Object(members.into_iter().collect())
         }
         toml::Value::Array(all) => all.iter().map(sorted).collect(),
+        // JSON has no dates, and rows have none but as text.
         one => serde_json::to_value(one).unwrap_or_default(),
     }
 }
 
-fn short_digest(bytes: &[u8]) -> String {
-    hex::encode(&sha256(&[bytes])[..8])
+/// The first eight bytes of SHA-256 over JSON, in hex.
+fn short_digest(of: &serde_json::Value) -> String {
+    hex::encode(&sha256(&[of.to_string().as_bytes()])[..8])
 }
 
 fn parse<T: DeserializeOwned>(file: &File) -> Result<T, ConfigError> {

@@ -1,6 +1,6 @@
 //! `secrets.d/*.toml`: the catalogue. A row without owner, purpose or sensitivity does not load.
 
-use super::{ConfigError, File, generations, line_of, parse, short_digest};
+use super::{ConfigError, File, line_of, parse, rows_as_json, short_digest};
 use crate::model::{
     EndsBy, EngineName, Environment, OfEngine, Operation, Owner, Period, Purpose, Rotation, SecretDefinition, SecretName, Sensitivity,
     Share, Target, Ttl, TtlLimits, WallTime,
@@ -123,11 +123,10 @@ pub fn secrets(files: &[File]) -> Result<Vec<RowDraft>, Vec<ConfigError>> {
     let (mut rows, mut problems) = (Vec::new(), Vec::new());
     let mut names: HashMap<SecretName, String> = HashMap::new();
     for file in files {
-        match parse::<Rows>(file) {
+        match parse::<Rows>(file).and_then(|found| Ok((found, rows_as_json(file, "secret")?))) {
             Err(error) => problems.push(error),
-            Ok(found) => {
-                let generations = generations(file, "secret");
-                for (at, row) in found.secret.into_iter().enumerate() {
+            Ok((found, written)) => {
+                for (row, written) in found.secret.into_iter().zip(written) {
                     let line = line_of(&file.text, row.span().start);
                     let row = row.into_inner();
                     let mut problem = |text: &str| problems.push(ConfigError::at(file, line, format!("secret {}: {text}", row.name)));
@@ -151,8 +150,7 @@ pub fn secrets(files: &[File]) -> Result<Vec<RowDraft>, Vec<ConfigError>> {
                     if let Some(other) = names.insert(row.name.clone(), format!("{}:{line}", file.path)) {
                         problem(&format!("is already defined at {other}"));
                     }
-                    let made_of = (&row.engine, row.operation, &row.hosts, &row.settings);
-                    let recipe = short_digest(&serde_json::to_vec(&made_of).unwrap_or_default());
+                    let made_of = ["engine", "operation", "hosts", "settings"].map(|key| written[key].clone());
                     let definition = SecretDefinition {
                         name: row.name,
                         engine: row.engine,
@@ -171,9 +169,9 @@ pub fn secrets(files: &[File]) -> Result<Vec<RowDraft>, Vec<ConfigError>> {
                         description: row.description,
                         ends_by: EndsBy::None,
                         narrows: Vec::new(),
-                        recipe: recipe.into(),
+                        recipe: short_digest(&made_of.into_iter().collect()).into(),
                         settings: row.settings,
-                        generation: (&*generations[at]).into(),
+                        generation: short_digest(&written).into(),
                     };
                     rows.push(RowDraft { file: file.path.clone(), line, definition });
                 }
@@ -224,6 +222,12 @@ description = "Read-only access to orders"
             let other = told(&other);
             assert!(other.0 != generation && other.1 != recipe);
         }
+        let settings = |text: &str| told(&format!("{GOOD}settings = {{ {text} }}\n"));
+        assert_eq!(settings("a = { b = 1, c = [1, 2] }, d = 2"), settings("d = 2, a = { c = [1, 2], b = 1 }"));
+        assert_ne!(settings("a = [1, 2]"), settings("a = [2, 1]"));
+        // More than TOML's numbers are worth.
+        let error = load(&format!("{GOOD}reads_max = 18446744073709551615\n")).err().unwrap().remove(0);
+        assert!(error.line > 0, "{error}");
         let two = GOOD.to_owned() + &GOOD.replace("db/ro", "db/rw").replace("\"read\"", "\"write\"");
         let rows = load(&two).unwrap();
         assert_eq!(rows[0].row().generation, generation);

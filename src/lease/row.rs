@@ -132,7 +132,8 @@ pub struct Lease {
     /// Which secret.
     pub secret: SecretName,
     /// The secret's recipe then.
-    #[serde(alias = "generation")]
+    // As the journal has called it from the first.
+    #[serde(rename = "generation")]
     pub recipe: Arc<str>,
     /// Which engine made it.
     pub engine: EngineName,

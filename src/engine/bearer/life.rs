@@ -251,7 +251,7 @@ impl<S: TokenSource> BearerEngine<S> {
     }
 
     /// Whether the token could be taken back when it was issued.
-    fn is_revocable(&self, reference: &UpstreamRef) -> bool {
+    pub(super) fn is_revocable(&self, reference: &UpstreamRef) -> bool {
         reference.0.get("ends").is_none()
     }
 }

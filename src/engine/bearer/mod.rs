@@ -10,7 +10,7 @@ mod narrow;
 mod notes;
 
 pub(super) use answer::{is_object, line, unheard};
-pub(super) use narrow::{ByTarget, least};
+pub(super) use narrow::{ByTarget, least, less_than};
 pub use notes::NoteError;
 
 use super::{Again, Attribute, Engine, EngineError, Issued, Order, Over, UpstreamRef};
@@ -189,6 +189,10 @@ impl<S: TokenSource> Engine for BearerEngine<S> {
     }
 
     async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError> {
+        if reference.sealed().is_some() && !self.is_revocable(reference) {
+            // Nothing is asked of the source, so nobody waits for those who ask it.
+            return self.within(self.finish(lease, reference)).await;
+        }
         self.source.client().ending(self.within(self.finish(lease, reference))).await
     }
 

@@ -72,10 +72,11 @@ impl Settings {
         self.targets.check(secret, &all, "repositories")
     }
 
-    /// The operations below the worst that leave a permission. What may administrate may also destroy.
+    /// The operations below the worst that leave a permission, and fewer than the worst has: with what is the same nobody is kept to less.
     pub(super) fn narrows(&self, worst: Operation) -> Vec<Operation> {
-        let less = [Operation::Read, Operation::Write].into_iter().filter(|operation| *operation < worst);
-        less.filter(|operation| !self.permissions(*operation).is_empty()).collect()
+        let (all, less) = (self.permissions(worst), |operation: &Operation| *operation < worst);
+        let left = |operation: &Operation| !self.permissions(*operation).is_empty() && self.permissions(*operation) != all;
+        Operation::ALL.into_iter().filter(less).filter(left).collect()
     }
 
     fn permissions(&self, operation: Operation) -> BTreeMap<&str, Level> {
@@ -141,8 +142,12 @@ mod tests {
         let all = json!({"contents": "write", "workflows": "write"});
         assert_eq!(narrows(all.clone(), Read), []);
         assert_eq!(narrows(all.clone(), Write), [Read]);
-        assert_eq!(narrows(all.clone(), Admin), [Read, Write]);
-        assert_eq!(narrows(all, Destroy), [Read, Write], "admin may destroy");
+        assert_eq!(narrows(all.clone(), Admin), [Read]);
+        assert_eq!(narrows(all, Destroy), [Read], "for write it would be the same token as for destroy");
+        let level = json!({"contents": "write", "organization_projects": "admin"});
+        assert_eq!(narrows(level.clone(), Admin), [Read, Write]);
+        assert_eq!(narrows(level, Destroy), [Read, Write], "for admin the same as for destroy");
+        assert_eq!(narrows(json!({"contents": "read"}), Write), [], "for read the same as for write");
         assert_eq!(narrows(json!({"workflows": "write"}), Write), [], "nothing could be read with it");
     }
 

@@ -2,7 +2,7 @@
 
 use super::super::{
     EngineError, Order,
-    bearer::{ByTarget, least},
+    bearer::{ByTarget, least, less_than},
 };
 use crate::model::{Operation, SecretDefinition, Target};
 use serde::Deserialize;
@@ -92,11 +92,11 @@ impl Settings {
         }
     }
 
-    /// The operations below the worst that have a row of their own.
+    /// The operations below the worst that have a row of their own, with fewer scopes.
     pub(super) fn narrows(&self, worst: Operation) -> Vec<Operation> {
         match &self.scope {
             Scopes::One(_) => Vec::new(),
-            Scopes::ByOperation(rows) => rows.keys().copied().filter(|operation| *operation < worst).collect(),
+            Scopes::ByOperation(rows) => less_than(rows, worst),
         }
     }
 
@@ -195,7 +195,8 @@ mod tests {
         assert_eq!(narrows(json!(["a"]), Operation::Write), []);
         let rows = json!({"read": ["a"], "write": ["a", "b"], "admin": ["a", "b", "c"]});
         assert_eq!(narrows(rows.clone(), Operation::Write), [Operation::Read]);
-        assert_eq!(narrows(rows, Operation::Destroy), [Operation::Read, Operation::Write, Operation::Admin]);
+        assert_eq!(narrows(rows, Operation::Admin), [Operation::Read, Operation::Write]);
+        assert_eq!(narrows(json!({"read": ["a"], "write": ["a"]}), Operation::Write), [], "the same is not less");
     }
 
     #[test]

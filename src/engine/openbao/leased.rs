@@ -57,6 +57,7 @@ impl OpenBaoEngine {
         }
         let mut reference = UpstreamRef::default();
         reference.0.insert("path", path);
+        reference.0.insert("mark", self.children.mark.as_str());
         if read.short_life {
             self.children.revoke(order.lease).await?;
             reference.0.insert("ends", "short-life");

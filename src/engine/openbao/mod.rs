@@ -105,6 +105,7 @@ impl OpenBaoEngine {
                 self.children.make(order, &row.policies, None, self.seconds(order)).await?;
                 let mut reference = UpstreamRef::default();
                 reference.0.insert("token", true);
+                reference.0.insert("mark", self.children.mark.as_str());
                 reference.0.insert("intent", order.intent_digest());
                 Ok(Issued { value: self.children.id(order.lease), attributes: Vec::new(), reference })
             }
@@ -141,8 +142,8 @@ impl OpenBaoEngine {
         }
     }
 
-    async fn finish(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError> {
-        match Kind::of(reference) {
+    async fn finish(&self, lease: LeaseId, kind: Option<Kind>) -> Result<Over, EngineError> {
+        match kind {
             Some(Kind::Kv(_) | Kind::ShortLife { .. }) => Ok(Over::LAPSED),
             Some(Kind::Leased { id, .. }) => self.end_leased(lease, &id).await,
             Some(Kind::Token) => self.end_token(lease).await,
@@ -326,7 +327,16 @@ impl Engine for OpenBaoEngine {
     }
 
     async fn end(&self, lease: LeaseId, reference: &UpstreamRef) -> Result<Over, EngineError> {
-        self.children.session.api.ending(self.within(self.timeout, self.finish(lease, reference))).await
+        // Whatever is there has a name that follows from the mark: by another it would not be found, and count as gone.
+        let made_under = reference.0.get("mark").and_then(Value::as_str);
+        if made_under.is_some_and(|mark| mark != self.children.mark.as_str()) {
+            return Err(EngineError::Setup(format!("{}: {lease} was made under another mark: not ours to end", self.name)));
+        }
+        match Kind::of(reference) {
+            // Nothing is asked of the server, so nobody waits for those who ask it.
+            Some(Kind::Kv(_) | Kind::ShortLife { .. }) => Ok(Over::LAPSED),
+            kind => self.children.session.api.ending(self.within(self.timeout, self.finish(lease, kind))).await,
+        }
     }
 
     async fn settle(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {

@@ -1,7 +1,10 @@
 //! What an operator sets for each secret: one value of a KV store, a path that gives leases, or a token.
 
 use super::{
-    super::{AGE, Order, STALE},
+    super::{
+        AGE, Order, STALE,
+        bearer::{least, less_than},
+    },
     generate::Generate,
     kv::KEPT_FOR,
 };
@@ -163,7 +166,7 @@ impl Read {
     pub(super) fn path(&self, operation: Operation) -> Option<&str> {
         match &self.paths {
             Paths::One(path) => Some(path),
-            Paths::ByOperation(rows) => rows.range(operation..).next().map(|(_, path)| path.as_str()),
+            Paths::ByOperation(rows) => least(rows, operation).map(String::as_str),
         }
     }
 
@@ -171,7 +174,7 @@ impl Read {
     pub(super) fn narrows(&self, worst: Operation) -> Vec<Operation> {
         match &self.paths {
             Paths::One(_) => Vec::new(),
-            Paths::ByOperation(rows) => rows.keys().copied().filter(|operation| *operation < worst).collect(),
+            Paths::ByOperation(rows) => less_than(rows, worst),
         }
     }
 
@@ -321,6 +324,8 @@ mod tests {
         assert_eq!(path(Operation::Destroy), None);
         assert_eq!(read.narrows(Operation::Write), [Operation::Read], "the row of admin is the one for write, which is the worst");
         assert_eq!(read.narrows(Operation::Read), []);
-        assert_eq!(read.narrows(Operation::Destroy), [Operation::Read, Operation::Admin]);
+        let row = parse(serde_json::json!({"read": {"read": "d/ro", "write": "d/ro"}})).unwrap();
+        let Settings::Read(read) = row else { panic!() };
+        assert_eq!(read.narrows(Operation::Write), [], "the same is not less");
     }
 }

@@ -150,11 +150,12 @@ impl PostgresEngine {
         // credentials dead does not wait for what tidies up: somebody's role may be kept from being dropped for as long as that takes.
         let found = {
             let _turn = self.turn(&self.silencing).await?;
-            self.within(ending.silence()).await?
+            // With the longest wait for a lock behind it, still within the deadline.
+            self.within(ending.silence(self.config.call_timeout / 2)).await?
         };
-        if found == Found::Role {
+        {
             let _turn = self.turn(&self.removing).await?;
-            self.within(ending.remove()).await?;
+            self.within(ending.tidy_up(found)).await?;
         }
         ending.verdict(found).map_err(|error| self.name(error))
     }

@@ -13,6 +13,7 @@ use super::{
 };
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use std::{sync::OnceLock, time::Duration};
+use tokio::time::Instant;
 use tokio_postgres::{Client, error::SqlState};
 
 /// From where a role is ended.
@@ -49,13 +50,26 @@ impl<'a> Ending<'a> {
         Self { at, role, oid, server, heir, elsewhere: OnceLock::new() }
     }
 
-    /// After this the credential is dead. Waits as long as it takes; the caller sets the deadline.
-    pub(super) async fn silence(&self) -> Result<Found, EngineError> {
+    /// After this nobody can log in, and every session was told to end: the credential is dead, but for what its sessions still do until they
+    /// notice. Takes no longer than `limit`, if the server answers, so that others have their turn and the connection is kept.
+    pub(super) async fn silence(&self, limit: Duration) -> Result<Found, EngineError> {
         let session = self.take(self.at.silencers, self.at.home).await?;
-        let found = self.kill(session.client()).await?;
-        self.await_silence(session.client()).await?;
+        let found = self.kill(session.client(), Instant::now() + limit).await;
         self.at.silencers.give_back(session);
-        Ok(found)
+        found
+    }
+
+    /// After this no session of it is left, nor the role.
+    pub(super) async fn tidy_up(&self, found: Found) -> Result<(), EngineError> {
+        let session = self.take(self.at.pool, self.at.home).await?;
+        self.await_silence(session.client()).await?;
+        match found {
+            Found::Role => self.remove(session).await,
+            Found::Nothing => {
+                self.at.pool.give_back(session);
+                Ok(())
+            }
+        }
     }
 
     /// What was found, if it was where the role had been made.
@@ -79,7 +93,7 @@ impl<'a> Ending<'a> {
     }
 
     /// After this nobody can log in, and every session was told to end.
-    async fn kill(&self, client: &Client) -> Result<Found, EngineError> {
+    async fn kill(&self, client: &Client, until: Instant) -> Result<Found, EngineError> {
         let terminate = self.terminate();
         let forbid = format!("ALTER ROLE {} NOLOGIN", self.role.quoted());
         let (mut pause, mut looked) = (Duration::from_millis(1), false);
@@ -97,7 +111,7 @@ impl<'a> Ending<'a> {
                 }
                 Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) => return Ok(Found::Nothing),
                 // A session that came in between holds the role's row, or somebody else changed it in the same moment: once more.
-                Err(why) if is_busy(&why) => {
+                Err(why) if is_busy(&why) && Instant::now() < until => {
                     if why.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
                         self.end_blockers(client).await?;
                     }
@@ -115,17 +129,18 @@ impl<'a> Ending<'a> {
         none_left(client, || self.terminate(), "ending sessions").await
     }
 
-    /// Ends sessions of our other leases that keep this role from being ended, which they do by an open transaction: up to PostgreSQL 15 a
-    /// role may let others act as it, and change its row; and whoever names a role in rights on things of its own holds a lock on it. No
-    /// holder has business with another's role.
+    /// Ends sessions of our other leases, and of members of this role, that keep it from being ended, which they do by an open transaction: up
+    /// to PostgreSQL 15 a role may let others act as it, and change its row; and whoever names a role in rights on things of its own holds
+    /// a lock on it. Nobody has business with a holder's role.
     async fn end_blockers(&self, client: &Client) -> Result<(), EngineError> {
         if crate::mutation!("postgres-blockers") {
             return Ok(());
         }
         let (ours, role) = (escape_literal(self.role.prefix_of_its_own()), self.role.literal());
         let sql = format!(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND starts_with(usename::text, {ours}) \
-             AND pid IN (SELECT pid FROM pg_locks WHERE granted AND (\
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename <> session_user AND (\
+             starts_with(usename::text, {ours}) OR usesysid IN (SELECT member FROM pg_auth_members WHERE roleid = \
+             (SELECT oid FROM pg_roles WHERE rolname = {role}))) AND pid IN (SELECT pid FROM pg_locks WHERE granted AND (\
              (relation = 'pg_authid'::regclass AND mode NOT IN ('AccessShareLock', 'RowShareLock')) \
              OR (locktype = 'object' AND classid = 'pg_authid'::regclass AND objid = (SELECT oid FROM pg_roles WHERE rolname = {role}))))"
         );
@@ -143,10 +158,9 @@ impl<'a> Ending<'a> {
     }
 
     /// Hands on what the role owns, takes back what it was granted, in every database that knows it, and drops it.
-    pub(super) async fn remove(&self) -> Result<(), EngineError> {
+    async fn remove(&self, mut session: Session<'a>) -> Result<(), EngineError> {
         // A second round only if a database came into play meanwhile; the role itself can do nothing any more.
         for _ in 0..3 {
-            let mut session = self.take(self.at.pool, self.at.home).await?;
             let holdings = self.holdings(session.client()).await?;
             let heir = if holdings.owns { Some(self.prepare_heir(&session).await?) } else { None };
             let heir = heir.as_deref();
@@ -163,7 +177,7 @@ impl<'a> Ending<'a> {
             match self.disown(session.client(), heir, &format!(";\nDROP ROLE {}", self.role.quoted())).await {
                 Ok(()) => return self.confirm(session).await,
                 Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) => return self.confirm(session).await,
-                Err(why) if why.code() == Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => self.at.pool.give_back(session),
+                Err(why) if why.code() == Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => {}
                 Err(why) => return Err(fault("dropping the role", &why)),
             }
         }
