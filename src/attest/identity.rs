@@ -95,6 +95,14 @@ impl Roll {
         self.registry.iter().filter(|row| row.selectors.iter().all(|s| selectors.binary_search(s).is_ok())).collect()
     }
 
+    /// The agents that a process may be. What its executable holds is measured for nobody but who asks, so whoever may be an agent but for
+    /// that is taken for one.
+    fn agents_of(&self, candidate: &Candidate) -> impl Iterator<Item = &Arc<Identity>> {
+        let measured = |selector: &Selector| selector.kind() == "unix:sha256";
+        let holds = move |selector: &Selector| measured(selector) || candidate.selectors.binary_search(selector).is_ok();
+        self.registry.iter().filter(move |row| row.kind == IdentityKind::Agent && row.selectors.iter().all(holds))
+    }
+
     /// Decides who the process is.
     ///
     /// Agent-ness is contagious: below a registered agent everything is that agent, whatever else it matches. On a uid where an agent
@@ -102,8 +110,7 @@ impl Roll {
     pub fn identify(&self, subject: &Candidate, ancestors: &[Candidate], client: Option<&Candidate>) -> Result<Workload, Refusal> {
         let mut own = self.matches(&subject.selectors);
         if self.agents && !crate::mutation!("contagion") {
-            let above: Vec<&Arc<Identity>> =
-                ancestors.iter().flat_map(|a| self.matches(&a.selectors)).filter(|row| row.kind == IdentityKind::Agent).collect();
+            let above: Vec<&Arc<Identity>> = ancestors.iter().flat_map(|a| self.agents_of(a)).collect();
             if !above.is_empty() {
                 own = above;
                 own.dedup();
@@ -208,7 +215,7 @@ impl Roll {
 
     /// Whether a process matches any agent's row.
     pub fn is_agent(&self, candidate: &Candidate) -> bool {
-        self.agents && self.matches(&candidate.selectors).iter().any(|row| row.kind == IdentityKind::Agent)
+        self.agents && self.agents_of(candidate).next().is_some()
     }
 
     /// Whether an agent is registered on exactly this uid.

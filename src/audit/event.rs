@@ -13,9 +13,12 @@ use serde::{Serialize, Serializer};
 pub struct Who {
     name: IdentityName,
     kind: IdentityKind,
-    owner: Owner,
-    environment: Environment,
-    generation: Box<str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<Owner>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    environment: Option<Environment>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<Box<str>>,
 }
 
 /// Which secret it was about: a row of the catalogue at one generation.
@@ -25,9 +28,11 @@ pub struct What {
     engine: EngineName,
     owner: Owner,
     sensitivity: Sensitivity,
-    environment: Environment,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    environment: Option<Environment>,
     ends_by: EndsBy,
-    generation: Box<str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<Box<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<u64>,
 }
@@ -283,10 +288,16 @@ impl Event {
         self.identity = Some(Who {
             name: row.name.clone(),
             kind: row.kind,
-            owner: row.owner.clone(),
-            environment: row.environment.clone(),
-            generation: (&*row.generation).into(),
+            owner: Some(row.owner.clone()),
+            environment: Some(row.environment.clone()),
+            generation: Some((&*row.generation).into()),
         });
+        self
+    }
+
+    /// The same of whom nothing but this is known any more.
+    pub fn former_identity(mut self, name: &IdentityName, kind: IdentityKind) -> Self {
+        self.identity = Some(Who { name: name.clone(), kind, owner: None, environment: None, generation: None });
         self
     }
 
@@ -297,10 +308,30 @@ impl Event {
             engine: row.engine.clone(),
             owner: row.owner.clone(),
             sensitivity: row.sensitivity,
-            environment: row.environment.clone(),
+            environment: Some(row.environment.clone()),
             ends_by: row.ends_by,
-            generation: (&*row.generation).into(),
+            generation: Some((&*row.generation).into()),
             version,
+        });
+        self
+    }
+
+    /// The same of a credential whose definition is gone, or says something else by now.
+    pub fn former_secret(
+        mut self,
+        (name, engine): (&SecretName, &EngineName),
+        owner: &Owner,
+        (sensitivity, ends_by): (Sensitivity, EndsBy),
+    ) -> Self {
+        self.secret = Some(What {
+            name: name.clone(),
+            engine: engine.clone(),
+            owner: owner.clone(),
+            sensitivity,
+            environment: None,
+            ends_by,
+            generation: None,
+            version: None,
         });
         self
     }

@@ -64,7 +64,11 @@ struct Open {
 }
 
 impl Open {
-    fn count(&mut self, wall: WallTime) {
+    fn count(&mut self, wall: WallTime, secret: Option<&What>) {
+        // A count says of no secret what was refused of several.
+        if self.secret.as_ref() != secret {
+            self.secret = None;
+        }
         if self.count == 0 {
             self.first = wall;
         }
@@ -100,21 +104,25 @@ impl Folds {
 
     /// Counts one more read of a lease below `restricted`, if the first is on the record and stands for it.
     pub(super) fn count_read(&mut self, lease: LeaseId, now: BootTime, wall: WallTime) -> Option<Recorded> {
-        self.count_key(&Key::Read(lease), now, wall)
+        let open = self.stands(&Key::Read(lease), now)?;
+        let secret = open.secret.clone();
+        open.count(wall, secret.as_ref());
+        open.stands
     }
 
     /// Counts an event that is equal to one on the record; that one stands for it.
     pub(super) fn count(&mut self, event: &Event, now: BootTime, wall: WallTime) -> Option<Recorded> {
-        self.count_key(&key(event, payer(event).as_ref())?, now, wall)
+        let open = self.stands(&key(event, payer(event).as_ref())?, now)?;
+        open.count(wall, event.secret.as_ref());
+        open.stands
     }
 
-    fn count_key(&mut self, key: &Key, now: BootTime, wall: WallTime) -> Option<Recorded> {
+    /// What is counted under that key, if what is on the record stands for more.
+    fn stands(&mut self, key: &Key, now: BootTime) -> Option<&mut Open> {
         let open = self.open.get_mut(key)?;
         let own = if open.of == Kind::Read { 1 } else { REFUSALS_OWN };
         // What is due is counted no more: its count may already be on its way.
-        let stands = open.stands.filter(|_| now < open.due && open.own >= own)?;
-        open.count(wall);
-        Some(stands)
+        (open.stands.is_some() && now < open.due && open.own >= own).then_some(open)
     }
 
     /// Decides about an event that was not counted, whose line has about `bytes` bytes.
@@ -129,7 +137,7 @@ impl Folds {
             let mut refused = Event::new(Kind::Refuse);
             (refused.identity, refused.uid, refused.code) = (event.identity.clone(), event.uid, Some(code.into()));
             let opened = self.entry(key, &refused, now, wall).is_some_and(|open| {
-                open.count(wall);
+                open.count(wall, None);
                 open.count == 1
             });
             return Verdict::OverBudget { opened };

@@ -86,7 +86,7 @@ impl Filter {
             wanted.as_ref().is_none_or(|wanted| found == Some(wanted))
         }
         is(&self.identity, record.identity.as_ref().map(|named| &named.name))
-            && is(&self.secret, record.secret.as_ref().map(|named| &named.name))
+            && self.admits_secret(record)
             && self.admits_kind(record)
             && is(&self.outcome, record.outcome.as_ref())
             && is(&self.lease, record.lease.as_ref())
@@ -102,6 +102,16 @@ impl Filter {
         }
         let within = |time: WallTime| self.since.is_none_or(|since| time >= since) && self.until.is_none_or(|until| time < until);
         WallTime::parse(time).is_some_and(within)
+    }
+
+    /// Whoever has no identity, or said what does not hold, is refused before a definition is looked for: then it is the one that was asked for.
+    fn admits_secret(&self, record: &Record) -> bool {
+        let Some(wanted) = &self.secret else { return true };
+        let claimed = || record.rest.get("claimed").and_then(|claimed| claimed.get("secret")).and_then(serde_json::Value::as_str);
+        match &record.secret {
+            Some(named) => named.name == *wanted,
+            None => claimed() == Some(wanted.as_str()),
+        }
     }
 
     /// A record that counts others is of their kind as well.

@@ -70,7 +70,8 @@ fn needles(filter: &Filter) -> Vec<String> {
     let mut needles = Vec::new();
     needles.extend(filter.request.map(|request| member("request", &request.to_string())));
     needles.extend(filter.lease.map(|lease| member("lease", &lease.to_string())));
-    needles.extend(filter.secret.as_ref().map(|secret| member("name", secret)));
+    // Its name, or what was claimed.
+    needles.extend(filter.secret.as_ref().map(|secret| format!("\"{secret}\"")));
     needles.extend(filter.identity.as_ref().map(|identity| member("name", identity)));
     needles.extend(common_time(filter).map(|time| format!("\"time\":\"{time}")));
     needles

@@ -153,6 +153,7 @@ impl Broker {
     async fn put_off(self: &Arc<Self>, ending: &Ending, tries: u32, error: &EngineError) -> EndResult {
         let lease = ending.lease();
         let irrevocable = tries >= self.settings.end_tries;
+        self.metrics.retried();
         tracing::warn!(lease = %lease.id, engine = %lease.engine, tries, irrevocable, %error, "ending a lease did not come through");
         // What is on the record as given up is not given up again by each further try.
         let told = matches!(lease.state, State::Ending { irrevocable: true, .. });
@@ -198,7 +199,7 @@ impl Broker {
             Some(identity) => event.identity(identity),
             None => event,
         };
-        match governance.catalogue.find(&lease.secret) {
+        match governance.catalogue.find(&lease.secret).filter(|secret| secret.recipe == lease.recipe) {
             Some(secret) => event.secret(secret, None),
             None => event,
         }

@@ -36,7 +36,6 @@ impl Broker {
             trail.pinned = pinned.is_some();
             match broker.run(&peer, &ask, digest, &mut trail).await {
                 Ok(delivery) => {
-                    broker.metrics.issued(delivery.attributes());
                     broker.watchers.tell(&delivery.lease().identity);
                     Ok(delivery.to(pinned))
                 }
@@ -190,6 +189,7 @@ impl Broker {
         if lease.expires < lease.issued.plus(lease.ttl) {
             clamped.push(format!("ttl {} was shortened: the credential is shared and lasts until {}", lease.ttl, lease.expires.rfc3339()));
         }
+        self.metrics.issued(&issued.attributes);
         Ok(Delivery::new(trail.request, lease, issued, clamped, recorded))
     }
 
@@ -240,8 +240,8 @@ impl Broker {
         let Some((key, digest)) = key else { return Ok(None) };
         let Some(lease) = self.leases.find_key(&permit.workload().identity().name, key) else { return Ok(None) };
         let same_body = lease.idempotency.as_ref().is_some_and(|known| known.1 == *digest);
-        let same_operation = lease.operation == permit.effective().operation;
-        match same_body && same_operation && lease.holder.key() == bound.holder.key() {
+        let stands = (lease.operation, &lease.recipe) == (permit.effective().operation, &permit.intent().secret().recipe);
+        match same_body && stands && lease.holder.key() == bound.holder.key() {
             true if lease.state == State::Live => Ok(Some(lease)),
             true => Ok(None),
             false => Err(Refusal::new(Code::IDEMPOTENCY).into()),

@@ -32,6 +32,7 @@ pub struct Metrics {
     stale: Counter,
     refused: Family<ByCode, Counter>,
     ended: Family<ByEnd, Counter>,
+    retried: Counter,
     irrevocable: Counter,
     rotated: Family<ByResult, Counter>,
     rotations_failing: Gauge,
@@ -55,6 +56,7 @@ impl Default for Metrics {
             stale: Counter::default(),
             refused: Family::default(),
             ended: Family::default(),
+            retried: Counter::default(),
             irrevocable: Counter::default(),
             rotated: Family::default(),
             rotations_failing: Gauge::default(),
@@ -74,6 +76,7 @@ impl Default for Metrics {
         registry.register("stale_values", "Values given as they were known, their sources could not be asked", metrics.stale.clone());
         registry.register("requests_refused", "Requests refused, by code", metrics.refused.clone());
         registry.register("leases_ended", "Leases ended, by reason and result", metrics.ended.clone());
+        registry.register("lease_end_retries", "Tries to end a lease that did not come through", metrics.retried.clone());
         registry.register("leases_irrevocable", "Leases whose end was given up", metrics.irrevocable.clone());
         registry.register("rotations", "Values that were changed at their sources or could not be, by result", metrics.rotated.clone());
         let failing = "Values that could not be changed, do not work or cannot be looked at";
@@ -115,6 +118,9 @@ impl Metrics {
     }
     pub(super) fn rotated(&self, done: bool) {
         self.rotated.get_or_create(&ByResult { result: if done { "done" } else { "failed" }.to_owned() }).inc();
+    }
+    pub(super) fn retried(&self) {
+        self.retried.inc();
     }
     pub(super) fn irrevocable(&self) {
         self.irrevocable.inc();

@@ -157,6 +157,7 @@ impl Broker {
                 May::Look | May::EndAll(_) => all.failed.push(format!("values that no definition names cannot be looked for: {error}")),
             }
         }
+        let mut standings = self.standings.0.lock().unwrap_or_else(PoisonError::into_inner);
         let standing = match &found {
             Ok(found) => Standing {
                 looked: Some(self.clock.wall()),
@@ -165,9 +166,11 @@ impl Broker {
                 left: found.values.len() - found.values_ended.len(),
                 error: found.failed.first().cloned(),
             },
-            Err(error) => Standing { looked: Some(self.clock.wall()), error: Some(error.to_string()), ..Standing::default() },
+            // What was seen before stands until somebody sees again.
+            Err(error) => Standing { error: Some(error.to_string()), ..standings.get(name).cloned().unwrap_or_default() },
         };
-        self.standings.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), standing);
+        standings.insert(name.clone(), standing);
+        drop(standings);
         found
     }
 

@@ -202,7 +202,7 @@ pub(super) fn decided(because: &Because) -> Decided {
             .iter()
             .filter_map(|shadow| match shadow {
                 crate::policy::Shadow::Would(note) => word(&note.id),
-                crate::policy::Shadow::Fails(_) => None,
+                crate::policy::Shadow::Fails(_) => word("fails"),
             })
             .collect(),
     }
@@ -228,6 +228,9 @@ pub(super) fn holder(lease: &Lease) -> HolderFacts {
 pub(super) fn of_lease(kind: Kind, lease: &Lease) -> Event {
     let event = Event::new(kind).lease(lease.id).holder(holder(lease)).expires(lease.expires);
     let event = event.assurance(lease.assurance).channel(lease.channel);
+    // As it was given: rows of today may be gone, or about something else.
+    let event = event.former_identity(&lease.identity, lease.identity_kind);
+    let event = event.former_secret((&lease.secret, &lease.engine), &lease.owner, (lease.sensitivity, lease.ends_by));
     let decided = Decided { bundle: Word::parse(&lease.bundle).ok(), grant: Word::parse(&lease.grant).ok(), ..Decided::default() };
     with(event.policy(decided), Event::credential, &lease.reference.named())
 }

@@ -175,7 +175,8 @@ impl Broker {
             Some(recorded) => recorded,
             None => {
                 let need = if each { Need::Durable } else { Need::Soon };
-                let event = trail.fill(record::of_lease(Kind::Read, lease), None).secret(secret, None).outcome(Outcome::Done);
+                let event = trail.fill(record::of_lease(Kind::Read, lease), None).outcome(Outcome::Done);
+                let event = if secret.recipe == lease.recipe { event.secret(secret, None) } else { event };
                 self.audit.append(record::Given { age, ..Default::default() }.on(event), need).await?
             }
         };

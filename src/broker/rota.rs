@@ -63,13 +63,20 @@ pub(super) struct Rota {
     busy: BTreeSet<EngineName>,
 }
 
-#[derive(Default)]
 struct Row {
+    /// What the value is of which this is known.
+    recipe: Arc<str>,
     version: Option<Version>,
     /// When it is looked at; at once, to begin with.
     look: Option<BootTime>,
     trouble: Option<Trouble>,
     late_said: Option<BootTime>,
+}
+
+impl Row {
+    fn of(secret: &SecretDefinition) -> Self {
+        Self { recipe: secret.recipe.clone(), version: None, look: None, trouble: None, late_said: None }
+    }
 }
 
 struct Trouble {
@@ -90,7 +97,8 @@ impl Rota {
         self.generation = Some(generation);
         self.entries = entries();
         let entries = &self.entries;
-        self.rows.retain(|name, _| entries.iter().any(|entry| entry.secret.name == *name));
+        // What is known of one value says nothing of another that has the name now.
+        self.rows.retain(|name, row| entries.iter().any(|entry| entry.secret.name == *name && entry.secret.recipe == row.recipe));
     }
 
     /// What is to be done now: of each engine one thing at a time, changing before looking, the one that is due longest first. Without
@@ -99,7 +107,7 @@ impl Rota {
         let mut steps = Vec::new();
         let mut chosen: BTreeMap<&EngineName, (u64, Step)> = BTreeMap::new();
         for Entry { secret, can_rotate } in &self.entries {
-            let row = self.rows.entry(secret.name.clone()).or_default();
+            let row = self.rows.entry(secret.name.clone()).or_insert_with(|| Row::of(secret));
             let due = row.version.and_then(|version| due(secret, version));
             if let Some(due) = due.filter(|due| due.late <= now.wall)
                 && row.late_said.is_none_or(|said| now.boot.since(said) >= SAID_FOR)
@@ -134,7 +142,7 @@ impl Rota {
     /// A look is over, and this is what is kept. Whether somebody has to be told: what is wrong is new, or was told a day ago.
     pub(super) fn looked(&mut self, secret: &SecretDefinition, kept: Standing, found: Result<Option<Version>, String>, now: Now) -> bool {
         self.busy.remove(&secret.engine);
-        let row = self.rows.entry(secret.name.clone()).or_default();
+        let row = self.rows.entry(secret.name.clone()).or_insert_with(|| Row::of(secret));
         if found.is_err() {
             // When it is due does not hang on whether it works.
             row.version = row.version.or(kept.version);
@@ -162,10 +170,10 @@ impl Rota {
     /// A change is over, whoever asked for it.
     pub(super) fn rotated(&mut self, secret: &SecretDefinition, done: Result<Version, String>, now: Now) {
         self.busy.remove(&secret.engine);
-        let row = self.rows.entry(secret.name.clone()).or_default();
+        let row = self.rows.entry(secret.name.clone()).or_insert_with(|| Row::of(secret));
         match done {
             Ok(version) => {
-                *row = Row { version: Some(version), look: Some(BootTime(now.boot.0 + LOOK)), ..Row::default() };
+                *row = Row { version: Some(version), look: Some(BootTime(now.boot.0 + LOOK)), ..Row::of(secret) };
             }
             Err(why) => drop(row.failed(secret, true, why, now)),
         }

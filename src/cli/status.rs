@@ -45,6 +45,11 @@ pub(super) async fn run(desk: &Desk) -> Done {
         let (name, waiting) = (&engine.name, engine.waiting);
         line(&style.red(&format!("  {waiting} credentials at {name} are in no journal: 'clav engine reconcile {name}'")))?;
     }
+    for engine in &status.engines {
+        if let Some(error) = &engine.error {
+            line(&style.red(&format!("  what is at {} could not be compared or ended: {error}", engine.name)))?;
+        }
+    }
     for engine in status.engines.iter().filter(|engine| engine.left > 0) {
         let (name, left) = (&engine.name, engine.left);
         line(&style.red(&format!("  {left} values at {name} are named by no definition: 'clav engine reconcile {name}'")))?;

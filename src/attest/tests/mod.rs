@@ -88,6 +88,13 @@ fn below_an_agent_everything_is_that_agent_and_beside_one_nothing_shared_is_anyb
     assert_eq!(name(&all, &unknown, &[]), Err(Code::LEFT_AGENT_SESSION));
     let elsewhere = all.candidate(facts(UID + 1, PATH, SERVICE));
     assert_eq!(name(&all, &elsewhere, &[]), Err(Code::NO_IDENTITY));
+    // A row that asks for what the program holds, which nobody reads of an ancestor.
+    let hash = format!("unix:sha256:{}", "a".repeat(64));
+    let sealed =
+        roll(vec![agent("robot", &[&uid, "unix:path:/usr/bin/robot", &hash]), workload("orders", &[&uid, &format!("unix:path:{PATH}")])]);
+    let above = [sealed.candidate(facts(UID, "/usr/bin/robot", "/user.slice/x.scope"))];
+    assert_eq!(name(&sealed, &service(&sealed), &above), Ok("robot".into()));
+    assert!(sealed.is_agent(&above[0]));
     // Two agents above, of which neither includes the other: nobody, rather than one of them.
     let two = roll([rows(), vec![agent("other", &["unix:uid:5"])]].concat());
     let above = [two.candidate(facts(UID, "/usr/bin/robot", "/")), two.candidate(facts(5, "/usr/bin/x", "/"))];

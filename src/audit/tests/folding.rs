@@ -66,6 +66,39 @@ async fn the_first_twenty_refusals_a_minute_stand_alone() {
     assert_eq!(folds[0].code.as_deref(), Some("no_identity"));
 }
 
+/// Nobody hides what else was asked for behind the first.
+#[tokio::test]
+async fn a_count_of_refusals_names_a_secret_only_where_all_were_about_it() {
+    for (others, named) in [(0, true), (10, false)] {
+        let (keys, folder, clock) = (Keys::new(), tempfile::tempdir().unwrap(), clock());
+        let audit = on_disk(folder.path(), &keys, &clock, options());
+        let refuse = |name: &str| {
+            Event::new(Kind::Refuse).uid(1000).refusal(&Refusal::new(Code::NO_GRANT)).secret(&secret(name, Sensitivity::Internal), None)
+        };
+        for n in 0..30 + others {
+            let _ = audit.append(refuse(if n < 30 { "app/first" } else { "app/probed" }), Need::Soon).await.unwrap();
+        }
+        audit.stop();
+        let fold = records(folder.path()).into_iter().find(|record| record.kind == Kind::Fold).unwrap();
+        assert_eq!(fold.secret.map(|secret| secret.name), named.then(|| "app/first".to_owned()));
+    }
+}
+
+/// Whoever has no identity is refused before a definition is looked for.
+#[test]
+fn what_was_asked_for_in_vain_is_found_by_its_name() {
+    let line = |more: &str| {
+        format!(r#"{{"v":1,"boot":"b","seq":1,"time":"2026-01-01T00:00:00.000000Z","kind":"refuse","prev":"","hash":"",{more}}}"#)
+    };
+    let found = |more: &str| {
+        let record: Record = serde_json::from_str(&line(more)).unwrap_or_else(|error| panic!("{error}: {}", line(more)));
+        Filter { secret: Some("app/one".into()), ..Filter::default() }.admits(&record)
+    };
+    assert!(found(r#""claimed":{"secret":"app/one"}"#) && found(r#""secret":{"name":"app/one"}"#));
+    assert!(!found(r#""claimed":{"secret":"app/two"}"#) && !found(r#""uid":1"#));
+    assert!(!found(r#""secret":{"name":"app/two"},"claimed":{"secret":"app/one"}"#), "what it was about counts");
+}
+
 #[tokio::test]
 async fn a_budget_binds_its_identity_alone_for_an_hour_and_endings_never() {
     let (keys, folder, clock) = (Keys::new(), tempfile::tempdir().unwrap(), clock());

@@ -71,6 +71,21 @@ fn a_value_is_looked_at_first_and_changed_in_the_tenth_day() {
     assert_eq!((row.version, row.overdue, row.trouble.as_deref()), (Some(2), false, None));
 }
 
+/// The same name over another value: nothing that was known of the one before counts.
+#[test]
+fn another_value_of_the_same_name_is_looked_at_first() {
+    let (mut rota, secrets) = rota(&[("a", "pg", true)]);
+    rota.next(day(0.0), true);
+    rota.looked(&secrets[0], NOTHING, Ok(Some(MADE)), day(0.0));
+    let renamed = || {
+        let mut entry = entries(&[("a", "pg", true)]).remove(0);
+        entry.secret = Arc::new(SecretDefinition { recipe: "another".into(), ..SecretDefinition::clone(&entry.secret) });
+        vec![entry]
+    };
+    rota.load(2, renamed);
+    assert_eq!(words(&rota.next(day(9.6), true)), ["look a"], "it is not changed for the age of another");
+}
+
 #[test]
 fn a_failure_is_tried_again_with_growing_pauses_and_stays_told_until_it_works() {
     let (mut rota, secrets) = rota(&[("a", "pg", true)]);
