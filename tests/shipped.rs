@@ -421,6 +421,29 @@ fn every_example_in_the_documents_loads() {
     assert!(problems.is_empty(), "\n{}", problems.join("\n"));
 }
 
+/// What stands in the fences of that kind, one after the other.
+fn fences(text: &str, kind: &str) -> String {
+    let mut lines = text.lines();
+    let mut found = String::new();
+    while lines.by_ref().any(|line| line.trim() == format!("```toml {kind}")) {
+        found.extend(lines.by_ref().take_while(|line| line.trim() != "```").flat_map(|line| [line, "\n"]));
+    }
+    found
+}
+
+#[test]
+fn every_engines_page_has_definitions_that_its_engine_takes() {
+    let pages: Vec<PathBuf> = documents().into_iter().filter(|path| path.parent().unwrap().ends_with("engines")).collect();
+    assert!(pages.len() >= 9, "{pages:?}");
+    for page in pages {
+        let text = read(&page);
+        let config = parse(&fences(&text, "clavigerd")).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+        let rows = [File { path: page.display().to_string(), text: fences(&text, "secrets") }];
+        let catalogue = catalogue(&config, &rows).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+        assert!(catalogue.iter().next().is_some(), "{}: no definition", page.display());
+    }
+}
+
 #[test]
 fn links_between_documents_lead_somewhere() {
     for path in documents() {

@@ -1,6 +1,6 @@
 //! A live lease's value again, the short way: for a holder that asks often, and of which everything is known already.
 
-use super::{Broker, Caller, Delivery, Governance, holder::Bound, issue::order, issue::served};
+use super::{Broker, Caller, Delivery, Governance, holder::Bound, issue::order, issue::served, renew::reads_the_same};
 use crate::{
     attest::Workload,
     intent::Source,
@@ -103,7 +103,7 @@ impl Broker {
                 return None;
             }
             let engine = self.engines.find(&lease.engine)?;
-            if newest && !engine.is_newest(secret, &lease.reference) {
+            if !reads_the_same(&**engine, &lease, secret) || (newest && !engine.is_newest(secret, &lease.reference)) {
                 return None;
             }
             let credential = engine.read_now(&order(&lease, secret, self.clock.boot()), &lease.reference)?.ok()?;

@@ -9,9 +9,9 @@ use super::{
 use crate::{
     attest::Workload,
     audit::{Kind, Need, Outcome},
-    engine::{EngineError, Order, stale_age},
+    engine::{Engine, EngineError, Order, stale_age},
     lease::{Lease, State},
-    model::{Code, EndReason, LeaseId, Refusal, RequestId, Sensitivity},
+    model::{Code, EndReason, LeaseId, Refusal, RequestId, SecretDefinition, Sensitivity},
     policy::{Decision, Permit},
 };
 use std::{sync::Arc, time::Duration};
@@ -156,10 +156,14 @@ impl Broker {
         let secret = governance.catalogue.find(&lease.secret).ok_or_else(|| Refusal::new(Code::NO_GRANT))?;
         served(lease.channel)?;
         may_be_given(secret, trail)?;
+        let engine = self.engine(&lease.engine)?;
+        if !reads_the_same(&**engine, lease, secret) {
+            let changed = "The secret's definition has been changed since; ask for another lease.";
+            return Err(Refusal::new(Code::NO_VALUE).message(changed).into());
+        }
         if self.leases.count_read(lease.id).is_none() {
             return Err(Refusal::new(Code::READS_EXCEEDED).into());
         }
-        let engine = self.engine(&lease.engine)?;
         let issued = match engine.read(&order(lease, secret, self.clock.boot()), &lease.reference).await {
             Err(EngineError::NoValue) if !engine.is_newest(secret, &lease.reference) => {
                 let gone = "The value that this lease was given has been changed since; ask for another lease.";
@@ -236,4 +240,9 @@ impl Broker {
         });
         Err(Refusal::new(if was_own { Code::LEASE_ENDED } else { Code::NO_LEASE }).into())
     }
+}
+
+/// Whether a live lease is given what it was given before: not something that another definition makes, which nobody has recorded.
+pub(super) fn reads_the_same(engine: &dyn Engine, lease: &Lease, secret: &SecretDefinition) -> bool {
+    !engine.reads_by_definition() || lease.recipe == secret.recipe || crate::mutation!("row-read")
 }

@@ -252,6 +252,11 @@ pub trait Engine: Send + Sync {
         OfEngine { ends_by: self.ends_by(secret), narrows: self.narrows(secret) }
     }
 
+    /// Whether [`Engine::read`] makes a value of the definition's settings, so that another definition would give a live lease another one.
+    fn reads_by_definition(&self) -> bool {
+        false
+    }
+
     /// What the proof is worth that an end of this secret's leases comes with; none where there is nothing to be looked at.
     fn proves(&self, _secret: &SecretDefinition) -> Option<ProofBy> {
         None

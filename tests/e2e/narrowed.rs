@@ -78,6 +78,36 @@ async fn the_operation_that_is_asked_for_chooses_what_is_made_and_what_is_decide
     assert!(login(&less.first).contains("-ro-"), "{}", less.first);
 }
 
+/// A value that is made anew at each read is not made of what a live lease was not granted.
+#[test]
+fn what_is_made_anew_at_each_read_does_not_follow_another_row() {
+    if !is_root() {
+        return;
+    }
+    let row = secret("api/token", "internal", "settings = { audience = \"one\" }").replace("engine = \"local\"", "engine = \"tokens\"");
+    let host = Host::start(Setup {
+        config: "[[engine]]\nkind = \"jwt\"\nname = \"tokens\"\nissuer = \"https://host.example.com\"\nmax_ttl = \"1h\"\n".into(),
+        identities: identity("orders", VICTIM, &declared("api/token")),
+        secrets: row.clone(),
+        policy: grant("orders", "api/token"),
+        ..Setup::default()
+    });
+    let mut holder = host.hold(VICTIM, "orders", &["hold", r#"{"secret":"api/token"}"#]);
+    assert_eq!(holder.first["status"], 201, "{}", holder.first);
+    let read = format!("call GET /v1/leases/{}/secret", holder.lease());
+    holder.say(&read);
+    assert_eq!(holder.line()["status"], 200);
+    host.write("secrets.d/test.toml", &row.replace("\"one\"", "\"another\""));
+    host.operator("POST", "/v1/reload", "");
+    holder.say(&read);
+    let refused = holder.line();
+    assert_eq!(refused["body"]["error"]["code"], "no_value", "{refused}");
+    host.write("secrets.d/test.toml", &row);
+    host.operator("POST", "/v1/reload", "");
+    holder.say(&read);
+    assert_eq!(holder.line()["status"], 200, "it is what it was");
+}
+
 #[test]
 fn what_another_row_made_is_not_prolonged_and_ends_where_it_allows_more() {
     if !is_root() {

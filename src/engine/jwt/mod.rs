@@ -199,7 +199,6 @@ impl JwtEngine {
         for (name, value) in [("iat", at), ("nbf", at), ("exp", at.saturating_add(seconds))] {
             claims[name] = value.into();
         }
-        claims["claviger"]["intent"] = order.intent_digest().into();
         self.sign_now(&claims)
     }
 
@@ -227,6 +226,7 @@ impl JwtEngine {
         ];
         let mut reference = UpstreamRef::default();
         reference.0.insert("jti", order.lease.to_string());
+        reference.0.insert("intent", order.intent_digest());
         Ok(Issued { value, attributes, reference })
     }
 }
@@ -247,6 +247,10 @@ impl Engine for JwtEngine {
 
     fn has_upstream(&self, _secret: &SecretDefinition) -> bool {
         false
+    }
+
+    fn reads_by_definition(&self) -> bool {
+        true
     }
 
     fn narrows(&self, secret: &SecretDefinition) -> Vec<Operation> {

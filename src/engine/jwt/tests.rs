@@ -122,9 +122,10 @@ async fn a_token_says_who_for_whom_what_for_and_how_long() {
                 "iss": "https://host.example", "sub": "svc:orders", "aud": ["a", "b"], "iat": NOW, "nbf": NOW, "exp": NOW + 300,
                 "jti": lease, "tenant": 7,
                 "claviger": {"secret": "api/token", "identity": "orders", "purpose": "serve", "operation": "read",
-                             "hosts": ["api.example"], "request": request},
+                             "hosts": ["api.example"], "request": request, "intent": claims["claviger"]["intent"]},
             })
         );
+        assert!(claims["claviger"]["intent"].as_str().is_some_and(|digest| digest.len() >= 16), "by which it joins the record: {claims}");
         let (_, again) = verify(&issue(&engine, &secret, NOW + 600, true).await, &engine.jwks()).unwrap();
         assert_eq!((&again["jti"], &again["iat"], &again["exp"]), (&json!(lease), &json!(NOW), &json!(NOW + 600)), "a renewed lease");
     }

@@ -102,6 +102,7 @@ pub(super) fn claims(issuer: &str, order: &Order<'_>, settings: &Settings) -> Va
             "operation": order.operation.as_str(),
             "hosts": order.hosts.iter().map(|host| host.as_str()).collect::<Vec<_>>(),
             "request": order.request.to_string(),
+            "intent": order.intent_digest(),
         },
     });
     if let Value::Object(own) = own {

@@ -100,7 +100,7 @@ struct Raw {
 }
 
 /// What stands in for a part of the order in a text of `write`.
-const PLACEHOLDERS: [&str; 4] = ["{{identity}}", "{{lease}}", "{{purpose}}", "{{ttl}}"];
+const PLACEHOLDERS: [&str; 5] = ["{{identity}}", "{{lease}}", "{{purpose}}", "{{intent}}", "{{ttl}}"];
 
 impl Settings {
     /// Reads and checks the settings; the text names the key that is wrong.
@@ -183,7 +183,13 @@ impl Read {
         let mut body = self.write.clone()?;
         for value in body.values_mut() {
             if let Value::String(text) = value {
-                let words = [order.identity.to_string(), order.lease.to_string(), order.purpose.to_string(), format!("{seconds}s")];
+                let words = [
+                    order.identity.to_string(),
+                    order.lease.to_string(),
+                    order.purpose.to_string(),
+                    order.intent_digest(),
+                    format!("{seconds}s"),
+                ];
                 for (placeholder, word) in PLACEHOLDERS.iter().zip(words) {
                     *text = text.replace(placeholder, &word);
                 }
@@ -272,7 +278,7 @@ mod tests {
             json!({"kv": "app/db", "mount": "team/kv", "version": 3, "field": "password", "attributes": ["user"]}),
             json!({"read": "database/creds/ro", "field": "password", "attributes": ["username"], "policies": ["db-ro"]}),
             json!({"read": {"read": "database/creds/ro", "write": "database/creds/rw"}}),
-            json!({"read": "pki/issue/web", "write": {"common_name": "{{identity}}.test", "ttl": "{{ttl}}"}, "ends": "short-life"}),
+            json!({"read": "pki/issue/web", "write": {"common_name": "{{identity}}.test", "ttl": "{{ttl}}", "ou": "{{intent}}"}, "ends": "short-life"}),
             json!({"token": {"policies": ["app"]}}),
             json!({"kv": "secret/app/db", "field": "password", "generate": {"length": 32}}),
             json!({"kv": "secret/app/db", "attributes": ["age"]}),

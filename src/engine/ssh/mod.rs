@@ -153,6 +153,10 @@ impl Engine for SshEngine {
         false
     }
 
+    fn reads_by_definition(&self) -> bool {
+        true
+    }
+
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {
         check(secret)?;
         if secret.ttl.max > self.config.max_ttl {

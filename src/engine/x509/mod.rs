@@ -188,6 +188,10 @@ impl Engine for X509Engine {
         false
     }
 
+    fn reads_by_definition(&self) -> bool {
+        true
+    }
+
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {
         check(secret)?;
         if secret.ttl.max > self.max_ttl {
