@@ -218,6 +218,12 @@ impl Who {
     }
 }
 
+impl What {
+    pub(super) fn name(&self) -> &SecretName {
+        &self.name
+    }
+}
+
 impl Event {
     /// An event of this kind with nothing in it yet.
     #[rustfmt::skip]

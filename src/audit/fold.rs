@@ -64,11 +64,7 @@ struct Open {
 }
 
 impl Open {
-    fn count(&mut self, wall: WallTime, secret: Option<&What>) {
-        // A count says of no secret what was refused of several.
-        if self.secret.as_ref() != secret {
-            self.secret = None;
-        }
+    fn count(&mut self, wall: WallTime) {
         if self.count == 0 {
             self.first = wall;
         }
@@ -105,15 +101,18 @@ impl Folds {
     /// Counts one more read of a lease below `restricted`, if the first is on the record and stands for it.
     pub(super) fn count_read(&mut self, lease: LeaseId, now: BootTime, wall: WallTime) -> Option<Recorded> {
         let open = self.stands(&Key::Read(lease), now)?;
-        let secret = open.secret.clone();
-        open.count(wall, secret.as_ref());
+        open.count(wall);
         open.stands
     }
 
     /// Counts an event that is equal to one on the record; that one stands for it.
     pub(super) fn count(&mut self, event: &Event, now: BootTime, wall: WallTime) -> Option<Recorded> {
         let open = self.stands(&key(event, payer(event).as_ref())?, now)?;
-        open.count(wall, event.secret.as_ref());
+        // A count says of no secret what was refused of several.
+        if open.secret.as_ref().map(What::name) != event.secret.as_ref().map(What::name) {
+            open.secret = None;
+        }
+        open.count(wall);
         open.stands
     }
 
@@ -137,7 +136,7 @@ impl Folds {
             let mut refused = Event::new(Kind::Refuse);
             (refused.identity, refused.uid, refused.code) = (event.identity.clone(), event.uid, Some(code.into()));
             let opened = self.entry(key, &refused, now, wall).is_some_and(|open| {
-                open.count(wall, None);
+                open.count(wall);
                 open.count == 1
             });
             return Verdict::OverBudget { opened };

@@ -25,6 +25,8 @@ pub use identities::{identities, is_interpreter};
 pub use oauth2::{OAuth2Authentication, OAuth2Config, OAuth2Exchange};
 pub use openbao::{OpenBaoConfig, OpenBaoLogin};
 pub use places::{KeyPlace, RowPlace, rows};
+#[cfg(test)]
+pub(crate) use secrets::tests::one_with;
 pub use secrets::{RowDraft, secrets};
 pub use ssh::SshConfig;
 pub use x509::X509Config;

@@ -89,9 +89,7 @@ mod tests {
     fn narrows(settings: Value) -> Result<Vec<Operation>, String> {
         let text = "[[secret]]\nname = \"a/b\"\nengine = \"c\"\nowner = \"team\"\nsensitivity = \"internal\"\nenvironment = \"prod\"\n\
                     purposes = [\"serve\"]\noperation = \"admin\"\nttl = { max = \"1h\" }\ndescription = \"d\"\n";
-        let rows = crate::config::secrets(&[crate::config::File { path: "s.toml".into(), text: text.into() }]);
-        let mut row = rows.map_err(drop).unwrap().pop().unwrap().with(OfEngine::ends_by(EndsBy::Upstream));
-        row.settings = settings.as_object().unwrap().clone();
+        let row = crate::config::one_with(text, &settings);
         of_definition(&row, true).map(|follows| follows.narrows)
     }
 

@@ -116,17 +116,13 @@ fn is_repository(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{EndsBy, OfEngine};
     use serde_json::json;
 
     const ROW: &str = "[[secret]]\nname = \"ci/source\"\nengine = \"gh\"\nowner = \"team\"\nsensitivity = \"internal\"\nenvironment = \"prod\"\n\
                        purposes = [\"build\"]\noperation = \"write\"\nhosts = [\"github.com\"]\nttl = { max = \"1h\" }\ndescription = \"d\"\n";
 
     fn row(settings: Value) -> SecretDefinition {
-        let rows = crate::config::secrets(&[crate::config::File { path: "s.toml".into(), text: ROW.into() }]);
-        let mut row = rows.map_err(drop).unwrap().pop().unwrap().with(OfEngine::ends_by(EndsBy::Upstream));
-        row.settings = settings.as_object().unwrap().clone();
-        row
+        crate::config::one_with(ROW, &settings)
     }
 
     fn problem(settings: Value) -> String {

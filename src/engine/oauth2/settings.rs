@@ -171,7 +171,6 @@ pub(super) fn is_scope(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{EndsBy, OfEngine};
     use serde_json::json;
 
     const ROW: &str = "[[secret]]\nname = \"api/orders\"\nengine = \"as\"\nowner = \"team\"\nsensitivity = \"internal\"\nenvironment = \"prod\"\n\
@@ -179,10 +178,7 @@ mod tests {
                        description = \"d\"\n";
 
     fn row(settings: Value) -> SecretDefinition {
-        let rows = crate::config::secrets(&[crate::config::File { path: "s.toml".into(), text: ROW.into() }]);
-        let mut row = rows.map_err(drop).unwrap().pop().unwrap().with(OfEngine::ends_by(EndsBy::Upstream));
-        row.settings = settings.as_object().unwrap().clone();
-        row
+        crate::config::one_with(ROW, &settings)
     }
 
     fn problem(settings: Value) -> String {
