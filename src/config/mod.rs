@@ -12,6 +12,8 @@ mod openbao;
 mod places;
 mod secrets;
 mod ssh;
+#[cfg(test)]
+mod tests;
 mod x509;
 
 pub use command::CommandConfig;
@@ -25,10 +27,10 @@ pub use identities::{identities, is_interpreter};
 pub use oauth2::{OAuth2Authentication, OAuth2Config, OAuth2Exchange};
 pub use openbao::{OpenBaoConfig, OpenBaoLogin};
 pub use places::{KeyPlace, RowPlace, rows};
-#[cfg(test)]
-pub(crate) use secrets::tests::one_with;
 pub use secrets::{RowDraft, secrets};
 pub use ssh::SshConfig;
+#[cfg(test)]
+pub(crate) use tests::one_with;
 pub use x509::X509Config;
 
 use crate::digest::sha256;

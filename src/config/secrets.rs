@@ -182,16 +182,8 @@ pub fn secrets(files: &[File]) -> Result<Vec<RowDraft>, Vec<ConfigError>> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-
-    /// The one row of this text with other settings, as its engine sees it.
-    pub(crate) fn one_with(text: &str, settings: &serde_json::Value) -> SecretDefinition {
-        let rows = secrets(&[File { path: "s.toml".into(), text: text.into() }]);
-        let mut row = rows.map_err(drop).unwrap().pop().unwrap().with(OfEngine::ends_by(EndsBy::Upstream));
-        row.settings = settings.as_object().unwrap().clone();
-        row
-    }
 
     const GOOD: &str = r#"
 [[secret]]
