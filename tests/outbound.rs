@@ -362,6 +362,33 @@ async fn a_kept_connection_that_was_closed_is_opened_again_for_what_may_be_repea
     assert_eq!(seen.load(Ordering::SeqCst), 4);
 }
 
+/// A source that says when it may be asked again is not asked before, for the same thing; for another it may be.
+#[tokio::test]
+async fn a_source_that_asks_to_wait_is_left_alone_for_so_long() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counted = seen.clone();
+    let port = serve(None, move |_, request| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let busy = request.starts_with("GET /v1/x") && counted.load(Ordering::SeqCst) == 1;
+        let head = "HTTP/1.1 429 Too Many Requests\r\nretry-after: 2\r\ncontent-length: 0\r\n\r\n";
+        Act::Answer(if busy { head.as_bytes().to_vec() } else { ok("{}") })
+    })
+    .await;
+    let client = plain(port, LIMITS);
+    assert_eq!(get(&client).await.unwrap().status, 429);
+    let Err(CallError::AskedToWait(left)) = get(&client).await else { panic!("it was asked") };
+    assert!(left <= Duration::from_secs(2));
+    // What takes something back waits as well: whoever ends it comes again.
+    assert!(matches!(client.ending(get(&client)).await, Err(CallError::AskedToWait(_))));
+    let tried = client.try_call(Call { method: Method::Get, path: "/v1/x", headers: &[], body: None, repeatable: true }).await;
+    assert!(tried.is_err_and(|unanswered| !unanswered.sent), "nothing went out");
+    assert_eq!(seen.load(Ordering::SeqCst), 1);
+    let other = Call { method: Method::Get, path: "/v1/y", headers: &[], body: None, repeatable: true };
+    assert_eq!(client.call(other).await.unwrap().status, 200);
+    tokio::time::sleep(left + Duration::from_millis(50)).await;
+    assert_eq!(get(&client).await.unwrap().status, 200);
+}
+
 /// What may have been done although nobody answered, and what certainly was not.
 #[tokio::test]
 async fn what_was_never_sent_is_told_apart() {

@@ -34,7 +34,7 @@ impl Broker {
         let all = if crate::mutation!("same-holder") { self.leases.all() } else { self.leases.of_holder(&bound.holder.key()) };
         let fit = all
             .into_iter()
-            .filter(|lease| lease.state == State::Live && lease.uses != 1 && same_use(lease) && in_time(lease) && newest(lease));
+            .filter(|lease| lease.state == State::Live && !lease.has_counted_uses() && same_use(lease) && in_time(lease) && newest(lease));
         fit.max_by_key(|lease| lease.deadline)
     }
 
@@ -59,7 +59,7 @@ impl Broker {
     pub fn note_named(&self, peer: &Caller, delivery: &Delivery, asked: BootTime) {
         let lease = delivery.lease();
         // What has to be said beside it is said each time.
-        if lease.source == Source::Adapter && lease.uses != 1 && delivery.clamped().is_empty() && delivery.pinned().is_none() {
+        if lease.source == Source::Adapter && !lease.has_counted_uses() && delivery.clamped().is_empty() && delivery.pinned().is_none() {
             let governance = self.governance.load();
             if let Some(known) = peer.known(&governance) {
                 known.name(&lease.secret, lease.id, BootTime(asked.0 + NAMED_FOR));

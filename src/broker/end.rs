@@ -168,14 +168,14 @@ impl Broker {
             if !told {
                 self.metrics.irrevocable();
             }
-            if matches!(error, EngineError::Unreachable(_)) && !crate::mutation!("overdue") {
+            if error.is_passing() && !crate::mutation!("overdue") {
                 self.overdue.add(&lease.engine, lease.id);
             }
             return EndResult::Irrevocable;
         }
-        let (broker, id) = (self.clone(), lease.id);
+        let (broker, id, pause) = (self.clone(), lease.id, pause(tries, error));
         tokio::spawn(async move {
-            tokio::time::sleep(pause(tries)).await;
+            tokio::time::sleep(pause).await;
             broker.resume_boxed(id, tries).await;
         });
         EndResult::Retrying
@@ -211,6 +211,8 @@ pub(super) async fn heard(within: Duration, begun: JoinHandle<EndResult>) -> Opt
     tokio::time::timeout(within, begun).await.map_or(Some(EndResult::Retrying), Result::ok)
 }
 
-fn pause(tries: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(1 << tries.min(12)).min(LONGEST_PAUSE)
+/// The pause before the next try: growing, and as long as the source asks for, within what a credential may live on for.
+fn pause(tries: u32, error: &EngineError) -> Duration {
+    let asked = if let EngineError::Busy(_, after) = error { *after } else { Duration::ZERO };
+    FIRST_PAUSE.saturating_mul(1 << tries.min(12)).max(asked).min(LONGEST_PAUSE)
 }

@@ -18,6 +18,7 @@ pub(super) fn error_view(refusal: &Refusal) -> ErrorView {
         field: refusal.field.as_ref().map(ToString::to_string),
         needs: refusal.remedies.clone(),
         nonce: None,
+        retry_after: refusal.retry_after,
         recorded: refusal.recorded,
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     attest::Workload,
     audit::{Kind, Need, Outcome},
     engine::{Engine, EngineError, Order, stale_age},
-    lease::{Lease, State},
+    lease::{Lease, NoRead, State},
     model::{Code, EndReason, LeaseId, Refusal, RequestId, SecretDefinition, Sensitivity},
     policy::{Decision, Permit},
 };
@@ -121,7 +121,10 @@ impl Broker {
             self.leases.longest(lease.credential()).map_or((expires, deadline), |(until, last)| (until.max(expires), last.max(deadline)));
         let asked = self.clock.boot();
         let order = Order { expires: until, left: Duration::from_micros(last.since(asked)), ..order(&extended, intent.secret(), asked) };
-        self.engine(&lease.engine)?.renew(&order, &lease.reference).await?;
+        self.engine(&lease.engine)?.renew(&order, &lease.reference).await.map_err(|error| match error {
+            EngineError::Refused(why) => Refusal::new(Code::NOT_RENEWABLE).detail(why).into(),
+            error => Stop::from(error),
+        })?;
         self.attestor.still(peer)?;
         let renewed = self.leases.renew(&lease, expires, deadline).await?;
         self.watchers.tell(&lease.identity);
@@ -149,9 +152,6 @@ impl Broker {
 
     /// Record, last look, value.
     pub(super) async fn give_again(&self, peer: &Caller, lease: &Arc<Lease>, trail: &Trail) -> Result<Delivery, Stop> {
-        if lease.uses == 1 {
-            return Err(Refusal::new(Code::USED_UP).into());
-        }
         let governance = self.governance();
         let secret = governance.catalogue.find(&lease.secret).ok_or_else(|| Refusal::new(Code::NO_GRANT))?;
         served(lease.channel)?;
@@ -161,9 +161,10 @@ impl Broker {
             let changed = "The secret's definition has been changed since; ask for another lease.";
             return Err(Refusal::new(Code::NO_VALUE).message(changed).into());
         }
-        if self.leases.count_read(lease.id).is_none() {
-            return Err(Refusal::new(Code::READS_EXCEEDED).into());
-        }
+        self.leases.count_read(lease.id).map_err(|none| match none {
+            NoRead::Uses => Refusal::new(Code::USED_UP),
+            NoRead::Reads => Refusal::new(Code::READS_EXCEEDED),
+        })?;
         let issued = match engine.read(&order(lease, secret, self.clock.boot()), &lease.reference).await {
             Err(EngineError::NoValue) if !engine.is_newest(secret, &lease.reference) => {
                 let gone = "The value that this lease was given has been changed since; ask for another lease.";

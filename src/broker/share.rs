@@ -71,12 +71,12 @@ impl Shares {
 /// What is never shared.
 fn has_its_own(lease: &Lease) -> bool {
     let agent = lease.identity_kind == IdentityKind::Agent && !crate::mutation!("share-agent");
-    agent || lease.uses == 1
+    agent || lease.has_counted_uses()
 }
 
 impl Broker {
     /// A place beside those who have a credential for the same use. Without one, a turn to make it, or nothing where each has its own: what
-    /// is used once is one holder's, and so is what an agent has, whose every call must be told from all others.
+    /// is counted is one holder's, and so is what an agent has, whose every call must be told from all others.
     pub(super) async fn join(&self, secret: &SecretDefinition, draft: &Lease) -> Result<(Option<Slot>, Option<Turn>), Stop> {
         if secret.share != Share::Identity || has_its_own(draft) {
             return Ok((None, None));

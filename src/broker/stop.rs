@@ -53,10 +53,12 @@ impl From<EngineError> for Stop {
     fn from(error: EngineError) -> Self {
         let code = match &error {
             EngineError::NoValue => Code::NO_VALUE,
-            EngineError::Setup(_) | EngineError::Unreachable(_) | EngineError::Refused(_) => Code::ENGINE_UNAVAILABLE,
+            EngineError::Unreachable(_) | EngineError::Busy(..) => Code::ENGINE_UNAVAILABLE,
+            EngineError::Setup(_) | EngineError::Refused(_) => Code::ENGINE_REFUSED,
         };
+        let retry_after = if let EngineError::Busy(_, after) = &error { Some(after.as_secs().max(1)) } else { None };
         // The engine's words are for operators: they hold no secret, by its contract, but names of its upstream.
-        Stop::Refused(Refusal::new(code).detail(error.to_string()))
+        Stop::Refused(Refusal { retry_after, ..Refusal::new(code).detail(error.to_string()) })
     }
 }
 

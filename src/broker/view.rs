@@ -3,7 +3,6 @@
 use super::Broker;
 use crate::{
     lease::{Lease, State},
-    model::UNLIMITED,
     wire::{HolderView, LeaseView},
 };
 
@@ -41,7 +40,7 @@ impl Broker {
             expires: lease.expires.rfc3339(),
             remaining: self.remaining(lease),
             ttl: lease.ttl.as_secs(),
-            uses: (lease.uses != UNLIMITED).then_some(lease.uses),
+            uses: lease.has_counted_uses().then_some(lease.uses),
             renewable: lease.renewable,
             shares: lease.shares,
             reason,

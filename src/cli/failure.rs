@@ -139,6 +139,7 @@ mod tests {
             ("frozen", code::REFUSED),
             ("internal_error", code::FAULT),
             ("engine_unavailable", code::FAULT),
+            ("engine_refused", code::FAULT),
             ("a_policys_own_word", code::REFUSED),
         ] {
             assert_eq!(exit_of(name, 403), exit, "{name}");

@@ -52,7 +52,8 @@ pub use version::{Defined, Leftover, Standing, TakenBack, Version};
 
 use crate::digest::sha256;
 use crate::model::{
-    EndsBy, IdentityName, LeaseId, OfEngine, Operation, ProofBy, Purpose, RequestId, SecretBytes, SecretDefinition, Target, WallTime,
+    EndsBy, EngineName, IdentityName, LeaseId, OfEngine, Operation, ProofBy, Purpose, RequestId, SecretBytes, SecretDefinition, Target,
+    WallTime,
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -216,7 +217,7 @@ impl From<Issued> for Again {
 }
 
 /// Why an engine could not do it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum EngineError {
     /// The operator has to mend something: a definition, a missing value, a wrong grant. Trying again changes nothing.
     #[error("{0}")]
@@ -227,9 +228,30 @@ pub enum EngineError {
     /// The source cannot be reached or did not answer in time. Trying again may help.
     #[error("{0}")]
     Unreachable(String),
+    /// The same, and it asks not to be asked again for so long.
+    #[error("{0}")]
+    Busy(String, Duration),
     /// The source refused.
     #[error("{0}")]
     Refused(String),
+}
+
+impl EngineError {
+    /// Whether another time may do, without anybody's help.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, EngineError::Unreachable(_) | EngineError::Busy(..))
+    }
+
+    /// The same, as an engine of that name says it.
+    pub fn named(self, name: &EngineName) -> Self {
+        match self {
+            EngineError::Setup(text) => EngineError::Setup(format!("{name}: {text}")),
+            EngineError::NoValue => EngineError::NoValue,
+            EngineError::Unreachable(text) => EngineError::Unreachable(format!("{name}: {text}")),
+            EngineError::Busy(text, after) => EngineError::Busy(format!("{name}: {text}"), after),
+            EngineError::Refused(text) => EngineError::Refused(format!("{name}: {text}")),
+        }
+    }
 }
 
 /// One source of secrets. See the module for the contract.

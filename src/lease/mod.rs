@@ -29,7 +29,7 @@ use tokio::sync::Notify;
 
 pub use journal::{FORMAT, JournalError};
 pub use row::{Cause, Ended, Holder, HolderGroup, HolderKey, Lease, State};
-pub use table::Ending;
+pub use table::{Ending, NoRead};
 
 /// Rows that wait for the journal together, at most, of one act.
 const MANY: usize = 1_024;
@@ -235,8 +235,8 @@ impl Leases {
         self.table.find_key(identity, key)
     }
 
-    /// Counts a read of the value; `None` when no read is left.
-    pub fn count_read(&self, id: LeaseId) -> Option<u64> {
+    /// Counts a read of the value, unless none is left.
+    pub fn count_read(&self, id: LeaseId) -> Result<(), NoRead> {
         self.table.count_read(id)
     }
 

@@ -5,7 +5,7 @@ use crate::{
     intent::Source,
     model::{
         Assurance, BootTime, Channel, EndReason, EndResult, EndsBy, EngineName, HolderKind, IdentityKind, IdentityName, LeaseId, Operation,
-        Owner, Purpose, RequestId, SecretName, Sensitivity, Target, Ttl, WallTime,
+        Owner, Purpose, RequestId, SecretName, Sensitivity, Target, Ttl, UNLIMITED, WallTime,
     },
     sys::PidHandle,
 };
@@ -191,6 +191,12 @@ impl Lease {
     /// The id under which its credential is known at the source.
     pub fn credential(&self) -> LeaseId {
         self.shares.unwrap_or(self.id)
+    }
+
+    /// Whether a number of uses was granted, of which each delivery of its value is one. How many were made is known until the daemon's next
+    /// start; then none is left.
+    pub fn has_counted_uses(&self) -> bool {
+        self.uses != UNLIMITED
     }
 }
 

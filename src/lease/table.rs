@@ -38,6 +38,25 @@ struct Entry {
     decided: Option<u64>,
 }
 
+/// Why a lease's value is not read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRead {
+    /// Every use that was granted was made.
+    Uses,
+    /// As often as its secret allows, or the lease is gone.
+    Reads,
+}
+
+impl Entry {
+    /// Whether the value may be read once more. The delivery that made the lease was its first use.
+    fn has_read(&self) -> Result<(), NoRead> {
+        if self.lease.has_counted_uses() && self.reads + 1 >= self.lease.uses && !crate::mutation!("uses-uncounted") {
+            return Err(NoRead::Uses);
+        }
+        if self.reads >= self.lease.reads_max { Err(NoRead::Reads) } else { Ok(()) }
+    }
+}
+
 /// The right to end one lease: given out once, and again after a try that failed ([`Table::postpone`]).
 #[must_use]
 pub struct Ending {
@@ -87,7 +106,12 @@ impl Table {
     pub(super) fn load(&self, leases: impl IntoIterator<Item = Lease>, ended: Vec<Ended>) {
         let mut inner = self.lock();
         for lease in leases {
+            let id = lease.id;
             inner.insert(Arc::new(lease));
+            // How many uses were made is not in the journal: none is left.
+            if let Some(entry) = inner.leases.get_mut(&id).filter(|entry| entry.lease.has_counted_uses()) {
+                entry.reads = entry.lease.uses;
+            }
         }
         inner.ended.extend(ended);
         while inner.ended.len() > REMEMBERED {
@@ -153,24 +177,21 @@ impl Table {
         Some(extended)
     }
 
-    /// Counts one more read of a live lease; `None` when its reads are used up, else how many there were before.
-    pub(super) fn count_read(&self, id: LeaseId) -> Option<u64> {
+    /// Counts one more read of a lease, unless it has none left.
+    pub(super) fn count_read(&self, id: LeaseId) -> Result<(), NoRead> {
         let mut inner = self.lock();
-        let entry = inner.leases.get_mut(&id)?;
-        (entry.reads < entry.lease.reads_max).then(|| {
-            entry.reads += 1;
-            entry.reads - 1
-        })
+        let entry = inner.leases.get_mut(&id).ok_or(NoRead::Reads)?;
+        entry.has_read().map(|()| entry.reads += 1)
     }
 
-    /// Counts one more read of a lease that is live until after `now`, has reads left, and that policy of this generation allows;
-    /// `None` when any of that is not so, or one use is all it has.
+    /// Counts one more read of a lease that is live until after `now`, has reads and uses left, and that policy of this generation allows;
+    /// `None` when any of that is not so.
     pub(super) fn read(&self, id: LeaseId, generation: u64, now: BootTime) -> Option<Arc<Lease>> {
         let mut inner = self.lock();
         let entry = inner.leases.get_mut(&id)?;
         let lease = &entry.lease;
-        let live = lease.state == State::Live && lease.deadline > now && lease.uses != 1;
-        (live && entry.decided == Some(generation) && entry.reads < lease.reads_max).then(|| {
+        let live = lease.state == State::Live && lease.deadline > now;
+        (live && entry.decided == Some(generation) && entry.has_read().is_ok()).then(|| {
             entry.reads += 1;
             entry.lease.clone()
         })

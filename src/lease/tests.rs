@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     digest::sha256,
-    model::{Assurance, Channel, EndReason, EndsBy, HolderKind, IdentityKind, Operation, RequestId, Sensitivity, Ttl},
+    model::{Assurance, Channel, EndReason, EndsBy, HolderKind, IdentityKind, Operation, RequestId, Sensitivity, Ttl, UNLIMITED},
     sys::SimulatedVolume,
 };
 use std::io::Read;
@@ -42,7 +42,7 @@ fn lease(n: u128) -> Lease {
         issued: WallTime(0),
         expires: WallTime(60_000_000),
         deadline: BootTime(60_000_000 - n as u64),
-        uses: 1,
+        uses: UNLIMITED,
         reads_max: 2,
         renewable: true,
         grant: "grant.x".into(),
@@ -105,7 +105,10 @@ async fn indexes_follow_the_leases() {
     assert_eq!(leases.next_deadline(), Some(lease(2).deadline));
     assert_eq!(leases.due(lease(1).deadline), [lease(2).id, lease(1).id]);
     assert_eq!(leases.find_key(&lease(1).identity, "0123456789abcdef").unwrap().id, lease(1).id);
-    assert_eq!((leases.count_read(lease(1).id), leases.count_read(lease(1).id), leases.count_read(lease(1).id)), (Some(0), Some(1), None));
+    assert_eq!(
+        (leases.count_read(lease(1).id), leases.count_read(lease(1).id), leases.count_read(lease(1).id)),
+        (Ok(()), Ok(()), Err(NoRead::Reads))
+    );
     let again = Lease { id: lease(9).id, ..lease(1) };
     assert!(matches!(leases.reserve(again, false).await, Err(ReserveError::KeyTaken)));
     let _reserved = leases.reserve(lease(8), false).await.unwrap();

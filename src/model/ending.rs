@@ -37,8 +37,6 @@ pub enum EndReason {
     Asked,
     /// Its time was up.
     Expired,
-    /// Its last use was taken.
-    UsedUp,
     /// The holder is gone.
     HolderGone,
     /// The holder became another program or another identity.
@@ -59,7 +57,6 @@ impl EndReason {
         match self {
             EndReason::Asked => "asked",
             EndReason::Expired => "expired",
-            EndReason::UsedUp => "used_up",
             EndReason::HolderGone => "holder_gone",
             EndReason::HolderChanged => "holder_changed",
             EndReason::Operator => "operator",

@@ -113,6 +113,8 @@ codes! {
     NO_SPACE = "no_space", Unavailable, "There is too little disk space to issue safely.";
     /// Upstream cannot issue.
     ENGINE_UNAVAILABLE = "engine_unavailable", Unavailable, "The secrets engine cannot issue now.";
+    /// Upstream says no, or is not what it should be.
+    ENGINE_REFUSED = "engine_refused", Unavailable, "The secret's source refuses or is set up wrongly; an operator has to look.";
     /// Policy allows a channel over which this version cannot hand anything.
     CHANNEL_UNAVAILABLE = "channel_unavailable", Denied, "This version hands values over; it cannot inject them or sign with them.";
     /// The engine has no value.
@@ -191,6 +193,8 @@ pub struct Refusal {
     pub remedies: Vec<Remedy>,
     /// Why exactly, for operators.
     pub detail: Option<String>,
+    /// In how many seconds asking again may do, where the source of the secret says so.
+    pub retry_after: Option<u64>,
     /// It is on the record, so that operators may ask why.
     pub recorded: bool,
 }
@@ -199,7 +203,7 @@ impl Refusal {
     /// The code with its own sentence.
     pub fn new(code: Code) -> Self {
         let message = Cow::Borrowed(code.sentence());
-        Self { code, message, field: None, remedies: Vec::new(), detail: None, recorded: false }
+        Self { code, message, field: None, remedies: Vec::new(), detail: None, retry_after: None, recorded: false }
     }
 
     /// A malformed field, with what is wrong about it.

@@ -5,6 +5,7 @@ use super::{
     address::Place,
     connection::{Connection, Failed, collect},
     pool::Pool,
+    waits::Waits,
 };
 use crate::sys::Clock;
 use bytes::Bytes;
@@ -60,7 +61,7 @@ impl Default for Limits {
 }
 
 /// What is done at the source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "each is the method of the same name")]
 pub enum Method {
     Get,
@@ -124,6 +125,7 @@ pub struct Client {
     endings: Semaphore,
     pool: Pool,
     setback: Setback,
+    waits: Waits,
 }
 
 impl Client {
@@ -148,7 +150,8 @@ impl Client {
         };
         let host = HeaderValue::from_str(&address.authority()).map_err(|_| TrustError::Certificate("the host is no header".into()))?;
         let (slots, endings, pool) = (Semaphore::new(limits.connections), Semaphore::new(ENDINGS), Pool::new(clock.clone()));
-        Ok(Self { address, host, tls, own, limits, slots, endings, pool, setback: Setback::new(clock) })
+        let (setback, waits) = (Setback::new(clock.clone()), Waits::new(clock));
+        Ok(Self { address, host, tls, own, limits, slots, endings, pool, setback, waits })
     }
 
     /// Where it calls.
@@ -185,18 +188,33 @@ impl Client {
             // Never closed.
             Err(_) => Some(self.slots.acquire().await.map_err(|_| CallError::Request("the client is closed".into()))?),
         };
+        // After the turn: who waited for one may have been told meanwhile.
+        if let Some(left) = self.waits.left(call.method, call.path) {
+            return Err(CallError::AskedToWait(left));
+        }
+        let answer = self.send(&mut call, kept, sent).await?;
+        if answer.status >= 400
+            && let Some(after) = answer.retry_after
+        {
+            self.waits.note(call.method, call.path, after);
+        }
+        Ok(answer)
+    }
+
+    /// Over a kept connection if there is one, or a new one.
+    async fn send(&self, call: &mut Call<'_>, kept: bool, sent: &AtomicBool) -> Result<Answer, CallError> {
         let body = Bytes::from_owner(call.body.take().unwrap_or_default());
         let generation = self.generation();
         let as_now = |connection: &Connection| connection.generation == generation || crate::mutation!("certificate-kept");
         if let Some(connection) = self.pool.take().filter(|connection| kept && as_now(connection)) {
-            match self.over(connection, self.request(&call, body.clone())?, sent).await {
+            match self.over(connection, self.request(call, body.clone())?, sent).await {
                 // The server had closed it meanwhile.
                 Err(failed) if failed.unsent || (failed.closed && call.repeatable) => {}
                 done => return done.map_err(|failed| failed.error),
             }
         }
         let connection = self.connect().await?;
-        self.over(connection, self.request(&call, body)?, sent).await.map_err(|failed| failed.error)
+        self.over(connection, self.request(call, body)?, sent).await.map_err(|failed| failed.error)
     }
 
     async fn connect(&self) -> Result<Connection, CallError> {

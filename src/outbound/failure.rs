@@ -1,7 +1,7 @@
 //! What can go wrong with a call, and whose turn it then is.
 
 use rustls::{AlertDescription, CertificateError, InvalidMessage};
-use std::{error::Error, fmt, io};
+use std::{error::Error, fmt, io, time::Duration};
 
 /// Why a call got no answer. None holds a byte of a request or an answer.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +12,9 @@ pub enum CallError {
     /// Nobody tries so soon after a failure.
     #[error("could not be reached a moment ago; waiting before the next try")]
     Waiting,
+    /// The source asked not to be asked this for so long yet (`Retry-After`).
+    #[error("asked us to wait, for {} s more", .0.as_secs().max(1))]
+    AskedToWait(Duration),
     /// The call took longer than it may.
     #[error("no answer within {0} ms")]
     Late(u128),

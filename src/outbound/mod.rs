@@ -11,6 +11,7 @@ mod failure;
 mod pool;
 mod setback;
 mod trust;
+mod waits;
 
 pub use address::{Address, AddressError};
 pub use certificate::{ClientCertificate, ClientCertificateError};

@@ -7,7 +7,10 @@ use crate::{
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
-use hyper::{Response, StatusCode, header};
+use hyper::{
+    Response, StatusCode,
+    header::{self, RETRY_AFTER},
+};
 use serde::Serialize;
 use std::{
     convert::Infallible,
@@ -65,9 +68,14 @@ pub(super) fn refusal(request: RequestId, refusal: &Refusal, nonce: Option<&str>
         field: refusal.field.as_ref().map(ToString::to_string),
         needs: refusal.remedies.clone(),
         nonce: nonce.map(str::to_owned),
+        retry_after: refusal.retry_after,
         recorded: refusal.recorded,
     };
-    json(status(&refusal.code), request, &ErrorBody { request, error })
+    let mut answer = json(status(&refusal.code), request, &ErrorBody { request, error });
+    if let Some(seconds) = refusal.retry_after {
+        answer.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    answer
 }
 
 pub(super) fn status(code: &Code) -> StatusCode {

@@ -157,6 +157,9 @@ pub struct ErrorView {
     /// With `nonce_required`: what to send back on the same connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nonce: Option<String>,
+    /// Seconds after which asking again may do, where the source of the secret asks to wait; also in the header `Retry-After`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
     /// The refusal is on the record: `clav why` finds it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recorded: bool,

@@ -292,3 +292,33 @@ fn unit_holds(unit: &str) {
         fs::remove_dir(format!("{root}/system.slice")).unwrap();
     }
 }
+
+/// A number of uses is a number of deliveries: the one with the lease, and reads.
+#[test]
+fn a_number_of_uses_is_counted_and_a_restart_gives_none_back() {
+    if !is_root() {
+        return;
+    }
+    let mut host = started(setup());
+    let mut holder = host.hold(VICTIM, "orders", &["hold", r#"{"secret":"app/one","uses":3}"#]);
+    assert_eq!(holder.first["body"]["lease"]["uses"], 3, "{}", holder.first);
+    let lease = holder.lease();
+    let read = format!("call-anew GET /v1/leases/{lease}/secret");
+    let again = |holder: &mut Actor| {
+        holder.say(&read);
+        let answer = holder.line();
+        (answer["status"].as_u64(), answer["body"]["error"]["code"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!((again(&mut holder).0, again(&mut holder).0), (Some(200), Some(200)));
+    assert_eq!(again(&mut holder), (Some(403), "used_up".into()));
+    assert_eq!(host.records_of("refuse").pop().unwrap()["code"], "used_up");
+    assert_eq!(host.records_of("issue").pop().unwrap()["effective"]["uses"], 3);
+    // Which is no end: what was handed over lives as long as was granted, and may be given back.
+    assert_eq!(host.live().len(), 1);
+    let mut other = host.hold(VICTIM, "orders", &["hold", r#"{"secret":"app/one","uses":3}"#]);
+    host.stop(true);
+    host.launch();
+    let read = format!("call-anew GET /v1/leases/{}/secret", other.lease());
+    other.say(&read);
+    assert_eq!(other.line()["body"]["error"]["code"], "used_up", "how many were made is not known any more");
+}

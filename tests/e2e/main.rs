@@ -22,6 +22,7 @@ mod stand_in;
 mod agents;
 mod attacks;
 mod attestor;
+mod busy;
 mod canary;
 mod certificates;
 mod command;

@@ -272,8 +272,8 @@ async fn an_outage_is_said_and_endings_wait_for_its_end() {
     let empty = json!({"policy": "path \"auth/token/lookup-self\" { capabilities = [\"read\"] }"});
     server.put("sys/policies/acl/claviger", empty).await;
     let refused = host.hold(VICTIM, "orders", &["hold", ASK]);
-    assert_eq!(refused.first["body"]["error"]["code"], "engine_unavailable", "{}", refused.first);
-    let detail = host.records().into_iter().rev().find(|record| record["code"] == "engine_unavailable").unwrap().to_string();
+    assert_eq!(refused.first["body"]["error"]["code"], "engine_refused", "{}", refused.first);
+    let detail = host.records().into_iter().rev().find(|record| record["code"] == "engine_refused").unwrap().to_string();
     assert!(detail.contains("permission denied") && detail.contains("policy"), "{detail}");
     server.put("sys/policies/acl/claviger", json!({"policy": super::openbao_server::policy()})).await;
     let (status, _) = server.call(Method::Get, "sys/health", Value::Null).await;

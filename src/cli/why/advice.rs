@@ -32,7 +32,7 @@ pub(super) struct Case<'a> {
 /// The ways out of a refusal.
 pub(super) fn advise(host: &Host, record: &Record) -> Plan {
     // A source's own words are no decision, whatever they look like.
-    let decided = record.code.as_deref() != Some("engine_unavailable");
+    let decided = !matches!(record.code.as_deref(), Some("engine_unavailable" | "engine_refused"));
     let told = if decided { Told::read(&found(record, "/detail")) } else { Told::default() };
     let (ask, plan) = (Ask::of(record), Plan::default());
     let (blockers, code) = (told.blockers.clone(), record.code.clone().unwrap_or_default());
@@ -170,7 +170,8 @@ impl<'a> Case<'a> {
                 let ask = self.ask.clone();
                 self.ask_again(&ask);
             }
-            "engine_unavailable" => self.engine(),
+            "engine_unavailable" => self.engine("does not answer"),
+            "engine_refused" => self.engine("refuses, or is not set up for what was asked"),
             "not_operator" => {
                 self.plan.say("An agent must not lift its own limits, so no operator shares its uid or runs below it.");
                 self.plan.say("From a login that no agent runs below, as root or in the operators' group:");
@@ -317,12 +318,9 @@ impl<'a> Case<'a> {
         self.plan.or("to end them all now:", end);
     }
 
-    fn engine(&mut self) {
+    fn engine(&mut self, what: &str) {
         let name = self.get("/secret/engine");
-        self.plan.say(format!(
-            "Engine {name} ({}): its source does not answer, or does not take what was asked. See 'because' above.",
-            self.host.config_path
-        ));
+        self.plan.say(format!("Engine {name} ({}): its source {what}. See 'because' above.", self.host.config_path));
         if let Some(check) = self.host.probe(&name) {
             self.plan.run(check);
         }

@@ -11,8 +11,20 @@ pub(in super::super) fn unheard(doing: &str, Unanswered { error, sent }: Unanswe
     // Who redirects or does not accept our certificate has done nothing.
     let certain = matches!(error, CallError::Redirect(_) | CallError::Tls(TlsReason::OurCertificate));
     let text = format!("{doing}: {error}");
-    let failed = if error.is_setup() { EngineError::Setup(text) } else { EngineError::Unreachable(text) };
+    let failed = match error {
+        CallError::AskedToWait(after) => EngineError::Busy(text, after),
+        error if error.is_setup() => EngineError::Setup(text),
+        _ => EngineError::Unreachable(text),
+    };
     NotGiven { error: failed, may_exist: sent && !certain }
+}
+
+/// A source that says "not now", and for how long if it does.
+pub(in super::super) fn not_now(text: String, answer: &Answer) -> EngineError {
+    match answer.retry_after {
+        Some(after) => EngineError::Busy(text, after),
+        None => EngineError::Unreachable(text),
+    }
 }
 
 /// Another's words on one line, or none of them if they hold a secret.

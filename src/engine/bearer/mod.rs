@@ -9,7 +9,7 @@ mod life;
 mod narrow;
 mod notes;
 
-pub(super) use answer::{is_object, line, unheard};
+pub(super) use answer::{is_object, line, not_now, unheard};
 pub(super) use narrow::{ByTarget, least, less_than};
 pub use notes::NoteError;
 
@@ -131,12 +131,7 @@ impl<S: TokenSource> BearerEngine<S> {
     /// Puts the one deadline around a call. What was under way is dropped with its connection.
     async fn within<T>(&self, call: impl Future<Output = Result<T, EngineError>> + Send) -> Result<T, EngineError> {
         let late = || EngineError::Unreachable(format!("not done within {} ms", self.timeout.as_millis()));
-        tokio::time::timeout(self.timeout, call).await.unwrap_or_else(|_| Err(late())).map_err(|error| match error {
-            EngineError::Setup(text) => EngineError::Setup(format!("{}: {text}", self.name)),
-            EngineError::NoValue => EngineError::NoValue,
-            EngineError::Unreachable(text) => EngineError::Unreachable(format!("{}: {text}", self.name)),
-            EngineError::Refused(text) => EngineError::Refused(format!("{}: {text}", self.name)),
-        })
+        tokio::time::timeout(self.timeout, call).await.unwrap_or_else(|_| Err(late())).map_err(|error| error.named(&self.name))
     }
 }
 

@@ -105,7 +105,7 @@ impl CommandEngine {
         if !pending.overlap {
             // It may be the one that works. If none does, what is set now takes its place.
             return match self.settle(secret, kept).await {
-                Err(EngineError::Unreachable(_)) if kept.pending.is_some() => {
+                Err(error) if error.is_passing() && kept.pending.is_some() => {
                     kept.pending = None;
                     Ok(())
                 }

@@ -277,12 +277,7 @@ impl CommandEngine {
     }
 
     fn named<T>(&self, done: Result<T, EngineError>) -> Result<T, EngineError> {
-        done.map_err(|error| match error {
-            EngineError::Setup(text) => EngineError::Setup(format!("{}: {text}", self.name)),
-            EngineError::NoValue => EngineError::NoValue,
-            EngineError::Unreachable(text) => EngineError::Unreachable(format!("{}: {text}", self.name)),
-            EngineError::Refused(text) => EngineError::Refused(format!("{}: {text}", self.name)),
-        })
+        done.map_err(|error| error.named(&self.name))
     }
 }
 

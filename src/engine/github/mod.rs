@@ -8,7 +8,7 @@ mod token;
 
 use super::{
     EngineError, Order,
-    bearer::{BearerConfig, BearerEngine, Given, NotGiven, NoteError, TokenSource, is_object, line, unheard},
+    bearer::{BearerConfig, BearerEngine, Given, NotGiven, NoteError, TokenSource, is_object, line, not_now, unheard},
 };
 use crate::{
     digest::{Random, RsaKey, SealKey},
@@ -149,8 +149,8 @@ fn refused(doing: &str, answer: &Answer, secret: &[u8]) -> NotGiven {
     // Both limits are told by either status ("Rate limits for the REST API").
     let limited = answer.retry_after.is_some() || words.to_ascii_lowercase().contains("rate limit");
     let failed = match answer.status {
-        429 | 500.. => EngineError::Unreachable(text),
-        403 if limited => EngineError::Unreachable(text),
+        429 | 500.. => not_now(text, answer),
+        403 if limited => not_now(text, answer),
         401 => mend("the app and its key do not belong together, or this host's clock is wrong (app, key_file)"),
         403 => mend("the installation is suspended, or the app may not do this"),
         404 => mend("there is no such installation of this app (installation)"),

@@ -3,7 +3,7 @@
 use super::{
     super::{
         EngineError,
-        bearer::{NotGiven, is_object, line, unheard},
+        bearer::{NotGiven, is_object, line, not_now, unheard},
     },
     Authentication,
 };
@@ -108,7 +108,7 @@ fn refused(doing: &str, answer: &Answer, secrets: &[&[u8]]) -> NotGiven {
     let text = format!("{doing}: {} ({}{wait})", line(&words, secrets), answer.status);
     let mend = |what: &str| EngineError::Setup(format!("{text}: {what}"));
     let failed = match (answer.status, error.as_str()) {
-        (429 | 500.., _) | (_, "temporarily_unavailable" | "server_error" | "slow_down") => EngineError::Unreachable(text),
+        (429 | 500.., _) | (_, "temporarily_unavailable" | "server_error" | "slow_down") => not_now(text, answer),
         (_, "invalid_client") => {
             mend("the server does not know this client, or does not accept how it authenticates (client_id, authenticate)")
         }

@@ -71,12 +71,13 @@ impl Fault {
             Fault::Denied(text) => EngineError::Setup(format!("{doing}: {text} (403): the policy of the token lacks it")),
             Fault::Absent => EngineError::Setup(format!("{doing}: there is nothing (404)")),
             Fault::Rejected(status, text) => EngineError::Refused(format!("{doing}: {text} ({status})")),
-            Fault::Busy(status, text, after) => {
-                let after = after.map_or_else(String::new, |after| format!(", asks to wait {} s", after.as_secs()));
-                EngineError::Unreachable(format!("{doing}: {text} ({status}{after})"))
+            Fault::Busy(status, text, None) => EngineError::Unreachable(format!("{doing}: {text} ({status})")),
+            Fault::Busy(status, text, Some(after)) => {
+                EngineError::Busy(format!("{doing}: {text} ({status}, asks to wait {} s)", after.as_secs()), after)
             }
             Fault::Malformed => EngineError::Unreachable(format!("{doing}: the answer is not what OpenBao answers")),
             Fault::Call(error) if error.is_setup() => EngineError::Setup(format!("{doing}: {error}")),
+            Fault::Call(CallError::AskedToWait(after)) => EngineError::Busy(format!("{doing}: {}", CallError::AskedToWait(after)), after),
             Fault::Call(error) => EngineError::Unreachable(format!("{doing}: {error}")),
         }
     }

@@ -63,38 +63,7 @@ impl Version {
     }
 }
 
-type Fetched = Arc<OnceCell<Result<Arc<Version>, Failure>>>;
-
-/// A failure that is told to all who waited.
-#[derive(Clone)]
-enum Failure {
-    NoValue,
-    Setup(String),
-    Unreachable(String),
-    Refused(String),
-}
-
-impl From<EngineError> for Failure {
-    fn from(error: EngineError) -> Self {
-        match error {
-            EngineError::NoValue => Failure::NoValue,
-            EngineError::Setup(text) => Failure::Setup(text),
-            EngineError::Unreachable(text) => Failure::Unreachable(text),
-            EngineError::Refused(text) => Failure::Refused(text),
-        }
-    }
-}
-
-impl From<Failure> for EngineError {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::NoValue => EngineError::NoValue,
-            Failure::Setup(text) => EngineError::Setup(text),
-            Failure::Unreachable(text) => EngineError::Unreachable(text),
-            Failure::Refused(text) => EngineError::Refused(text),
-        }
-    }
-}
+type Fetched = Arc<OnceCell<Result<Arc<Version>, EngineError>>>;
 
 /// What the server said of a path.
 #[derive(Default)]
@@ -170,13 +139,13 @@ impl KvStore {
         let place = (path.clone(), version);
         let cell = self.under_way().entry(place.clone()).or_default().clone();
         // Whoever comes first asks; if that one is dropped, the next does.
-        let result = cell.get_or_init(async || self.fetch(path, version).await.map_err(Failure::from)).await.clone();
+        let result = cell.get_or_init(async || self.fetch(path, version).await).await.clone();
         let mut under_way = self.under_way();
         if under_way.get(&place).is_some_and(|current| Arc::ptr_eq(current, &cell)) {
             under_way.remove(&place);
         }
         drop(under_way);
-        result.map_err(EngineError::from)
+        result
     }
 
     /// The newest version that was seen at a path.

@@ -154,7 +154,10 @@ impl OpenBaoEngine {
     /// The value that a secret's row allows to be given where this error says that the server cannot be asked, with its age in
     /// microseconds. A server that says no is believed.
     async fn stale(&self, secret: &SecretDefinition, of: Option<(&KvPath, u64)>, error: &EngineError) -> Option<(Kv, Arc<Version>, u64)> {
-        let (EngineError::Unreachable(why), Ok(Settings::Kv(row))) = (error, Settings::parse(secret)) else { return None };
+        if !error.is_passing() {
+            return None;
+        }
+        let Ok(Settings::Kv(row)) = Settings::parse(secret) else { return None };
         // A lease may be of a place that its secret had before.
         if of.is_some_and(|(path, _)| *path != row.path) {
             return None;
@@ -162,7 +165,7 @@ impl OpenBaoEngine {
         let (version, age) = self.kv.stale(&row, of.map_or(row.version, |(_, version)| Some(version))).await?;
         if self.kv.is_due_to_tell() {
             let seconds = age / 1_000_000;
-            tracing::warn!(engine = %self.name, secret = %secret.name, age = seconds, why, "values are given as they were known: their server cannot be asked");
+            tracing::warn!(engine = %self.name, secret = %secret.name, age = seconds, why = %error, "values are given as they were known: their server cannot be asked");
         }
         Some((row, version, age))
     }
@@ -171,12 +174,7 @@ impl OpenBaoEngine {
     async fn within<T>(&self, limit: Duration, call: impl Future<Output = Result<T, EngineError>> + Send) -> Result<T, EngineError> {
         let done = tokio::time::timeout(limit, call).await;
         let late = || EngineError::Unreachable(format!("not done within {} ms", limit.as_millis()));
-        done.unwrap_or_else(|_| Err(late())).map_err(|error| match error {
-            EngineError::Setup(text) => EngineError::Setup(format!("{}: {text}", self.name)),
-            EngineError::NoValue => EngineError::NoValue,
-            EngineError::Unreachable(text) => EngineError::Unreachable(format!("{}: {text}", self.name)),
-            EngineError::Refused(text) => EngineError::Refused(format!("{}: {text}", self.name)),
-        })
+        done.unwrap_or_else(|_| Err(late())).map_err(|error| error.named(&self.name))
     }
 }
 

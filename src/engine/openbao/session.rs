@@ -96,7 +96,7 @@ impl Session {
                 match self.token().await {
                     Ok(token) => Ok(call(token).await),
                     // Its no stands, where it is too busy to be asked with another token and it was no word about ours.
-                    Err(EngineError::Unreachable(_)) if !fault.is_dead_token() => Ok(Err(fault)),
+                    Err(error) if error.is_passing() && !fault.is_dead_token() => Ok(Err(fault)),
                     Err(error) => Err(error),
                 }
             }
@@ -114,7 +114,7 @@ impl Session {
                 Some((early, _)) if early <= now => match ahead(self.renew(token)).await {
                     Ok(renewed) => return Ok(state.insert(Arc::new(renewed)).clone()),
                     // It lives yet, and who cannot be reached cannot be logged in to either.
-                    Err(EngineError::Unreachable(_)) => return Ok(token.clone()),
+                    Err(error) if error.is_passing() => return Ok(token.clone()),
                     Err(error) => tracing::warn!(engine = %self.name, %error, "our token cannot be renewed; logging in anew"),
                 },
                 _ => return Ok(token.clone()),

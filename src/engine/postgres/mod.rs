@@ -176,13 +176,7 @@ impl PostgresEngine {
     }
 
     fn name(&self, error: EngineError) -> EngineError {
-        let named = |text: String| format!("{}: {text}", self.config.name);
-        match error {
-            EngineError::Setup(text) => EngineError::Setup(named(text)),
-            EngineError::NoValue => EngineError::NoValue,
-            EngineError::Unreachable(text) => EngineError::Unreachable(named(text)),
-            EngineError::Refused(text) => EngineError::Refused(named(text)),
-        }
+        error.named(&self.config.name)
     }
 }
 

@@ -147,7 +147,7 @@ impl PostgresEngine {
         crate::failpoint!("rotate-kept");
         match self.within(self.set_password(name, pending)).await {
             Ok(()) => {}
-            Err(error @ EngineError::Unreachable(_)) => return Err(error),
+            Err(error) if error.is_passing() => return Err(error),
             Err(error) => {
                 // The server said no, and undid what there was: the one before holds. That says nothing of a try before this one, whose
                 // answer was not heard.
