@@ -206,7 +206,9 @@ fn programs_run_in_units_that_can_do_nothing_else() {
         let said = json(&machine, &asked());
         assert_eq!(said["secret"]["value"] == CANARY, issued, "{how}: {said}\n{}", machine.journal());
         if !issued {
-            assert_eq!(said["refused"]["code"].as_str().or(said["error"]["code"].as_str()), Some("engine_unavailable"), "{how}: {said}");
+            // A program that says too much is broken; the others may do better another time.
+            let code = if how == "flood" { "engine_refused" } else { "engine_unavailable" };
+            assert_eq!(said["refused"]["code"].as_str().or(said["error"]["code"].as_str()), Some(code), "{how}: {said}");
             assert!(!said.to_string().contains("program"), "{how}: what went wrong is for operators: {said}");
         }
         if how == "daemon" {

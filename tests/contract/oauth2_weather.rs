@@ -29,6 +29,8 @@ const LIMIT: Duration = Duration::from_millis(1500);
 struct Tokens {
     alive: BTreeSet<String>,
     made: usize,
+    /// How the last call for one says what it is for.
+    known_as: String,
     /// Members of the answer to a request for a token, in place of the usual ones; null leaves one out.
     odd: Value,
     /// It says 200 to whoever revokes, and does nothing.
@@ -45,6 +47,7 @@ fn answer(tokens: &Shared, request: &Request) -> (u16, String) {
     match request.path.as_str() {
         "/token" => {
             tokens.made += 1;
+            tokens.known_as = request.header("x-request-id").unwrap_or_default().to_owned();
             let token = format!("{CANARY}-{}", tokens.made);
             tokens.alive.insert(token.clone());
             let mut reply = json!({"access_token": token, "token_type": "bearer", "expires_in": 3600});
@@ -249,6 +252,18 @@ async fn what_is_not_as_it_was_asked_for_is_taken_back() {
     assert!(matches!(engine.issue(&Asked::new().order(&row)).await, Err(EngineError::Setup(why)) if why.contains("issued_token_type")));
     engine.end(asked.lease, &issued.reference).await.unwrap();
     assert_eq!(site.alive(), 0);
+}
+
+/// A server's log leads to the lease and to what was granted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_for_a_token_says_lease_and_intent() {
+    let site = Site::new(LIMIT).await;
+    let (engine, row) = site.engine();
+    let asked = Asked::new();
+    let issued = engine.issue(&asked.order(&row)).await.unwrap();
+    let digest = issued.reference.0.get("intent").and_then(|digest| digest.as_str().map(str::to_owned)).unwrap();
+    assert_eq!(site.tokens.lock().unwrap().known_as, format!("{}.{digest}", asked.lease));
+    engine.end(asked.lease, &issued.reference).await.unwrap();
 }
 
 /// An end is done when the server said so, and a look confirmed it.

@@ -195,6 +195,10 @@ async fn a_certificate_says_who_until_when_and_which_lease() {
     ] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
+    // Lease and intent are in the certificate itself.
+    let digest = issued.reference.0.get("intent").and_then(|digest| digest.as_str().map(str::to_owned)).unwrap();
+    let comment = shown.split("netscape comment").nth(1).and_then(|rest| rest.trim_start().lines().next()).unwrap();
+    assert_eq!(comment.trim(), format!("lease={} intent={digest}", asked.lease));
     // Until the lease ends and not a moment longer.
     let left = (asked.expires.unix_secs() - crate::suite::now().unix_secs()).to_string();
     let lives = |seconds: &str| openssl(&["x509", "-noout", "-checkend", seconds, "-in", bundle.to_str().unwrap()]).status.success();

@@ -16,7 +16,7 @@ use std::{
 };
 
 /// A key as GitHub gives it, with one of its primes.
-fn app_key() -> (String, Vec<u8>) {
+pub(super) fn app_key() -> (String, Vec<u8>) {
     let openssl = |arguments: &[&str], input: &str| {
         let command = format!("printf %s \"$0\" | openssl {}", arguments.join(" "));
         let output = Command::new("sh").args(["-c", &command, input]).output().unwrap();

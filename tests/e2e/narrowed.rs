@@ -1,12 +1,16 @@
 //! What is asked for narrows what is made, where the engine can make less; and a definition that is narrowed does not leave more in force.
 
 use super::{
+    activated::Activated,
     host::*,
+    oauth_server::{AuthorizationServer, CLIENT_SECRET},
     openbao::logging_in,
     openbao_server::OpenBao,
     postgres::{BROKER, BROKER_PASSWORD, Postgres},
+    stand_in::StandIn,
 };
 use serde_json::{Value, json};
+use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 fn asked(secret: &str, operation: &str) -> String {
     json!({"secret": secret, "purpose": "testing", "operation": operation}).to_string()
@@ -152,4 +156,145 @@ fn what_another_row_made_is_not_prolonged_and_ends_where_it_allows_more() {
     for lease in [lease, other.lease()] {
         assert_eq!(host.end_of(&lease)["ended"]["reason"], "policy", "{lease}");
     }
+}
+
+/// What `openssl` says of a certificate.
+fn shown(bundle: &str) -> String {
+    let output = Command::new("sh").args(["-c", "printf %s \"$0\" | openssl x509 -noout -text", bundle]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The claims of a token.
+fn claims(token: &str) -> Value {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap()).unwrap()
+}
+
+const TWO_HOSTS: &str = "hosts = [\"one.example.com\", \"two.example.com\"]\n";
+
+/// Through the whole daemon, for every engine that can make less: what is granted is less than the row, and the credential is no more than it.
+/// GitHub is a stand-in; the others are what they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_each_engine_makes_is_no_more_than_was_asked_for() {
+    if !is_root() {
+        return;
+    }
+    let Some(oauth) = AuthorizationServer::start("https://host.example.com", &json!({"keys": []})).await else { return };
+    // It gives what it is asked for, and says so.
+    let github = StandIn::start(|request| {
+        if request.method == "DELETE" {
+            return (204, String::new());
+        }
+        let asked: Value = serde_json::from_slice(&request.body).unwrap();
+        let repositories: Vec<Value> = asked["repositories"].as_array().unwrap().iter().map(|name| json!({"name": name})).collect();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let dies = claviger::model::WallTime((now + 3600) * 1_000_000).rfc3339();
+        let reply = json!({"token": "ghs_a-stand-ins", "expires_at": dies, "permissions": asked["permissions"],
+                           "repository_selection": "selected", "repositories": repositories});
+        (201, reply.to_string())
+    })
+    .await;
+    let at = oauth.issuer();
+    let rows = [
+        ("jwt", "settings = { audience = \"api\", narrows = [\"read\"] }"),
+        ("x509", "settings = { dns = [\"one.example.com\", \"two.example.com\"] }"),
+        ("command", "settings = { narrows = [\"read\"] }"),
+        (
+            "oauth2",
+            "settings = { scope = { read = [\"orders.read\"], write = [\"orders.read\", \"orders.write\", \"stock.read\"] }, \
+             targets = { \"two.example.com\" = [\"stock.read\"] } }",
+        ),
+        (
+            "github-app",
+            "settings = { repositories = [\"shop\", \"site\"], permissions = { contents = \"write\" }, \
+             targets = { \"one.example.com\" = [\"shop\"], \"two.example.com\" = [\"site\"] } }",
+        ),
+    ];
+    let mut host = Host::prepare(Setup {
+        config: format!(
+            "[[engine]]\nkind = \"jwt\"\nname = \"of-jwt\"\nissuer = \"https://host.example.com\"\nmax_ttl = \"1h\"\n\
+             [[engine]]\nkind = \"x509\"\nname = \"of-x509\"\nmax_ttl = \"1h\"\n\
+             [[engine]]\nkind = \"command\"\nname = \"of-command\"\nsocket = \"$DIR/plugin.sock\"\n\
+             [[engine]]\nkind = \"oauth2\"\nname = \"of-oauth2\"\nclient_id = \"basic\"\nmax_ttl = \"1h\"\nca_file = \"$DIR/login-ca.pem\"\n\
+             token_endpoint = \"{at}/token\"\nrevocation_endpoint = \"{at}/token/revocation\"\n\
+             authenticate = {{ method = \"client_secret_basic\", secret_file = \"$DIR/client-secret\" }}\n\
+             [[engine]]\nkind = \"github-app\"\nname = \"of-github-app\"\napp = \"1\"\ninstallation = 4711\nkey_file = \"$DIR/app.pem\"\n\
+             api = \"http://127.0.0.1:{}\"\nplain_loopback = true\n",
+            github.port
+        ),
+        identities: identity("orders", VICTIM, &rows.map(|(kind, _)| declared(&format!("of/{kind}"))).concat()),
+        secrets: rows
+            .map(|(kind, settings)| {
+                let row = secret(&format!("of/{kind}"), "internal", &format!("{TWO_HOSTS}{settings}"));
+                row.replace("engine = \"local\"", &format!("engine = \"of-{kind}\""))
+                    .replace("operation = \"read\"", "operation = \"write\"")
+            })
+            .concat(),
+        policy: rows.map(|(kind, _)| grant("orders", &format!("of/{kind}"))).concat(),
+        ..Setup::default()
+    });
+    host.write("login-ca.pem", &oauth.ca_pem);
+    host.write("client-secret", CLIENT_SECRET);
+    host.write("app.pem", &super::github::app_key().0);
+    for private in ["client-secret", "app.pem"] {
+        std::fs::set_permissions(host.path(private), std::fs::Permissions::from_mode(0o400)).unwrap();
+    }
+    let plugin = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/plugin.py");
+    std::fs::create_dir_all(host.path("plugin/made")).unwrap();
+    let folder = host.dir.join("plugin");
+    let program = ["/usr/bin/python3".as_ref(), plugin.as_path(), folder.as_path()];
+    let Some(_program) = Activated::start(&host.dir.join("plugin.sock"), &program, &host.dir.join("plugin.log")) else { return };
+    host.launch();
+    for (kind, _) in rows {
+        let ask = |more: Value| {
+            let mut body = json!({"secret": format!("of/{kind}"), "purpose": "testing"});
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let holder = host.hold(VICTIM, "orders", &["hold", &body.to_string()]);
+            assert_eq!(holder.first["status"], 201, "{kind}: {}\n{}", holder.first, host.log());
+            (holder.first["body"].clone(), host.records_of("issue").pop().unwrap(), holder)
+        };
+        let (whole, _, _all) = ask(json!({}));
+        let (less, record, _less) = ask(json!({"operation": "read", "targets": ["one.example.com"]}));
+        // What the credential itself says: operation and targets, as far as the kind knows them.
+        let seen = |answer: &Value| match kind {
+            "jwt" => {
+                let said = &claims(answer["secret"]["value"].as_str().unwrap())["claviger"];
+                format!("{} {}", said["operation"], said["hosts"])
+            }
+            "x509" => {
+                shown(answer["secret"]["value"].as_str().unwrap()).lines().find(|line| line.contains("DNS:")).unwrap().trim().to_owned()
+            }
+            "command" => {
+                let made = std::fs::read_to_string(folder.join("made").join(answer["attributes"]["user"].as_str().unwrap())).unwrap();
+                let intent = &serde_json::from_str::<Value>(&made).unwrap()["intent"];
+                format!("{} {}", intent["operation"], intent["targets"])
+            }
+            "oauth2" => answer["attributes"]["scope"].as_str().unwrap().to_owned(),
+            _ => format!("{} {}", answer["attributes"]["permissions"], answer["attributes"]["repositories"]),
+        };
+        let (all, few) = match kind {
+            "x509" => ("DNS:one.example.com, DNS:two.example.com", "DNS:one.example.com"),
+            "oauth2" => ("orders.read orders.write stock.read", "orders.read"),
+            "github-app" => (r#""contents=write" "shop site""#, r#""contents=read" "shop""#),
+            _ => (r#""write" ["one.example.com","two.example.com"]"#, r#""read" ["one.example.com"]"#),
+        };
+        assert_eq!((seen(&whole).as_str(), seen(&less).as_str()), (all, few), "{kind}");
+        if kind == "oauth2" {
+            // Its server says the same of the token.
+            let known = oauth.introspect(less["secret"]["value"].as_str().unwrap()).await;
+            assert_eq!(known["scope"], few, "{known}");
+        }
+        // Only what makes less is weighed and recorded as less.
+        let operation = if kind == "x509" { "write" } else { "read" };
+        assert_eq!((&record["effective"]["operation"], &less["lease"]["operation"]), (&json!(operation), &json!(operation)), "{kind}");
+        assert_eq!(
+            (&record["effective"]["hosts"], &less["lease"]["hosts"]),
+            (&json!(["one.example.com"]), &json!(["one.example.com"])),
+            "{kind}"
+        );
+    }
+    // A place that the secret is not for is refused by the daemon, whatever the engine.
+    let body = json!({"secret": "of/jwt", "purpose": "testing", "targets": ["three.example.com"]}).to_string();
+    let refused = host.act(VICTIM, "orders", &["call", "POST", "/v1/leases", &body]).remove(0);
+    assert!(refused["status"].as_u64().is_some_and(|status| (400..500).contains(&status)), "{refused}");
 }

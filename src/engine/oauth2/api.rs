@@ -2,14 +2,14 @@
 
 use super::{
     super::{
-        EngineError,
+        EngineError, Order,
         bearer::{NotGiven, is_object, line, not_now, unheard},
     },
     Authentication,
 };
 use crate::{
     digest::Random,
-    model::{LeaseId, SecretBytes},
+    model::SecretBytes,
     outbound::{Answer, Call, Client, Method, Unanswered},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -47,19 +47,25 @@ struct Proof {
 const SECRET_FIELDS: [&str; 4] = ["token", "subject_token", "client_secret", "client_assertion"];
 
 impl Api {
-    /// Sends a form, on behalf of a lease where it makes something; what makes nothing may be sent twice. Everything but a success is an
+    /// Sends a form, for an order where it makes something; what makes nothing may be sent twice. Everything but a success is an
     /// error, which repeats nothing of what was sent in confidence.
-    pub(super) async fn post(&self, doing: &str, path: &str, fields: &[(&str, &[u8])], lease: Option<LeaseId>) -> Result<Answer, NotGiven> {
+    pub(super) async fn post(
+        &self,
+        doing: &str,
+        path: &str,
+        fields: &[(&str, &[u8])],
+        order: Option<&Order<'_>>,
+    ) -> Result<Answer, NotGiven> {
         let proof = self.proof().map_err(|what| NotGiven::certain(EngineError::Setup(format!("{doing}: {what}"))))?;
         let own = proof.fields.iter().map(|(name, value)| (*name, value.expose()));
         let fields: Vec<(&str, &[u8])> = fields.iter().copied().chain(own).collect();
-        let lease = lease.map(|lease| lease.to_string());
+        let known_as = order.map(|order| format!("{}.{}", order.lease, order.intent_digest()));
         let mut headers: Vec<(&'static str, &[u8])> =
             vec![("content-type", b"application/x-www-form-urlencoded"), ("accept", b"application/json")];
         headers.extend(proof.header.as_ref().map(|value| ("authorization", value.as_slice())));
         // Proxies and servers log it, so their logs join with our record.
-        headers.extend(lease.as_ref().map(|lease| ("x-request-id", lease.as_bytes())));
-        let making = lease.is_some();
+        headers.extend(known_as.as_ref().map(|name| ("x-request-id", name.as_bytes())));
+        let making = order.is_some();
         let call = Call { method: Method::Post, path, headers: &headers, body: Some(form(&fields)), repeatable: !making };
         let answer = match making {
             true => self.client.try_call(call).await,

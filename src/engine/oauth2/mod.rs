@@ -190,7 +190,7 @@ impl TokenSource for AuthorizationServer {
             }
         }
         fields.extend(subject.iter().map(|token| ("subject_token", token.expose())));
-        let answer = self.api.post(doing, &self.endpoints.token, &fields, Some(order.lease)).await?;
+        let answer = self.api.post(doing, &self.endpoints.token, &fields, Some(order)).await?;
         token::read(doing, &answer, &Asked { wanted: &wanted, exchange_for })
     }
 

@@ -10,7 +10,9 @@ use crate::{
     model::{LeaseId, SecretBytes, SecretDefinition, Target},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType, SerialNumber};
+use rcgen::{
+    CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType, SerialNumber,
+};
 use serde::Deserialize;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -113,8 +115,18 @@ impl Settings {
         };
         params.extended_key_usages = self.usages.iter().map(usage).collect();
         params.use_authority_key_identifier_extension = true;
+        params.custom_extensions = vec![comment(&format!("lease={} intent={}", order.lease, order.intent_digest()))];
         Ok(params)
     }
+}
+
+/// The object identifier of a comment in a certificate (Netscape Certificate Extensions), which OpenSSL shows and no verifier weighs.
+const COMMENT: [u64; 7] = [2, 16, 840, 1, 113_730, 1, 13];
+
+/// Words of ours: an `IA5String` of less than 128 bytes, so that its length is one byte (X.690, 8.1.3.4).
+fn comment(text: &str) -> CustomExtension {
+    let words = &text.as_bytes()[..text.len().min(127)];
+    CustomExtension::from_oid_content(&COMMENT, [&[0x16, words.len() as u8], words].concat())
 }
 
 /// The lease's id as a number, so that whoever sees the serial finds the lease.
