@@ -188,6 +188,7 @@ fn members_are_those_of_the_wire() {
         ("LeaseCounts", &schemas["Status"]["properties"]["leases"]),
         ("EngineView", &schemas["EngineView"]),
         ("EngineList", &schemas["EngineList"]),
+        ("KeyRequest", &schemas["KeyRequest"]),
         ("ReconcileRequest", &schemas["ReconcileRequest"]),
         ("ReconcileAnswer", &schemas["ReconcileAnswer"]),
     ];

@@ -73,7 +73,6 @@ fn catalogue(config: &Config, files: &[File]) -> Result<Catalogue, String> {
                 let config = jwt::JwtConfig {
                     name: from.name.clone(),
                     issuer: from.issuer.clone(),
-                    jwks_uri: None,
                     algorithms: vec![jwt::Algorithm::Es256, jwt::Algorithm::EdDsa],
                     max_ttl: from.max_ttl,
                 };
@@ -135,7 +134,6 @@ fn catalogue(config: &Config, files: &[File]) -> Result<Catalogue, String> {
                     let config = jwt::JwtConfig {
                         name: from.name.clone(),
                         issuer: "https://host.example.com".into(),
-                        jwks_uri: None,
                         algorithms: vec![jwt::Algorithm::Es256],
                         max_ttl: from.max_ttl,
                     };

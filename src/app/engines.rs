@@ -51,7 +51,6 @@ pub(super) fn engines(
                 let config = jwt::JwtConfig {
                     name: jwt.name.clone(),
                     issuer: jwt.issuer.clone(),
-                    jwks_uri: None,
                     algorithms: vec![jwt::Algorithm::Es256, jwt::Algorithm::EdDsa],
                     max_ttl: jwt.max_ttl,
                 };

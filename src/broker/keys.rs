@@ -13,7 +13,7 @@ use crate::{
     },
     model::{Code, Refusal, RequestId, SecretBytes, WallTime},
     sys::{self, FileError},
-    wire::KeyRow,
+    wire::{KeyRequest, KeyRow},
 };
 use std::{
     path::{Path, PathBuf},
@@ -27,6 +27,8 @@ pub const NEXT_AUDIT_KEY: &str = "audit.next";
 /// The public halves of all of them, oldest first.
 const AUDIT_KEYS: &str = "audit.public";
 const LOCAL: &str = "local";
+/// The act of giving up an engine's keys with what they have signed.
+const DISCARD: &str = "key-discard-jwt";
 
 /// Reads the key of the local store from its place.
 type ReadKey = Box<dyn Fn() -> Result<SealKey, String> + Send + Sync>;
@@ -109,17 +111,29 @@ impl Broker {
 
     /// Changes the key of this name, and says in sentences what follows from it. In a task of its own: whoever asked may go, no change
     /// stays half done.
-    pub async fn rotate_key(self: &Arc<Self>, operator: Operator, name: String, request: RequestId) -> Result<Vec<String>, Refusal> {
+    pub async fn rotate_key(
+        self: &Arc<Self>,
+        operator: Operator,
+        name: String,
+        asked: KeyRequest,
+        request: RequestId,
+    ) -> Result<Vec<String>, Refusal> {
         let broker = self.clone();
-        let task = tokio::spawn(async move { broker.rotate(&operator, &name, request).await });
+        let task = tokio::spawn(async move { broker.rotate(&operator, &name, asked, request).await });
         task.await.unwrap_or_else(|_| Err(Stop::from(Fault::Task).refusal()))
     }
 
-    async fn rotate(&self, operator: &Operator, name: &str, request: RequestId) -> Result<Vec<String>, Refusal> {
+    async fn rotate(&self, operator: &Operator, name: &str, asked: KeyRequest, request: RequestId) -> Result<Vec<String>, Refusal> {
         // One at a time, whatever its kind: two changes of the log's key would lose one.
         let _turn = self.rotating.lock().await;
         let engine = self.tokens.iter().find(|(engine, _)| engine.as_str() == name).map(|(_, engine)| engine.clone());
         let (action, done) = match (name, engine) {
+            (LOCAL | AUDIT_KEY, _) if asked.discard => {
+                return Err(no(format!(
+                    "Only keys of jwt engines can be discarded; {name} is changed, and what it did stays readable by it."
+                )));
+            }
+            (_, Some(engine)) if asked.discard => (DISCARD, self.discard_tokens(operator, name, engine, request).await),
             (LOCAL, _) => ("key-rotate-local", self.rotate_local(operator, request).await),
             (AUDIT_KEY, _) => ("key-rotate-audit", self.rotate_audit(operator, request).await),
             (_, Some(engine)) => ("key-rotate-jwt", self.rotate_tokens(operator, name, engine, request).await),
@@ -179,6 +193,27 @@ impl Broker {
                 ])
             }
             Ok(Err(JwtError::Pending(from))) => Err(pending(from)),
+            Ok(Err(error)) => Err(Refusal::new(Code::INTERNAL).detail(error.to_string())),
+            Err(_) => Err(Stop::from(Fault::Task).refusal()),
+        }
+    }
+
+    /// For keys that somebody else may have: no wait, and nothing that they have signed is good any more.
+    async fn discard_tokens(
+        &self,
+        operator: &Operator,
+        name: &str,
+        engine: Arc<JwtEngine>,
+        request: RequestId,
+    ) -> Result<Vec<String>, Refusal> {
+        self.asked(operator, &Act::new(DISCARD, request)).await?;
+        match tokio::task::spawn_blocking(move || engine.discard_keys_and_live_tokens()).await {
+            Ok(Ok(_)) => Ok(vec![
+                "The keys of before are gone; new ones sign from now on. What the old ones signed is refused by whoever fetches the key set anew."
+                    .to_owned(),
+                format!("Where verifiers read a copy, give them the new one now, in place of the old: clav jwks export {name}"),
+                "Live leases are read again by their holders, or asked for anew: their tokens of before are no longer accepted.".to_owned(),
+            ]),
             Ok(Err(error)) => Err(Refusal::new(Code::INTERNAL).detail(error.to_string())),
             Err(_) => Err(Stop::from(Fault::Task).refusal()),
         }

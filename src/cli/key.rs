@@ -4,7 +4,10 @@ use super::{
     Desk, Done, Failure,
     output::{Table, line, relative},
 };
-use crate::{model::EngineName, wire::KeyRow};
+use crate::{
+    model::EngineName,
+    wire::{KeyRequest, KeyRow},
+};
 use clap::Subcommand;
 
 #[derive(Subcommand)]
@@ -15,6 +18,9 @@ pub(super) enum Verb {
     Rotate {
         /// Which, as 'clav key ls' names it
         name: String,
+        /// Give up the keys of a jwt engine at once, with every token that they have signed: for keys that others may have
+        #[arg(long)]
+        discard: bool,
     },
 }
 
@@ -26,9 +32,9 @@ pub(super) async fn run(desk: &Desk, verb: Verb) -> Done {
                 print(desk, &list.keys)?;
             }
         }
-        Verb::Rotate { name } => {
+        Verb::Rotate { name, discard } => {
             let name = EngineName::parse(&name).map_err(|error| Failure::Usage(format!("the key's name {error}")))?;
-            let answer = desk.operator().await?.rotate(&name).await?;
+            let answer = desk.operator().await?.rotate(&name, KeyRequest { discard }).await?;
             if !desk.printed(&answer)? {
                 answer.done.iter().try_for_each(|sentence| line(sentence))?;
                 line("")?;

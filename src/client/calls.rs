@@ -7,8 +7,8 @@ use crate::{
     sys::{Clock, SystemClock},
     wire::{
         AllLeases, BundleAnswer, EndAnswer, EndRequest, EngineList, EvictAnswer, Explanation, FreezeRequest, Health, IdentityList,
-        IdentityTry, KeptList, KeyAnswer, KeyList, LeaseAnswer, LeaseList, LeaseRequest, ReconcileAnswer, ReconcileRequest, RotationAnswer,
-        RotationList, SecretList, Status, StoredList, WhoAmI,
+        IdentityTry, KeptList, KeyAnswer, KeyList, KeyRequest, LeaseAnswer, LeaseList, LeaseRequest, ReconcileAnswer, ReconcileRequest,
+        RotationAnswer, RotationList, SecretList, Status, StoredList, WhoAmI,
     },
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -205,8 +205,8 @@ impl Client {
     }
 
     /// `POST /v1/keys/{key}/rotate`.
-    pub async fn rotate(&mut self, key: &EngineName) -> Result<KeyAnswer, ClientError> {
-        self.call(Method::POST, &format!("/v1/keys/{key}/rotate"), Bytes::new()).await?.read()
+    pub async fn rotate(&mut self, key: &EngineName, asked: KeyRequest) -> Result<KeyAnswer, ClientError> {
+        self.call(Method::POST, &format!("/v1/keys/{key}/rotate"), json(&asked)?).await?.read()
     }
 
     /// `GET /v1/engines`.

@@ -12,7 +12,7 @@ use crate::{
     intent::Ask,
     model::{Code, EngineName, Line, Refusal, RequestId, SecretBytes, SecretName},
     wire::{
-        AllLeases, BundleAnswer, EndAnswer, EndRequest, EngineList, FreezeRequest, IdentityList, KeptList, KeyAnswer, KeyList,
+        AllLeases, BundleAnswer, EndAnswer, EndRequest, EngineList, FreezeRequest, IdentityList, KeptList, KeyAnswer, KeyList, KeyRequest,
         ReconcileRequest, RotationList, SecretList, SecretView, Status, StoredList,
     },
 };
@@ -93,7 +93,8 @@ pub(super) async fn answer(route: &Route, call: Call, context: &Context) -> Resu
         }
         ("GET", "/v1/keys") => Ok(reply::json(ok, id, &KeyList { request: id, keys: broker.list_keys() })),
         ("POST", "/v1/keys/{key}/rotate") => {
-            let done = broker.rotate_key(operator, call.parameter.clone().unwrap_or_default(), id).await?;
+            let asked: KeyRequest = if call.body.is_empty() { KeyRequest::default() } else { body(&call)? };
+            let done = broker.rotate_key(operator, call.parameter.clone().unwrap_or_default(), asked, id).await?;
             Ok(reply::json(ok, id, &KeyAnswer { request: id, done, keys: broker.list_keys() }))
         }
         ("POST", "/v1/freeze") => freeze(broker, &operator, &call).await,

@@ -312,6 +312,15 @@ pub struct KeyList {
     pub keys: Vec<KeyRow>,
 }
 
+/// The body of `POST /v1/keys/{key}/rotate`; without one nothing in it is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyRequest {
+    /// Give up the keys of before at once, and with them all that they have signed. Only of a `jwt` engine.
+    #[serde(default)]
+    pub discard: bool,
+}
+
 /// `POST /v1/keys/{key}/rotate`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyAnswer {

@@ -87,6 +87,27 @@ fn old_tokens_are_verified_while_they_live_and_new_ones_after() {
 }
 
 #[test]
+fn a_key_that_others_may_have_is_given_up_with_what_it_signed() {
+    let daemon = with_tokens();
+    let (before, old) = (rows(&daemon, "tokens"), token(&daemon));
+    assert!(is_verified(&daemon, &old));
+    // Also while a change is under way, which asks for patience.
+    exits(&daemon.clav(["key", "rotate", "tokens"]), 0);
+    let said = exits(&daemon.clav(["key", "rotate", "tokens", "--discard"]), 0);
+    assert!(said.contains("keys of before are gone") && said.contains("clav jwks export tokens"), "{said}");
+    let after = rows(&daemon, "tokens");
+    assert!(after.len() == before.len() && !after.iter().any(|row| before.iter().any(|other| other["id"] == row["id"])), "{after:?}");
+    assert!(!is_verified(&daemon, &old), "what it signed is good no more");
+    assert!(is_verified(&daemon, &token(&daemon)));
+    assert_eq!(daemon.records().matches("key-discard-jwt").count(), 2, "asked and done");
+    for name in ["local", "audit"] {
+        let refused = daemon.clav(["key", "rotate", name, "--discard"]);
+        exits(&refused, 10);
+        assert!(errors(&refused).contains("Only keys of jwt engines"), "{}", text(&refused));
+    }
+}
+
+#[test]
 fn a_new_key_of_the_store_changes_no_value() {
     let mut daemon = sample();
     let old = rows(&daemon, "local")[0]["id"].clone();

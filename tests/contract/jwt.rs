@@ -55,7 +55,6 @@ async fn harness_of(algorithm: &str) -> Option<Harness> {
     let config = JwtConfig {
         name: EngineName::parse("under-test").unwrap(),
         issuer: "https://host.example".into(),
-        jwks_uri: None,
         algorithms: vec![Algorithm::Es256, Algorithm::EdDsa],
         max_ttl: Ttl::parse("1h").unwrap(),
     };

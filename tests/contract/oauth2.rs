@@ -34,7 +34,6 @@ pub fn host() -> Arc<JwtEngine> {
     let config = JwtConfig {
         name: EngineName::parse("host").unwrap(),
         issuer: ISSUER.into(),
-        jwks_uri: None,
         algorithms: vec![Algorithm::Es256, Algorithm::EdDsa],
         max_ttl: Ttl::parse("1h").unwrap(),
     };

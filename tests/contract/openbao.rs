@@ -454,7 +454,6 @@ async fn every_way_to_log_in_works_and_a_dead_token_is_replaced() {
     let config = jwt::JwtConfig {
         name: EngineName::parse("host").unwrap(),
         issuer: "https://host.example".into(),
-        jwks_uri: None,
         algorithms: vec![jwt::Algorithm::Es256],
         max_ttl: Ttl::parse("1h").unwrap(),
     };

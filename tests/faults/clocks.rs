@@ -76,7 +76,6 @@ impl Lives<'_> {
         let tokens = JwtConfig {
             name: name("tokens"),
             issuer: "https://host.example".into(),
-            jwks_uri: None,
             algorithms: vec![Algorithm::EdDsa],
             max_ttl: Ttl::parse("1h").unwrap(),
         };

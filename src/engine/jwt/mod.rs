@@ -62,8 +62,6 @@ pub struct JwtConfig {
     pub name: EngineName,
     /// `iss` of every token: an https URL below which verifiers find the discovery document.
     pub issuer: String,
-    /// Where verifiers fetch the keys; below the issuer when absent.
-    pub jwks_uri: Option<String>,
     /// The algorithms that are offered; the first is the default of a secret.
     pub algorithms: Vec<Algorithm>,
     /// The longest life of any token: how long keys overlap at a rotation.
@@ -163,7 +161,7 @@ impl JwtEngine {
 
     /// The discovery document (OpenID Connect Discovery 1.0) that leads verifiers from the issuer to the key set.
     pub fn discovery(&self) -> Value {
-        let jwks_uri = self.config.jwks_uri.clone().unwrap_or_else(|| format!("{}/.well-known/jwks.json", self.config.issuer));
+        let jwks_uri = format!("{}/.well-known/jwks.json", self.config.issuer);
         json!({
             "issuer": self.config.issuer,
             "jwks_uri": jwks_uri,

@@ -35,7 +35,6 @@ fn config(issuer: &str) -> JwtConfig {
     JwtConfig {
         name: EngineName::parse("main").unwrap(),
         issuer: issuer.into(),
-        jwks_uri: None,
         algorithms: vec![Algorithm::Es256, Algorithm::EdDsa],
         max_ttl: Ttl::parse("1h").unwrap(),
     }
