@@ -103,8 +103,18 @@ fn a_command_is_told_by_a_signal_and_reads_the_new_value_where_it_read_the_old_o
     assert_eq!(running.line(), "a value that is longer than the one before it, by far");
     put(&daemon, "short");
     assert_eq!(running.line(), "short");
+    // Without a name it is the one that daemons read their configuration again at.
+    let inner = inner.replace("USR1", "HUP");
+    let mut daemons = Running::start(&daemon, &format!("exec clav exec -q --on-rotate signal --secret hello -- sh -c '{inner}'"));
+    assert_eq!(daemons.line(), "short");
+    put(&daemon, "after a hangup");
+    assert_eq!((daemons.line(), running.line()), ("after a hangup".to_owned(), "after a hangup".to_owned()));
+    drop(daemons);
+    until("its leases were given back", || live(&daemon) == 4);
+    put(&daemon, "short");
+    assert_eq!(running.line(), "short");
     // Those from before live on for a while: the command may still use them.
-    assert_eq!(live(&daemon), 3);
+    assert_eq!(live(&daemon), 5);
     let refused = daemon.shell("clav exec --on-rotate signal --env A=hello -- true");
     exits(&refused, 2);
     assert!(errors(&refused).contains("cannot change"), "{}", text(&refused));
@@ -179,11 +189,39 @@ fn a_file_is_written_once_or_not_at_all() {
         assert!(text(&refused).contains(why) && !text(&refused).contains(CANARY), "{page} {more}: {}", text(&refused));
         assert!(!file.exists(), "{page} {more}");
     }
+    // Its own user and group may be said by anybody, by number; those of others by root alone.
+    let own = template("{{ secret('hello') }}", "--once --owner $(id -u):$(id -g)");
+    assert!(text(&own).contains("0\n") && fs::metadata(&file).unwrap().uid() == daemon.user, "{}", text(&own));
+    fs::remove_file(&file).unwrap();
+    if daemon.apart {
+        let foreign = template("{{ secret('hello') }}", "--once --owner 0:0");
+        assert!(!text(&foreign).contains(CANARY) && !file.exists(), "{}", text(&foreign));
+    }
     // A disk outlasts its files: only where that is said.
     if !claviger::sys::in_memory(&daemon.dir).unwrap() {
         let path = if daemon.apart { "/var/tmp".into() } else { daemon.dir.join("run") };
         let refused = daemon.shell(&format!("clav template -q {} -o {}/claviger-never --once", page.display(), path.display()));
         exits(&refused, 2);
         assert!(errors(&refused).contains("--on-disk"), "{}", text(&refused));
+        let meant = path.join(format!("claviger-meant-{}", std::process::id()));
+        exits(&daemon.shell(&format!("clav template -q {} -o {} --once --on-disk", page.display(), meant.display())), 0);
+        assert_eq!(fs::read_to_string(&meant).unwrap(), CANARY);
+        fs::remove_file(&meant).unwrap();
     }
+}
+
+#[test]
+fn a_file_that_is_to_be_kept_stays_and_its_leases_do_not() {
+    let daemon = sample();
+    let folder = folder(&daemon);
+    let (page, file) = (folder.path().join("page"), folder.path().join("file"));
+    fs::write(&page, "{{ secret('hello') }}").unwrap();
+    let mut running = Running::start(&daemon, &format!("exec clav template -q {} -o {} --keep", page.display(), file.display()));
+    until("the file is written", || fs::read_to_string(&file).is_ok_and(|text| text == CANARY));
+    assert_eq!(live(&daemon), 1);
+    daemon::signal(running.child.id(), "TERM");
+    assert!(running.child.wait().unwrap().success());
+    assert_eq!(fs::read_to_string(&file).unwrap(), CANARY);
+    until("everything was given back", || live(&daemon) == 0);
+    exits(&daemon.shell(&format!("clav template -q {} -o {} --keep --once", page.display(), file.display())), 2);
 }

@@ -19,12 +19,16 @@ mod postgres;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
 
+#[path = "../support/wall.rs"]
+mod wall;
+
 mod agents;
 mod attacks;
 mod attestor;
 mod busy;
 mod canary;
 mod certificates;
+mod changed;
 mod command;
 mod confined;
 mod cores;

@@ -25,7 +25,7 @@ fn setup(cluster: &Postgres, settings: &str) -> Setup {
     }
 }
 
-async fn make_roles(cluster: &Postgres, names: &[&str]) {
+pub(super) async fn make_roles(cluster: &Postgres, names: &[&str]) {
     for name in names {
         let make = format!(
             "CREATE ROLE {name} LOGIN PASSWORD 'the-old-one'; GRANT USAGE ON SCHEMA app TO {name}; GRANT SELECT ON app.orders TO {name}"
@@ -35,7 +35,7 @@ async fn make_roles(cluster: &Postgres, names: &[&str]) {
 }
 
 /// Whether what was handed out lets its holder in.
-async fn works(cluster: &Postgres, body: &Value) -> bool {
+pub(super) async fn works(cluster: &Postgres, body: &Value) -> bool {
     let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("no value: {body}")).to_owned();
     let done = log_in_as(cluster, &text(&body["attributes"]["username"]), &text(&body["secret"]["value"])).await;
     done.map_err(|why| eprintln!("not let in: {why:?}")).is_ok()

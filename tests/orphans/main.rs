@@ -20,6 +20,9 @@ mod postgres;
 #[allow(dead_code, reason = "another suite uses the rest")]
 mod small_disk;
 
+#[path = "../support/wall.rs"]
+mod wall;
+
 mod fault;
 mod site;
 

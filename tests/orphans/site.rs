@@ -1,13 +1,19 @@
 //! Two hosts, the two sources that both use, and what of each host is there.
 
-use super::{chance::Chance, host::*, openbao_server::OpenBao, postgres::*, small_disk::SmallDisk};
+use super::{
+    chance::Chance,
+    host::*,
+    openbao_server::OpenBao,
+    postgres::*,
+    small_disk::SmallDisk,
+    wall::{self, Wall},
+};
 use claviger::{engine::Mark, outbound::Method};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
     fs,
     os::unix::fs::PermissionsExt,
-    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -45,10 +51,7 @@ impl Sources {
         bao.prepare().await;
         bao.with_database(cluster.port, (BROKER, BROKER_PASSWORD)).await;
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let wall = folder.path().join("wall.so").display().to_string();
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/wall.c");
-        let built = Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o", &wall, source, "-ldl"]).status();
-        assert!(built.expect("a C compiler").success());
+        let wall = wall::library(folder.path());
         Some(Self { cluster, bao, wall, folder })
     }
 
@@ -97,7 +100,7 @@ pub struct Side {
     pub host: Host,
     pub holders: Vec<Actor>,
     mark: String,
-    wall: String,
+    wall: Wall,
 }
 
 impl Side {
@@ -129,9 +132,8 @@ impl Side {
         host.write("secret-id", &secret_id);
         fs::set_permissions(host.path("secret-id"), fs::Permissions::from_mode(0o400)).expect("a mode");
         // Root's alone, as everything that the daemon loads.
-        let wall = sources.folder.path().join(host.dir.file_name().expect("a name")).display().to_string();
-        fs::write(&wall, 0i64.to_ne_bytes()).expect("a clock");
-        host.environment = vec![("LD_PRELOAD".into(), sources.wall.clone()), ("CLAVIGER_TEST_WALL".into(), wall.clone())];
+        let wall = Wall::new(&sources.wall, &sources.folder.path().join(host.dir.file_name().expect("a name")));
+        host.environment = wall.environment();
         let disks = [("state", 0o700, 32), ("audit", 0o750, megabytes)];
         let disks = disks.map(|(name, mode, megabytes)| SmallDisk::mount(host.dir.join(name), mode, megabytes << 20));
         host.launch();
@@ -154,10 +156,7 @@ impl Side {
 
     /// Sets the wall clock that this host runs by, so many seconds from the true one.
     pub fn set_wall(&self, seconds: i64) {
-        // In place: the daemon has the file mapped.
-        use std::io::Write;
-        let mut file = fs::OpenOptions::new().write(true).open(&self.wall).expect("a clock");
-        file.write_all(&seconds.to_ne_bytes()).expect("a clock");
+        self.wall.set(seconds);
     }
 
     /// The journal is lost, and an operator goes on without it: says that this state is gone on with, and that what is at the sources and
