@@ -32,13 +32,12 @@ pub(super) fn app_key() -> (String, Vec<u8>) {
     (pem, hex::decode(&digits[2..]).unwrap())
 }
 
-/// Tokens live, the key signs and goes: neither is found in the daemon's memory afterwards.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn neither_tokens_nor_the_key_are_left_in_memory() {
-    if !is_root() {
-        return;
-    }
-    let alive = Arc::<Mutex<BTreeSet<String>>>::default();
+/// The tokens that live at a stand-in.
+pub(super) type Alive = Arc<Mutex<BTreeSet<String>>>;
+
+/// One that gives what it is asked for, says so, and knows its tokens until they are ended.
+pub(super) async fn stand_in() -> (StandIn, Alive) {
+    let alive = Alive::default();
     let (shared, count) = (alive.clone(), AtomicU64::new(0));
     let server = StandIn::start(move |request| {
         let mut alive = shared.lock().unwrap();
@@ -46,16 +45,30 @@ async fn neither_tokens_nor_the_key_are_left_in_memory() {
         if request.method == "DELETE" {
             return if alive.remove(&bearer) { (204, String::new()) } else { (401, r#"{"message":"Bad credentials"}"#.to_owned()) };
         }
+        let asked: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+        let names = asked["repositories"].as_array().unwrap().iter().map(|name| json!({"name": name}));
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let made = count.fetch_add(1, Ordering::SeqCst).to_be_bytes();
         let token = format!("ghs_{}", hex::encode(sha256(&[b"token of a stand-in", &made])));
         alive.insert(token.clone());
         let dies = claviger::model::WallTime((now + 3600) * 1_000_000).rfc3339();
-        let reply = json!({"token": token, "expires_at": dies, "permissions": {"contents": "read", "metadata": "read"},
-                           "repository_selection": "selected", "repositories": [{"name": "shop"}]});
+        let mut permissions = asked["permissions"].clone();
+        permissions["metadata"] = json!("read");
+        let reply = json!({"token": token, "expires_at": dies, "permissions": permissions, "repository_selection": "selected",
+                           "repositories": names.collect::<Vec<_>>()});
         (201, reply.to_string())
     })
     .await;
+    (server, alive)
+}
+
+/// Tokens live, the key signs and goes: neither is found in the daemon's memory afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neither_tokens_nor_the_key_are_left_in_memory() {
+    if !is_root() {
+        return;
+    }
+    let (server, alive) = stand_in().await;
     let row = secret("ci/source", "internal", "settings = { repositories = [\"shop\"], permissions = { contents = \"write\" } }");
     let mut host = Host::prepare(Setup {
         config: format!(

@@ -47,6 +47,7 @@ mod narrowed;
 mod oauth2;
 mod openbao;
 mod operators;
+mod pages;
 mod pinned;
 mod reconcile;
 mod request;

@@ -2,12 +2,12 @@
 
 use super::{
     activated::Activated,
+    github::{app_key, stand_in},
     host::*,
     oauth_server::{AuthorizationServer, CLIENT_SECRET},
     openbao::logging_in,
     openbao_server::OpenBao,
     postgres::{BROKER, BROKER_PASSWORD, Postgres},
-    stand_in::StandIn,
 };
 use serde_json::{Value, json};
 use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
@@ -180,20 +180,7 @@ async fn what_each_engine_makes_is_no_more_than_was_asked_for() {
         return;
     }
     let Some(oauth) = AuthorizationServer::start("https://host.example.com", &json!({"keys": []})).await else { return };
-    // It gives what it is asked for, and says so.
-    let github = StandIn::start(|request| {
-        if request.method == "DELETE" {
-            return (204, String::new());
-        }
-        let asked: Value = serde_json::from_slice(&request.body).unwrap();
-        let repositories: Vec<Value> = asked["repositories"].as_array().unwrap().iter().map(|name| json!({"name": name})).collect();
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-        let dies = claviger::model::WallTime((now + 3600) * 1_000_000).rfc3339();
-        let reply = json!({"token": "ghs_a-stand-ins", "expires_at": dies, "permissions": asked["permissions"],
-                           "repository_selection": "selected", "repositories": repositories});
-        (201, reply.to_string())
-    })
-    .await;
+    let (github, _) = stand_in().await;
     let at = oauth.issuer();
     let rows = [
         ("jwt", "settings = { audience = \"api\", narrows = [\"read\"] }"),
@@ -235,7 +222,7 @@ async fn what_each_engine_makes_is_no_more_than_was_asked_for() {
     });
     host.write("login-ca.pem", &oauth.ca_pem);
     host.write("client-secret", CLIENT_SECRET);
-    host.write("app.pem", &super::github::app_key().0);
+    host.write("app.pem", &app_key().0);
     for private in ["client-secret", "app.pem"] {
         std::fs::set_permissions(host.path(private), std::fs::Permissions::from_mode(0o400)).unwrap();
     }
