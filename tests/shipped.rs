@@ -17,7 +17,7 @@ use claviger::{
         ssh::{SshConfig, SshEngine},
         x509::{self, X509Engine},
     },
-    model::{Catalogue, Registry, WallTime},
+    model::{Catalogue, EngineName, Registry, WallTime},
     outbound::{Address, Client, Limits},
     policy::{BASELINE, Bundle, Source},
     sys::{Clock, ManualClock},
@@ -305,13 +305,15 @@ fn every_key_is_documented_and_no_other() {
 #[test]
 fn every_example_loads_without_a_warning() {
     let examples: Vec<PathBuf> = fs::read_dir(root().join("config/examples")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(examples.len() >= 4);
+    let mut used = BTreeSet::new();
     for example in examples {
         let what = example.display();
         let config = parse(&read(&example.join("clavigerd.toml"))).unwrap_or_else(|error| panic!("{what}: {error}"));
         let registry = registry(&files(&example.join("identities.d"), ".toml")).unwrap_or_else(|error| panic!("{what}: {error}"));
         let catalogue = catalogue(&config, &files(&example.join("secrets.d"), ".toml")).unwrap_or_else(|error| panic!("{what}: {error}"));
         assert!(registry.iter().next().is_some() && catalogue.iter().next().is_some(), "{what}: is empty");
+        let kinds: BTreeMap<&EngineName, String> = config.engines.iter().map(|engine| (engine.name(), kind_of(engine))).collect();
+        used.extend(catalogue.iter().map(|row| kinds.get(&row.engine).cloned().unwrap_or_else(|| "local".into())));
         let names_user =
             |row: &claviger::model::Identity| row.selectors.iter().any(|s| matches!(s.kind(), "unix:user" | "unix:uid" | "systemd:loads"));
         assert!(registry.iter().all(|row| names_user(row)), "{what}: a row that names no user keeps all others from being isolated");
@@ -325,6 +327,26 @@ fn every_example_loads_without_a_warning() {
         });
         assert!(warnings.is_empty(), "{what}: {warnings:?}");
     }
+    // Each engine has a page, and an example that uses it.
+    let pages = fs::read_dir(root().join("docs/engines")).unwrap();
+    let pages: BTreeSet<String> =
+        pages.map(|page| page.unwrap().file_name().into_string().unwrap().trim_end_matches(".md").to_owned()).collect();
+    assert_eq!(used, pages);
+}
+
+/// The kind of an engine, as its configuration and its page call it.
+fn kind_of(engine: &EngineConfig) -> String {
+    let kind = match engine {
+        EngineConfig::Jwt(_) => "jwt",
+        EngineConfig::Postgres(_) => "postgres",
+        EngineConfig::OpenBao(_) => "openbao",
+        EngineConfig::GitHub(_) => "github-app",
+        EngineConfig::OAuth2(_) => "oauth2",
+        EngineConfig::X509(_) => "x509",
+        EngineConfig::Ssh(_) => "ssh",
+        EngineConfig::Command(_) => "command",
+    };
+    kind.into()
 }
 
 #[test]
