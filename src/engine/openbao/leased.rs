@@ -8,6 +8,7 @@ use super::{
     pick::picked,
     session::Token,
     settings::Read,
+    until,
 };
 use crate::{
     digest::Random,
@@ -59,6 +60,7 @@ impl OpenBaoEngine {
         reference.0.insert("path", path);
         reference.0.insert("mark", self.children.mark.as_str());
         if read.short_life {
+            until::check(data, order.expires.unix_secs()).map_err(|what| EngineError::Setup(format!("{doing}: {what}")))?;
             self.children.revoke(order.lease).await?;
             reference.0.insert("ends", "short-life");
         } else {

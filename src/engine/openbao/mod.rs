@@ -15,6 +15,7 @@ mod reading;
 mod session;
 mod settings;
 mod stale;
+mod until;
 
 pub use config::{Login, OpenBaoConfig, Source};
 pub use offline::Copies;
