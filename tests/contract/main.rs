@@ -17,6 +17,7 @@ mod oauth2_weather;
 mod oauth_server;
 mod openbao;
 mod openbao_certificates;
+mod openbao_namespaces;
 #[path = "../support/openbao.rs"]
 mod openbao_server;
 mod openbao_stale;

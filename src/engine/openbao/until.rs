@@ -23,8 +23,8 @@ pub(super) fn check(data: &Map<String, Value>, end: u64) -> Result<(), String> {
 /// In seconds since 1970: `pki` says it beside a certificate, `ssh` in it.
 fn dies(data: &Map<String, Value>) -> Result<Option<u64>, String> {
     if let Some(text) = data.get("signed_key").and_then(Value::as_str) {
-        let certificate = ssh_key::Certificate::from_openssh(text.trim()).map_err(|_| "signed_key is no certificate of OpenSSH")?;
-        return Ok(Some(certificate.valid_before()));
+        let until = super::super::ssh::valid_until(text).ok_or("signed_key is no certificate of OpenSSH")?;
+        return Ok(Some(until));
     }
     Ok(data.get("expiration").and_then(Value::as_u64))
 }
