@@ -10,11 +10,14 @@ mod figures;
 mod github;
 mod jwt;
 mod local;
+mod nginx;
 mod oauth2;
 mod oauth2_weather;
 #[path = "../support/oauth.rs"]
 mod oauth_server;
 mod openbao;
+mod openbao_certificates;
+mod openbao_namespaces;
 #[path = "../support/openbao.rs"]
 mod openbao_server;
 mod openbao_stale;
@@ -23,6 +26,8 @@ mod postgres;
 mod postgres_faults;
 mod recording;
 mod ssh;
+#[path = "../support/sshd.rs"]
+mod sshd;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
 mod static_roles;

@@ -15,7 +15,7 @@ use claviger::{
     },
     model::{EndResult, EndsBy, EngineName, SecretBytes, Ttl, WallTime},
     outbound::{Client, Limits, Method},
-    sys::SystemClock,
+    sys::{Clock, SystemClock},
 };
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
@@ -30,10 +30,23 @@ pub fn engine_with(client: Client, login: Login, state: &[u8], limit: Duration) 
 }
 
 fn engine_in(store: Arc<LocalStore>, client: Client, login: Login, state: &[u8], limit: Duration) -> OpenBaoEngine {
+    engine_at(None, Arc::new(SystemClock), store, client, login, state, limit)
+}
+
+/// The same in a namespace, by another clock.
+pub fn engine_at(
+    namespace: Option<&str>,
+    clock: Arc<dyn Clock>,
+    store: Arc<LocalStore>,
+    client: Client,
+    login: Login,
+    state: &[u8],
+    limit: Duration,
+) -> OpenBaoEngine {
     let config = OpenBaoConfig {
         name: EngineName::parse("under-test").unwrap(),
         client,
-        namespace: None,
+        namespace: namespace.map(str::to_owned),
         login,
         token_role: "claviger".into(),
         timeout: limit,
@@ -42,7 +55,7 @@ fn engine_in(store: Arc<LocalStore>, client: Client, login: Login, state: &[u8],
     };
     let root = SealKey::from_bytes(&[9; 32]).unwrap();
     let random = Arc::new(SystemRandom::default());
-    OpenBaoEngine::new(config, Mark::new(b"machine", state), &root, store, Arc::new(SystemClock), random).unwrap()
+    OpenBaoEngine::new(config, Mark::new(b"machine", state), &root, store, clock, random).unwrap()
 }
 
 pub fn approle(role_id: String, secret_id: String) -> Login {
@@ -62,8 +75,8 @@ fn text(issued: &Issued) -> &str {
 /// Logs in to the database with what was issued.
 pub struct Database {
     #[allow(dead_code, reason = "keeps the server")]
-    server: OpenBao,
-    cluster: Postgres,
+    pub server: OpenBao,
+    pub cluster: Postgres,
 }
 
 pub async fn logs_in(cluster: &Postgres, issued: &Issued) -> bool {
@@ -151,7 +164,7 @@ pub async fn stage() -> Option<(Postgres, OpenBao, OpenBaoEngine)> {
     Some((cluster, server, engine))
 }
 
-async fn roles(cluster: &Postgres) -> Vec<String> {
+pub async fn roles(cluster: &Postgres) -> Vec<String> {
     let rows = cluster.superuser("app").await.query("SELECT rolname::text FROM pg_roles WHERE starts_with(rolname::text, 'v-')", &[]).await;
     rows.unwrap().iter().map(|row| row.get(0)).collect()
 }

@@ -1,6 +1,9 @@
 //! User certificates under the contract, as `ssh-keygen` and a real sshd see them.
 
-use crate::suite::{Asked, Harness, Probe, now, secret};
+use crate::{
+    sshd::{Sshd, put_key, revocation_list, run, text},
+    suite::{Asked, Harness, Probe, now, secret},
+};
 use async_trait::async_trait;
 use claviger::{
     digest::{SealKey, SystemRandom},
@@ -13,14 +16,7 @@ use claviger::{
     sys::SystemClock,
 };
 use serde_json::json;
-use std::{
-    fs,
-    net::{TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
-    sync::Arc,
-};
+use std::{fs, path::PathBuf, process::Command, sync::Arc};
 use tempfile::TempDir;
 
 struct Bench(TempDir);
@@ -52,23 +48,12 @@ impl Bench {
 
     /// Writes key and certificate as ssh(1) wants them.
     fn put(&self, name: &str, issued: &Issued) -> String {
-        fs::write(self.path(name), issued.value.expose()).unwrap();
-        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o600)).unwrap();
-        fs::write(self.path(&format!("{name}-cert.pub")), attribute(issued, "certificate")).unwrap();
-        self.text(name)
+        put_key(self.0.path(), name, issued.value.expose(), &attribute(issued, "certificate"))
     }
 }
 
 fn attribute(issued: &Issued, name: &str) -> String {
     issued.attributes.iter().find(|(known, _)| known == name).unwrap().1.clone()
-}
-
-fn run(program: &str, arguments: &[&str]) -> Output {
-    Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{program}: {error}"))
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 /// A verifier that knows the authority: `ssh-keygen` signs with the credential and checks it, as an allowed signer, at this moment.
@@ -177,77 +162,6 @@ fn definitions_that_would_open_too_much_are_refused() {
     assert!(engine.check(&long).unwrap_err().contains("max_ttl"));
 }
 
-/// A server that is gone when this process is.
-struct Sshd {
-    child: Child,
-    port: u16,
-    made_folder: bool,
-}
-
-/// The package's own folder for unprivileged children; it is gone after a boot without its unit.
-const FOLDER: &str = "/run/sshd";
-
-impl Drop for Sshd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if self.made_folder {
-            let _ = fs::remove_dir(FOLDER);
-        }
-    }
-}
-
-impl Sshd {
-    fn start(bench: &Bench) -> Option<Self> {
-        // A server that is not root's lets in nobody but its own user.
-        if !Path::new("/usr/sbin/sshd").exists() || fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) != 0) {
-            let text = "no sshd, or not root (Debian: apt-get install openssh-server)";
-            assert!(std::env::var_os("CLAVIGER_REQUIRE_PACKAGES").is_none_or(|value| value != "1"), "{text}");
-            eprintln!("\n*** SKIPPED: {text}; what needs it was NOT tested ***\n");
-            return None;
-        }
-        let made_folder = fs::create_dir(FOLDER).is_ok();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        assert!(run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", &bench.text("host")]).status.success());
-        let config = format!(
-            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nPidFile none\nUsePAM no\nStrictModes no\nPasswordAuthentication no\n\
-             KbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nAuthorizedKeysFile none\nTrustedUserCAKeys {}\n\
-             RevokedKeys {}\nLogLevel VERBOSE\n",
-            bench.text("host"),
-            bench.text("ca.pub"),
-            bench.text("krl")
-        );
-        fs::write(bench.path("sshd_config"), config).unwrap();
-        let log = fs::File::create(bench.path("sshd.log")).unwrap();
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "/usr/sbin/sshd", "-D", "-e", "-f", &bench.text("sshd_config")])
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut sshd = Self { child, port, made_folder };
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(sshd.child.try_wait().unwrap().is_none(), "{}", fs::read_to_string(bench.path("sshd.log")).unwrap());
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        Some(sshd)
-    }
-
-    /// What comes of asking for a command with this key.
-    fn ask(&self, key: &str, command: &str) -> Output {
-        let port = self.port.to_string();
-        let options = ["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"];
-        let own = ["-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "LogLevel=ERROR", "-p", &port, "-i", key];
-        run("ssh", &[&options[..], &own, &["root@127.0.0.1", command]].concat())
-    }
-}
-
-/// What an operator's timer does with the list.
-fn revocation_list(bench: &Bench) {
-    let made = run("ssh-keygen", &["-q", "-k", "-f", &bench.text("krl"), "-s", &bench.text("ca.pub"), &bench.text("revoked")]);
-    assert!(made.status.success(), "{}", text(&made));
-}
-
 #[tokio::test]
 async fn sshd_lets_a_live_lease_run_its_command_and_nothing_else() {
     let bench = Bench::new();
@@ -257,26 +171,25 @@ async fn sshd_lets_a_live_lease_run_its_command_and_nothing_else() {
     let free = secret("hosts/free", &engine, json!({"principals": ["root"]}));
     let far = secret("hosts/far", &engine, json!({"principals": ["root"], "source_address": ["192.0.2.0/24"]}));
     let other = secret("hosts/other", &engine, json!({"principals": ["nobody"]}));
-    revocation_list(&bench);
-    let Some(sshd) = Sshd::start(&bench) else { return };
+    let list = || revocation_list(&bench.path("krl"), &bench.path("ca.pub"), &bench.path("revoked"));
+    list();
+    let revoked = format!("RevokedKeys {}", bench.text("krl"));
+    let Some(sshd) = Sshd::start(bench.0.path(), &bench.path("ca.pub"), &revoked) else { return };
     let asked = Asked::new();
     let mine = bench.put("forced", &engine.issue(&asked.order(&forced)).await.unwrap());
     let free = bench.put("free", &engine.issue(&Asked::new().order(&free)).await.unwrap());
     let said = sshd.ask(&mine, "echo asked");
-    assert!(said.status.success() && said.stdout == b"forced\n", "{} {}", text(&said), fs::read_to_string(bench.path("sshd.log")).unwrap());
-    assert_eq!(sshd.ask(&free, "echo asked").stdout, b"asked\n");
-    let log = || fs::read_to_string(bench.path("sshd.log")).unwrap();
-    assert!(log().contains(&format!("claviger lease={} identity=orders-service", asked.lease)), "the server's log names the lease");
+    assert!(said.status.success() && said.stdout == b"forced\n", "{} {}", text(&said), sshd.log());
+    sshd.lets_in(&free);
+    assert!(sshd.log().contains(&format!("claviger lease={} identity=orders-service", asked.lease)), "the server's log names the lease");
     for (name, secret, why) in [("far", &far, "not from a permitted source address"), ("other", &other, "principal")] {
         let key = bench.put(name, &engine.issue(&Asked::new().order(secret)).await.unwrap());
-        let said = sshd.ask(&key, "echo asked");
-        assert!(!said.status.success() && said.stdout.is_empty(), "{name}: {}", text(&said));
-        assert!(log().contains(why), "{name}: {}", log());
+        sshd.refuses(&key, why);
     }
     engine.end(asked.lease, &UpstreamRef::default()).await.unwrap();
-    revocation_list(&bench);
+    list();
     // sshd reads it at every login.
-    let said = sshd.ask(&mine, "echo asked");
-    assert!(!said.status.success() && said.stdout.is_empty() && log().contains("revoked"), "{} {}", text(&said), log());
-    assert_eq!(sshd.ask(&free, "echo asked").stdout, b"asked\n", "another lease goes on");
+    sshd.refuses(&mine, "revoked");
+    // Another lease goes on.
+    sshd.lets_in(&free);
 }

@@ -16,6 +16,8 @@ mod oauth_server;
 mod openbao_server;
 #[path = "../support/postgres.rs"]
 mod postgres;
+#[path = "../support/sshd.rs"]
+mod sshd;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
 
@@ -58,6 +60,7 @@ mod shapes;
 mod shared;
 mod siege;
 mod sight;
+mod ssh;
 mod stale;
 mod upgrade;
 mod vault;

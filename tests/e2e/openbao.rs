@@ -21,9 +21,14 @@ fn row(name: &str, settings: &str) -> String {
 
 /// A daemon that logs in to this server by AppRole.
 async fn host(server: &OpenBao, cluster: &Postgres, two: bool) -> Host {
-    server.prepare().await;
-    server.with_database(cluster.port, (BROKER, BROKER_PASSWORD)).await;
-    server.put("secret/data/app/db", json!({"data": {"user": "u", "password": "first value"}})).await;
+    host_in(server, "", cluster, two).await
+}
+
+/// The same in a namespace (`NAME/`).
+async fn host_in(server: &OpenBao, space: &str, cluster: &Postgres, two: bool) -> Host {
+    server.prepare_in(space).await;
+    server.with_database_in(space, cluster.port, (BROKER, BROKER_PASSWORD)).await;
+    server.put(&format!("{space}secret/data/app/db"), json!({"data": {"user": "u", "password": "first value"}})).await;
     let setup = Setup {
         identities: identity("orders", VICTIM, &(declared("db/orders") + &declared("app/db"))),
         secrets: row("db/orders", "read = \"database/creds/ro\", field = \"password\", attributes = [\"username\"]")
@@ -32,16 +37,21 @@ async fn host(server: &OpenBao, cluster: &Postgres, two: bool) -> Host {
         two,
         ..Setup::default()
     };
-    logging_in(server, setup).await
+    logging_in_at(server, space, setup).await
 }
 
 /// The same with an engine `bao` that logs in there; the server is prepared.
 pub async fn logging_in(server: &OpenBao, setup: Setup) -> Host {
-    let (role_id, secret_id) = server.approle(json!({"token_policies": "claviger", "token_ttl": "20m"})).await;
+    logging_in_at(server, "", setup).await
+}
+
+async fn logging_in_at(server: &OpenBao, space: &str, setup: Setup) -> Host {
+    let namespace = if space.is_empty() { String::new() } else { format!("namespace = \"{space}\"\n") };
+    let (role_id, secret_id) = server.approle_in(space, json!({"token_policies": "claviger", "token_ttl": "20m"})).await;
     let host = Host::prepare(Setup {
         config: format!(
             "[[engine]]\nkind = \"openbao\"\nname = \"bao\"\naddress = \"https://localhost:{}\"\nca_file = \"$DIR/bao-ca.pem\"\n\
-             login = {{ method = \"approle\", role_id = \"{role_id}\", secret_id_file = \"$DIR/secret-id\" }}\n",
+             login = {{ method = \"approle\", role_id = \"{role_id}\", secret_id_file = \"$DIR/secret-id\" }}\n{namespace}",
             server.port
         ),
         ..setup
@@ -83,19 +93,23 @@ pub(super) fn contents(folder: &Path) -> String {
     out
 }
 
-async fn lives_and_dies(two: bool) {
+/// At the root, or in a namespace (`NAME/`).
+async fn lives_and_dies(two: bool, space: &str) {
     if !is_root() {
         return;
     }
     let (Some(cluster), Some(server)) = (Postgres::start().await, OpenBao::start().await) else { return };
-    let mut host = host(&server, &cluster, two).await;
+    if !space.is_empty() {
+        server.put(&format!("sys/namespaces/{}", space.trim_end_matches('/')), json!({})).await;
+    }
+    let mut host = host_in(&server, space, &cluster, two).await;
     host.launch();
     let mut holder = host.hold(VICTIM, "orders", &["hold", ASK]);
     assert_eq!(holder.first["status"], 201, "{}\n{}", holder.first, host.log());
     assert_eq!(holder.first["body"]["lease"]["ends_by"], "upstream");
     assert!(logs_in(&cluster, &holder.first).await);
     let lease = holder.lease();
-    assert_eq!(server.tokens().await, std::slice::from_ref(&lease));
+    assert_eq!(server.tokens_in(space).await, std::slice::from_ref(&lease));
     // The logs of both sides meet, and neither has the value.
     let issue = host.records_of("issue").pop().unwrap();
     let digest = issue["credential"]["intent"].as_str().unwrap().to_owned();
@@ -119,17 +133,22 @@ async fn lives_and_dies(two: bool) {
     let receipt = host.receipt(&lease);
     assert_eq!((receipt["state"].as_str(), receipt["end"]["seq"].as_u64()), (Some("looked"), end["seq"].as_u64()));
     assert_eq!((&receipt["issue"]["seq"], receipt["intent"].as_str()), (&issue["seq"], Some(&*digest)));
-    assert!(!logs_in(&cluster, &holder.first).await && roles(&cluster).await == 0 && server.tokens().await.is_empty());
+    assert!(!logs_in(&cluster, &holder.first).await && roles(&cluster).await == 0 && server.tokens_in(space).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_from_openbao_works_until_its_holder_dies() {
-    lives_and_dies(false).await;
+    lives_and_dies(false, "").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_from_openbao_works_until_its_holder_dies_in_two_processes() {
-    lives_and_dies(true).await;
+    lives_and_dies(true, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_from_a_namespace_works_until_its_holder_dies() {
+    lives_and_dies(false, "team/").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

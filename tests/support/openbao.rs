@@ -33,8 +33,15 @@ pub struct OpenBao {
 
 /// What claviger's own token may: the policy of docs/engines/openbao.md, word for word.
 pub fn policy() -> String {
+    policies(1)
+}
+
+/// The policies that stand on the page, the first of them or some.
+fn policies(how_many: usize) -> String {
     let page = include_str!("../../docs/engines/openbao.md");
-    page.split("```hcl\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the page has a policy").to_owned()
+    let found: Vec<&str> = page.split("```hcl\n").skip(1).take(how_many).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(found.len(), how_many, "the page has no policy");
+    found.concat()
 }
 
 impl OpenBao {
@@ -114,12 +121,17 @@ impl OpenBao {
 
     /// How many tokens claviger has here, fences not counted.
     pub async fn tokens(&self) -> Vec<String> {
-        let (_, listed) = self.call(Method::Get, "auth/token/accessors?list=true", Value::Null).await;
+        self.tokens_in("").await
+    }
+
+    /// The same in a namespace (`NAME/`).
+    pub async fn tokens_in(&self, space: &str) -> Vec<String> {
+        let (_, listed) = self.call(Method::Get, &format!("{space}auth/token/accessors?list=true"), Value::Null).await;
         // What is being made must not be looked at: the server would end it.
         tokio::time::sleep(Duration::from_millis(300)).await;
         let mut found = Vec::new();
         for accessor in listed["data"]["keys"].as_array().into_iter().flatten() {
-            let (_, looked) = self.call(Method::Put, "auth/token/lookup-accessor", json!({"accessor": accessor})).await;
+            let (_, looked) = self.call(Method::Put, &format!("{space}auth/token/lookup-accessor"), json!({"accessor": accessor})).await;
             let meta = &looked["data"]["meta"];
             if meta["claviger_settled"].is_null() {
                 found.extend(meta["claviger_lease"].as_str().map(str::to_owned));
@@ -130,39 +142,57 @@ impl OpenBao {
 
     /// A login for claviger by AppRole: role id and secret id.
     pub async fn approle(&self, settings: Value) -> (String, String) {
-        self.put("auth/approle/role/claviger", settings).await;
-        let (_, role) = self.call(Method::Get, "auth/approle/role/claviger/role-id", Value::Null).await;
-        let secret = self.put("auth/approle/role/claviger/secret-id", json!({})).await;
+        self.approle_in("", settings).await
+    }
+
+    /// The same in a namespace (`NAME/`).
+    pub async fn approle_in(&self, space: &str, settings: Value) -> (String, String) {
+        let at = format!("{space}auth/approle/role/claviger");
+        self.put(&at, settings).await;
+        let (_, role) = self.call(Method::Get, &format!("{at}/role-id"), Value::Null).await;
+        let secret = self.put(&format!("{at}/secret-id"), json!({})).await;
         let text = |value: &Value| value.as_str().expect("an id").to_owned();
         (text(&role["data"]["role_id"]), text(&secret["data"]["secret_id"]))
     }
 
     /// KV version 2 at `secret`, claviger's policy, its token role, and AppRole.
     pub async fn prepare(&self) {
-        self.put("sys/mounts/secret", json!({"type": "kv", "options": {"version": "2"}})).await;
+        self.prepare_in("").await;
+    }
+
+    /// The same in a namespace (`NAME/`), with the policy that the page has for one.
+    pub async fn prepare_in(&self, space: &str) {
+        let at = |path: &str| format!("{space}{path}");
+        self.put(&at("sys/mounts/secret"), json!({"type": "kv", "options": {"version": "2"}})).await;
         // A new store is not ready at once.
-        while self.call(Method::Put, "secret/data/ready", json!({"data": {"ready": "yes"}})).await.0 != 200 {
+        while self.call(Method::Put, &at("secret/data/ready"), json!({"data": {"ready": "yes"}})).await.0 != 200 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        self.put("sys/policies/acl/claviger", json!({"policy": policy()})).await;
+        let own = policies(if space.is_empty() { 1 } else { 2 });
+        self.put(&at("sys/policies/acl/claviger"), json!({"policy": own})).await;
         let app = "path \"database/creds/*\" { capabilities = [\"read\"] }\npath \"pki/issue/*\" { capabilities = [\"update\"] }\n\
                    path \"secret/data/app/*\" { capabilities = [\"read\"] }\n";
-        self.put("sys/policies/acl/app", json!({"policy": app})).await;
+        self.put(&at("sys/policies/acl/app"), json!({"policy": app})).await;
         self.put(
-            "auth/token/roles/claviger",
+            &at("auth/token/roles/claviger"),
             json!({"allowed_policies": "app,claviger-fence", "orphan": true, "token_no_default_policy": true}),
         )
         .await;
-        self.put("sys/auth/approle", json!({"type": "approle"})).await;
+        self.put(&at("sys/auth/approle"), json!({"type": "approle"})).await;
     }
 
     /// The database engine over a cluster at that port, with roles `ro` (a minute unless prolonged), `long` (an hour), `short` (at most two minutes) and `slow` (three seconds to make one).
-    pub async fn with_database(&self, port: u16, (user, password): (&str, &str)) {
-        self.put("sys/mounts/database", json!({"type": "database"})).await;
+    pub async fn with_database(&self, port: u16, login: (&str, &str)) {
+        self.with_database_in("", port, login).await;
+    }
+
+    /// The same in a namespace (`NAME/`).
+    pub async fn with_database_in(&self, space: &str, port: u16, (user, password): (&str, &str)) {
+        self.put(&format!("{space}sys/mounts/database"), json!({"type": "database"})).await;
         let url = format!("postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{}/app?sslmode=require", port);
         let config = json!({"plugin_name": "postgresql-database-plugin", "allowed_roles": "*", "connection_url": url, "username": user,
                             "password": password});
-        self.put("database/config/pg", config).await;
+        self.put(&format!("{space}database/config/pg"), config).await;
         let create = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'; GRANT USAGE ON SCHEMA app TO \"{{name}}\"; \
                       GRANT SELECT ON app.orders TO \"{{name}}\";";
         // To be repeated: a server that is killed after these begins again with them.
@@ -175,7 +205,7 @@ impl OpenBao {
             ("slow", slow.as_str(), "1m", "24h"),
         ] {
             let role = json!({"db_name": "pg", "creation_statements": create, "revocation_statements": drop, "default_ttl": usual, "max_ttl": max});
-            self.put(&format!("database/roles/{name}"), role).await;
+            self.put(&format!("{space}database/roles/{name}"), role).await;
         }
     }
 

@@ -31,6 +31,7 @@ pub(super) struct Reply {
 #[serde(default)]
 pub(super) struct Auth {
     pub(super) client_token: String,
+    pub(super) accessor: String,
     pub(super) lease_duration: u64,
     pub(super) renewable: bool,
     pub(super) orphan: bool,
@@ -55,9 +56,13 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// The server's word for a token that it does not know, when it is asked about one.
+    /// The server's word for a token that it does not know, when it is asked about one by its id or its accessor.
     pub(super) fn is_unknown_token(&self) -> bool {
-        matches!(self, Fault::Denied(text) if text.contains("bad token"))
+        match self {
+            Fault::Denied(text) => text.contains("bad token"),
+            Fault::Rejected(400, text) => text.contains("invalid accessor"),
+            _ => false,
+        }
     }
 
     /// Its word for a caller whose token it does not know any more; who may not do this one thing is told less.
@@ -86,6 +91,11 @@ impl Fault {
 impl Api {
     pub(super) fn new(client: Client, namespace: Option<String>) -> Self {
         Self { client, namespace }
+    }
+
+    /// The namespace that every call is in, if it is not the root's.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
     }
 
     /// As [`Client::ending`].

@@ -8,6 +8,7 @@ use super::{
     super::{EngineError, Mark, Order},
     api::{Fault, Reply},
     session::{Session, Token},
+    space::{Handle, Space},
 };
 use crate::{
     digest::SealKey,
@@ -39,6 +40,23 @@ pub(super) struct Children {
     pub(super) role: String,
     pub(super) mark: Mark,
     pub(super) key: SealKey,
+    /// In a namespace ids are the server's.
+    pub(super) space: Option<Space>,
+}
+
+/// A token that was made.
+pub(super) struct Made {
+    pub(super) token: SecretBytes,
+    /// Its name at the server, where the id is the server's.
+    pub(super) accessor: Option<String>,
+}
+
+/// A token that bears our mark.
+pub(super) struct Marked {
+    pub(super) lease: LeaseId,
+    pub(super) accessor: String,
+    /// The path that was read with it, if any.
+    pub(super) path: Option<String>,
 }
 
 /// What a lease's token is at the server.
@@ -63,7 +81,7 @@ impl Children {
     }
 
     /// Makes the lease's token, to live for so many seconds.
-    pub(super) async fn make(&self, order: &Order<'_>, policies: &[String], path: Option<&str>, seconds: u64) -> Result<(), EngineError> {
+    pub(super) async fn make(&self, order: &Order<'_>, policies: &[String], path: Option<&str>, seconds: u64) -> Result<Made, EngineError> {
         let mut meta = self.meta(order.lease);
         for (name, value) in [
             ("claviger_request", order.request.to_string()),
@@ -90,7 +108,13 @@ impl Children {
         if !lasts(auth.lease_duration, seconds) {
             return setup(&format!("gives {} s to a lease of {seconds} s (token_explicit_max_ttl, token_period)", auth.lease_duration));
         }
-        Ok(())
+        if self.space.is_none() {
+            return Ok(Made { token: self.id(order.lease), accessor: None });
+        }
+        if auth.client_token.is_empty() || auth.accessor.is_empty() {
+            return Err(Fault::Malformed.during(&doing));
+        }
+        Ok(Made { token: SecretBytes::new(auth.client_token.into_bytes()), accessor: Some(auth.accessor) })
     }
 
     async fn create(
@@ -102,16 +126,17 @@ impl Children {
         doing: &str,
     ) -> Result<Result<Reply, Fault>, EngineError> {
         let (id, path) = (self.id(lease), format!("auth/token/create/{}", self.role));
-        let id = ascii(&id);
         let fence = meta.contains_key(SETTLED);
         let mut body = json!({
-            "id": id,
             "ttl": format!("{seconds}s"),
             "renewable": !fence,
             "no_default_policy": true,
             "display_name": format!("claviger-{}-{}", self.mark, lease.bare()),
             "meta": meta,
         });
+        if self.space.is_none() {
+            body["id"] = ascii(&id).into();
+        }
         if !policies.is_empty() {
             body["policies"] = policies.into();
         }
@@ -129,7 +154,7 @@ impl Children {
         match self.create(lease, &[FENCE_POLICY.to_owned()], meta, FENCE_SECONDS, doing).await? {
             Ok(reply) if reply.auth.as_ref().is_some_and(|auth| auth.policies == [FENCE_POLICY]) => Ok(true),
             Ok(_) => {
-                self.revoke(lease).await?;
+                self.revoke(Handle::Id(lease)).await?;
                 Err(EngineError::Setup(format!("{doing}: auth/token/roles/{} gives a fence more policies than {FENCE_POLICY}", self.role)))
             }
             Err(Fault::Rejected(_, text)) if text.contains("duplicate ID") => Ok(false),
@@ -144,18 +169,13 @@ impl Children {
     /// Tries whether fences can be put up, so that an operator hears of it at a start and not after a crash.
     pub(super) async fn try_fence(&self, lease: LeaseId) -> Result<(), EngineError> {
         self.fence(lease, None).await?;
-        self.revoke(lease).await
+        self.revoke(Handle::Id(lease)).await
     }
 
     /// Looks the lease's token up.
-    pub(super) async fn find(&self, lease: LeaseId) -> Result<Child, EngineError> {
-        let id = self.id(lease);
-        let body = &json!({"token": ascii(&id)});
+    pub(super) async fn find(&self, named: Handle<'_>) -> Result<Child, EngineError> {
         let doing = "looking a token up";
-        let found = self
-            .session
-            .with_token(doing, async move |us: Arc<Token>| self.session.api.put(Some(us.expose()), "auth/token/lookup", body, true).await);
-        match found.await? {
+        match self.about(named, "lookup", Map::new(), doing).await? {
             Ok(reply) => {
                 let data = reply.data.unwrap_or_default();
                 let meta = data.get("meta").and_then(Value::as_object);
@@ -173,14 +193,9 @@ impl Children {
     }
 
     /// Revokes the lease's token. That it is not there is no error; the server ends what hangs on it soon after.
-    pub(super) async fn revoke(&self, lease: LeaseId) -> Result<(), EngineError> {
-        let id = self.id(lease);
-        let body = &json!({"token": ascii(&id)});
+    pub(super) async fn revoke(&self, named: Handle<'_>) -> Result<(), EngineError> {
         let doing = "revoking a token";
-        let done = self
-            .session
-            .with_token(doing, async move |us: Arc<Token>| self.session.api.put(Some(us.expose()), "auth/token/revoke", body, true).await);
-        match done.await? {
+        match self.about(named, "revoke", Map::new(), doing).await? {
             Ok(_) => Ok(()),
             Err(fault) if fault.is_unknown_token() => Ok(()),
             Err(fault) => Err(fault.during(doing)),
@@ -188,14 +203,10 @@ impl Children {
     }
 
     /// Lets it live for so many seconds from now.
-    pub(super) async fn renew(&self, lease: LeaseId, seconds: u64) -> Result<(), EngineError> {
-        let id = self.id(lease);
-        let body = &json!({"token": ascii(&id), "increment": format!("{seconds}s")});
+    pub(super) async fn renew(&self, named: Handle<'_>, seconds: u64) -> Result<(), EngineError> {
         let doing = "renewing a token";
-        let done = self
-            .session
-            .with_token(doing, async move |us: Arc<Token>| self.session.api.put(Some(us.expose()), "auth/token/renew", body, true).await);
-        match done.await? {
+        let more = Map::from_iter([("increment".to_owned(), format!("{seconds}s").into())]);
+        match self.about(named, "renew", more, doing).await? {
             Ok(reply) => {
                 let given = reply.auth.unwrap_or_default().lease_duration;
                 match lasts(given, seconds) {
@@ -203,7 +214,7 @@ impl Children {
                     false => Err(EngineError::Refused(format!("{doing}: {seconds} s were asked for, the server gives {given} s"))),
                 }
             }
-            Err(Fault::Rejected(_, text) | Fault::Denied(text)) => match self.find(lease).await? {
+            Err(Fault::Rejected(_, text) | Fault::Denied(text)) => match self.find(named).await? {
                 Child::Alive(_) => Err(EngineError::Setup(format!("{doing}: {text}"))),
                 Child::Absent | Child::Fence(_) => Err(EngineError::Refused("the lease's token is gone".into())),
             },
@@ -211,8 +222,30 @@ impl Children {
         }
     }
 
-    /// The leases whose tokens are at the server, under our mark.
-    pub(super) async fn all(&self) -> Result<Vec<LeaseId>, EngineError> {
+    /// Does something about a lease's token.
+    async fn about(
+        &self,
+        named: Handle<'_>,
+        verb: &str,
+        mut body: Map<String, Value>,
+        doing: &str,
+    ) -> Result<Result<Reply, Fault>, EngineError> {
+        let path = match named {
+            Handle::Id(lease) => {
+                body.insert("token".into(), ascii(&self.id(lease)).into());
+                format!("auth/token/{verb}")
+            }
+            Handle::Accessor(accessor) => {
+                body.insert("accessor".into(), accessor.into());
+                format!("auth/token/{verb}-accessor")
+            }
+        };
+        let (path, body) = (path.as_str(), &body);
+        self.session.with_token(doing, async move |us: Arc<Token>| self.session.api.put(Some(us.expose()), path, body, true).await).await
+    }
+
+    /// The tokens at the server that are under our mark.
+    pub(super) async fn marked(&self) -> Result<Vec<Marked>, EngineError> {
         let doing = "listing tokens";
         let listed = self
             .session
@@ -230,14 +263,14 @@ impl Children {
                     done => done,
                 });
                 match reply.await? {
-                    Ok(reply) => Ok(self.lease_of(&reply)),
+                    Ok(reply) => Ok(self.mark_of(&reply, accessor)),
                     // It died between the two calls, or never was.
                     Err(Fault::Rejected(..) | Fault::Absent) => Ok(None),
                     Err(fault) => Err(fault.during(doing)),
                 }
             });
-            for lease in futures_util::future::join_all(looked).await {
-                found.extend(lease?);
+            for mark in futures_util::future::join_all(looked).await {
+                found.extend(mark?);
             }
         }
         Ok(found)
@@ -262,13 +295,14 @@ impl Children {
         }
     }
 
-    fn lease_of(&self, reply: &Reply) -> Option<LeaseId> {
+    fn mark_of(&self, reply: &Reply, accessor: &str) -> Option<Marked> {
         let meta = reply.data.as_ref()?.get("meta")?.as_object()?;
         let word = |name: &str| meta.get(name).and_then(Value::as_str);
         if word(MARK) != Some(self.mark.as_str()) || word(SETTLED).is_some() {
             return None;
         }
-        LeaseId::parse(word(LEASE)?).ok()
+        let lease = LeaseId::parse(word(LEASE)?).ok()?;
+        Some(Marked { lease, accessor: accessor.to_owned(), path: word(PATH).map(str::to_owned) })
     }
 
     fn meta(&self, lease: LeaseId) -> Map<String, Value> {

@@ -8,10 +8,12 @@ use super::{
     pick::picked,
     session::Token,
     settings::Read,
+    space::Handle,
+    until,
 };
 use crate::{
     digest::Random,
-    model::{EndResult, Finding, LeaseId, Proof, SecretBytes},
+    model::{EndResult, Finding, LeaseId, Proof, SecretBytes, SecretDefinition},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -34,9 +36,10 @@ impl OpenBaoEngine {
             .ok_or_else(|| EngineError::Setup(format!("{}: read has no path for the operation {}", order.secret.name, order.operation)))?;
         let seconds = self.seconds(order);
         let life = if read.short_life { CALL_SECONDS } else { seconds };
-        self.children.make(order, &read.policies, (!read.short_life).then_some(path), life).await?;
+        let made = self.children.make(order, &read.policies, (!read.short_life).then_some(path), life).await?;
+        let named = Handle::of(order.lease, made.accessor.as_ref());
         crate::failpoint!("openbao-token-made");
-        let (child, api) = (self.children.id(order.lease), &self.children.session.api);
+        let (child, api) = (&made.token, &self.children.session.api);
         let url = encoded(path);
         let reply = match read.body(order, seconds) {
             None => api.get_once(child.expose(), &url).await,
@@ -59,20 +62,49 @@ impl OpenBaoEngine {
         reference.0.insert("path", path);
         reference.0.insert("mark", self.children.mark.as_str());
         if read.short_life {
-            self.children.revoke(order.lease).await?;
+            until::check(data, order.expires.unix_secs()).map_err(|what| EngineError::Setup(format!("{doing}: {what}")))?;
+            self.children.revoke(named).await?;
             reference.0.insert("ends", "short-life");
         } else {
             self.must_last(&reply, seconds, path).await?;
             reference.0.insert("lease", reply.lease_id.as_str());
             reference.0.insert("renewable", reply.renewable);
+            self.name_in(&mut reference, made.accessor.as_deref());
         }
         reference.0.insert("intent", order.intent_digest());
         if !attributes.is_empty() {
             let beside = attributes.iter().map(|(name, value)| (name.to_string(), Value::from(value.as_str())));
             reference.0.insert("attributes", beside.collect::<serde_json::Map<_, _>>());
         }
-        reference.seal(STANDARD.encode(self.seal_key.seal(&context(order.lease), value.expose(), &*self.random as &dyn Random)));
+        self.seal_in(&mut reference, order.lease, &value);
         Ok(Issued { value, attributes, reference })
+    }
+
+    /// Seals a value that cannot be made again into the reference of its lease.
+    pub(super) fn seal_in(&self, reference: &mut UpstreamRef, lease: LeaseId, value: &SecretBytes) {
+        reference.seal(STANDARD.encode(self.seal_key.seal(&context(lease), value.expose(), &*self.random as &dyn Random)));
+    }
+
+    /// Writes down how a token is found whose id is not ours.
+    pub(super) fn name_in(&self, reference: &mut UpstreamRef, accessor: Option<&str>) {
+        if let (Some(namespace), Some(accessor)) = (self.children.session.api.namespace(), accessor) {
+            reference.0.insert("namespace", namespace);
+            reference.0.insert("accessor", accessor);
+        }
+    }
+
+    /// Makes a token that is the secret itself.
+    pub(super) async fn make_token(&self, order: &Order<'_>, policies: &[String]) -> Result<Issued, EngineError> {
+        let made = self.children.make(order, policies, None, self.seconds(order)).await?;
+        let mut reference = UpstreamRef::default();
+        reference.0.insert("token", true);
+        reference.0.insert("mark", self.children.mark.as_str());
+        reference.0.insert("intent", order.intent_digest());
+        if made.accessor.is_some() {
+            self.name_in(&mut reference, made.accessor.as_deref());
+            self.seal_in(&mut reference, order.lease, &made.token);
+        }
+        Ok(Issued { value: made.token, attributes: Vec::new(), reference })
     }
 
     /// A credential that dies before its lease would be a lie.
@@ -114,7 +146,13 @@ impl OpenBaoEngine {
     }
 
     /// Lets a live lease last until its new end.
-    pub(super) async fn renew_leased(&self, order: &Order<'_>, id: &str, reference: &UpstreamRef) -> Result<(), EngineError> {
+    pub(super) async fn renew_leased(
+        &self,
+        order: &Order<'_>,
+        id: &str,
+        named: Handle<'_>,
+        reference: &UpstreamRef,
+    ) -> Result<(), EngineError> {
         if reference.0.get("renewable") == Some(&Value::Bool(false)) {
             return Err(EngineError::Refused("what the path gave is not renewable: ask for a new lease".into()));
         }
@@ -123,11 +161,11 @@ impl OpenBaoEngine {
         if !lasts(given, seconds) {
             return Err(EngineError::Refused(format!("{seconds} s were asked for, the server gives {given} s (max_ttl there)")));
         }
-        self.children.renew(order.lease, seconds).await
+        self.children.renew(named, seconds).await
     }
 
     /// Ends a lease whose id at the server is known: the server answers when it is done, and is asked whether it knows it still.
-    pub(super) async fn end_leased(&self, lease: LeaseId, id: &str) -> Result<Over, EngineError> {
+    pub(super) async fn end_leased(&self, named: Handle<'_>, id: &str) -> Result<Over, EngineError> {
         let body = &json!({"lease_id": id, "sync": true});
         let doing = "revoking a lease";
         let session = &self.children.session;
@@ -143,30 +181,30 @@ impl OpenBaoEngine {
             return Err(EngineError::Unreachable("the lease lives after it was revoked".into()));
         }
         // Nothing else hangs on the token: it was used once.
-        self.children.revoke(lease).await?;
-        Ok(Over::revoked(match self.must_be_gone(lease).await? {
+        self.children.revoke(named).await?;
+        Ok(Over::revoked(match self.must_be_gone(named).await? {
             Gone::Unknown => Proof::looked(&[Finding::LeaseUnknown, Finding::TokenUnknown]),
             Gone::Fenced => Proof::looked(&[Finding::LeaseUnknown, Finding::TokenFenced]),
         }))
     }
 
     /// Ends a lease's token, and looks.
-    pub(super) async fn end_token(&self, lease: LeaseId) -> Result<Over, EngineError> {
-        self.children.revoke(lease).await?;
-        Ok(Over::revoked(self.must_be_gone(lease).await?.proof()))
+    pub(super) async fn end_token(&self, named: Handle<'_>) -> Result<Over, EngineError> {
+        self.children.revoke(named).await?;
+        Ok(Over::revoked(self.must_be_gone(named).await?.proof()))
     }
 
     /// Ends a lease of which nothing is known but its token, if that is there.
     pub(super) async fn end_unknown(&self, lease: LeaseId) -> Result<Over, EngineError> {
-        self.settle_child(lease).await.map(|over| Over { result: EndResult::Revoked, ..over })
+        self.settle_lost(lease, None).await.map(|over| Over { result: EndResult::Revoked, ..over })
     }
 
     /// Looks for a lease's token.
-    async fn must_be_gone(&self, lease: LeaseId) -> Result<Gone, EngineError> {
+    pub(super) async fn must_be_gone(&self, named: Handle<'_>) -> Result<Gone, EngineError> {
         if crate::mutation!("receipt-proof") {
             return Ok(Gone::Unknown);
         }
-        match self.children.find(lease).await? {
+        match self.children.find(named).await? {
             Child::Alive(_) => Err(EngineError::Unreachable("the token lives after it was revoked".into())),
             Child::Absent => Ok(Gone::Unknown),
             Child::Fence(_) => Ok(Gone::Fenced),
@@ -188,14 +226,22 @@ impl OpenBaoEngine {
         }
     }
 
+    /// Ends what a lost issue left.
+    pub(super) async fn settle_lost(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
+        match &self.children.space {
+            Some(space) => self.settle_in_space(space, lease, secret).await,
+            None => self.settle_child(lease).await,
+        }
+    }
+
     /// Ends what a lost issue left and closes the way for one that is still under way. The fence remembers the path, so that whoever tries
     /// again after a try that was cut off waits for the same leases.
-    pub(super) async fn settle_child(&self, lease: LeaseId) -> Result<Over, EngineError> {
-        let (mut found, mut made_at) = (false, None);
+    async fn settle_child(&self, lease: LeaseId) -> Result<Over, EngineError> {
+        let (named, mut found, mut made_at) = (Handle::Id(lease), false, None);
         loop {
-            match self.children.find(lease).await? {
+            match self.children.find(named).await? {
                 Child::Alive(path) => {
-                    self.children.revoke(lease).await?;
+                    self.children.revoke(named).await?;
                     (found, made_at) = (true, path.or(made_at));
                 }
                 Child::Fence(path) => {
@@ -212,14 +258,14 @@ impl OpenBaoEngine {
             Some(path) => self.wait_until_ended(&path).await?,
             None => true,
         };
-        let gone = self.must_be_gone(lease).await?.proof();
+        let gone = self.must_be_gone(named).await?.proof();
         let proof = if looked { gone } else { Proof::TOLD };
         Ok(if found { Over::revoked(proof) } else { Over::lapsed(proof) })
     }
 
     /// Revoking a token leaves its leases to the server, which ends them soon after: they are over by then, and go from the list when their
     /// source has confirmed. Whose they are is not told, so all that are over are waited for; false where they are too many to be looked at.
-    async fn wait_until_ended(&self, path: &str) -> Result<bool, EngineError> {
+    pub(super) async fn wait_until_ended(&self, path: &str) -> Result<bool, EngineError> {
         let session = &self.children.session;
         let doing = format!("waiting for leases of {path} to end");
         let url = &format!("sys/leases/lookup/{}?list=true", encoded(path));
@@ -265,7 +311,7 @@ impl OpenBaoEngine {
 
 /// How a token that was looked for is not there.
 #[derive(Clone, Copy)]
-enum Gone {
+pub(super) enum Gone {
     Unknown,
     Fenced,
 }

@@ -7,6 +7,7 @@ mod api;
 mod child;
 mod config;
 mod generate;
+mod kind;
 mod kv;
 mod leased;
 mod offline;
@@ -14,14 +15,15 @@ mod pick;
 mod reading;
 mod session;
 mod settings;
+mod space;
 mod stale;
+mod until;
 
 pub use config::{Login, OpenBaoConfig, Source};
 pub use offline::Copies;
 
 use super::{
-    Again, Attribute, Engine, EngineError, Issued, Kept, Mark, Order, Over, UpstreamRef, Version as Made, local::LocalStore,
-    stale_attributes,
+    Again, Engine, EngineError, Issued, Kept, Mark, Order, Over, UpstreamRef, Version as Made, local::LocalStore, stale_attributes,
 };
 use crate::{
     digest::{Random, SealKey},
@@ -31,12 +33,14 @@ use crate::{
 use api::Api;
 use async_trait::async_trait;
 use child::Children;
+use kind::Kind;
 use kv::{KvStore, Version};
 use offline::Offline;
-use reading::{Reading, of_kv, of_version};
+use reading::{of_kv, of_version};
 use serde_json::Value;
 use session::Session;
 use settings::{Kv, KvPath, Pick, Settings};
+use space::{Handle, Space};
 use std::{future::Future, sync::Arc, time::Duration};
 
 /// What follows from a definition's settings, or what is wrong with them. Needs no server.
@@ -50,6 +54,9 @@ pub fn of_definition(secret: &SecretDefinition) -> Result<OfEngine, String> {
         Settings::Token(_) => OfEngine::ends_by(EndsBy::Upstream),
     })
 }
+
+/// How many times as long as another call it may take to look through all tokens.
+const SEARCH: u32 = 10;
 
 /// The engine of one server.
 pub struct OpenBaoEngine {
@@ -78,14 +85,22 @@ impl OpenBaoEngine {
         if !is_name(&token_role) {
             return Err(EngineError::Setup(format!("engine {name}: token_role: letters, digits, -, _ and .")));
         }
+        // As the server reads it.
+        let namespace = namespace.map(|text| text.trim_matches('/').to_owned()).filter(|text| !text.is_empty() && text != "root");
+        let space = namespace.is_some().then(|| Space::new(clock.clone()));
         let session = Session::new(Api::new(client, namespace), login, name.clone(), store, clock.clone(), random.clone());
         let session = Arc::new(session);
         let key = root.derive(&format!("openbao token:{name}"));
         let seal_key = root.derive(&format!("openbao value:{name}"));
         let offline = Offline::new(copies, root.derive(&format!("openbao copy:{name}")), random.clone());
         let kv = KvStore::new(session.clone(), clock.clone(), offline);
-        let children = Children { session, role: token_role, mark, key };
+        let children = Children { session, role: token_role, mark, key, space };
         Ok(Self { name, timeout, children, kv, seal_key, clock, random })
+    }
+
+    /// How long it may take to find what a lease without a reference has: in a namespace all tokens are looked through.
+    fn search_limit(&self) -> Duration {
+        if self.children.space.is_some() { self.timeout * SEARCH } else { self.timeout }
     }
 
     /// Seconds from now until the lease ends, at least one.
@@ -100,14 +115,13 @@ impl OpenBaoEngine {
                 self.kv.keep(&row, &version);
                 of_kv(&row, &version)
             }
-            Settings::Read(read) => self.make_leased(order, &read).await,
+            Settings::Read(read) => {
+                let made = self.make_leased(order, &read).await;
+                self.heard(order.lease, made, read.short_life)
+            }
             Settings::Token(row) => {
-                self.children.make(order, &row.policies, None, self.seconds(order)).await?;
-                let mut reference = UpstreamRef::default();
-                reference.0.insert("token", true);
-                reference.0.insert("mark", self.children.mark.as_str());
-                reference.0.insert("intent", order.intent_digest());
-                Ok(Issued { value: self.children.id(order.lease), attributes: Vec::new(), reference })
+                let made = self.make_token(order, &row.policies).await;
+                self.heard(order.lease, made, false)
             }
         }
     }
@@ -119,7 +133,10 @@ impl OpenBaoEngine {
             Kind::Leased { sealed, attributes, .. } | Kind::ShortLife { sealed, attributes } => {
                 Some(self.unsealed(lease, sealed).map(|value| Again { value, attributes: attributes.clone() }))
             }
-            Kind::Token => Some(Ok(Again { value: self.children.id(lease), attributes: Vec::new() })),
+            Kind::Token { sealed: Some(sealed), .. } => {
+                Some(self.unsealed(lease, sealed).map(|value| Again { value, attributes: Vec::new() }))
+            }
+            Kind::Token { sealed: None, .. } => Some(Ok(Again { value: self.children.id(lease), attributes: Vec::new() })),
         }
     }
 
@@ -134,8 +151,12 @@ impl OpenBaoEngine {
 
     async fn prolong_lease(&self, order: &Order<'_>, reference: &UpstreamRef) -> Result<(), EngineError> {
         match Kind::of(reference) {
-            Some(Kind::Leased { id, .. }) => self.renew_leased(order, &id, reference).await,
-            Some(Kind::Token) => self.children.renew(order.lease, self.seconds(order)).await,
+            Some(Kind::Leased { id, accessor, .. }) => {
+                self.renew_leased(order, &id, Handle::of(order.lease, accessor.as_ref()), reference).await
+            }
+            Some(Kind::Token { accessor, .. }) => {
+                self.children.renew(Handle::of(order.lease, accessor.as_ref()), self.seconds(order)).await
+            }
             Some(Kind::Kv(reading)) => reading.check(&*self.kv.version(&reading.path, reading.version).await?),
             Some(Kind::ShortLife { .. }) => Err(EngineError::Refused("what the path gave dies by itself: ask for a new lease".into())),
             None => Err(EngineError::Refused("nothing is known of the lease".into())),
@@ -143,12 +164,14 @@ impl OpenBaoEngine {
     }
 
     async fn finish(&self, lease: LeaseId, kind: Option<Kind>) -> Result<Over, EngineError> {
-        match kind {
+        let over = match kind {
             Some(Kind::Kv(_) | Kind::ShortLife { .. }) => Ok(Over::LAPSED),
-            Some(Kind::Leased { id, .. }) => self.end_leased(lease, &id).await,
-            Some(Kind::Token) => self.end_token(lease).await,
+            Some(Kind::Leased { id, accessor, .. }) => self.end_leased(Handle::of(lease, accessor.as_ref()), &id).await,
+            Some(Kind::Token { accessor, .. }) => self.end_token(Handle::of(lease, accessor.as_ref())).await,
             None => self.end_unknown(lease).await,
-        }
+        }?;
+        self.children.space.iter().for_each(|space| space.forget(lease));
+        Ok(over)
     }
 
     /// The value that a secret's row allows to be given where this error says that the server cannot be asked, with its age in
@@ -175,38 +198,6 @@ impl OpenBaoEngine {
         let done = tokio::time::timeout(limit, call).await;
         let late = || EngineError::Unreachable(format!("not done within {} ms", limit.as_millis()));
         done.unwrap_or_else(|_| Err(late())).map_err(|error| error.named(&self.name))
-    }
-}
-
-/// What a lease's reference stands for.
-enum Kind {
-    Kv(Reading),
-    Leased { id: String, sealed: String, attributes: Vec<Attribute> },
-    ShortLife { sealed: String, attributes: Vec<Attribute> },
-    Token,
-}
-
-impl Kind {
-    fn of(reference: &UpstreamRef) -> Option<Self> {
-        let text = |name: &str| reference.0.get(name).and_then(Value::as_str).map(str::to_owned);
-        if let Some(version) = reference.0.get("version").and_then(Value::as_u64) {
-            let beside = reference.0.get("beside").and_then(Value::as_array);
-            let attributes = beside.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect();
-            let path = KvPath { mount: text("mount")?, path: text("path")? };
-            let made = reference.0.get("made").and_then(Value::as_u64);
-            return Some(Kind::Kv(Reading { path, version, made, pick: Pick { field: text("field"), attributes } }));
-        }
-        if reference.0.get("token") == Some(&Value::Bool(true)) {
-            return Some(Kind::Token);
-        }
-        let sealed = reference.sealed()?.to_owned();
-        let beside = reference.0.get("attributes").and_then(Value::as_object);
-        let row = |(name, value): (&String, &Value)| Some((name.clone().into(), value.as_str()?.to_owned()));
-        let attributes = beside.into_iter().flatten().filter_map(row).collect();
-        Some(match text("lease") {
-            Some(id) => Kind::Leased { id, sealed, attributes },
-            None => Kind::ShortLife { sealed, attributes },
-        })
     }
 }
 
@@ -330,10 +321,21 @@ impl Engine for OpenBaoEngine {
         if made_under.is_some_and(|mark| mark != self.children.mark.as_str()) {
             return Err(EngineError::Setup(format!("{}: {lease} was made under another mark: not ours to end", self.name)));
         }
+        let made_in = reference.0.get("namespace").and_then(Value::as_str);
+        if made_under.is_some() && made_in != self.children.session.api.namespace() && reference.0.get("ends").is_none() {
+            let there = made_in.unwrap_or("root");
+            return Err(EngineError::Setup(format!(
+                "{}: {lease} was made in the namespace {there}: this one knows nothing of it",
+                self.name
+            )));
+        }
         match Kind::of(reference) {
             // Nothing is asked of the server, so nobody waits for those who ask it.
             Some(Kind::Kv(_) | Kind::ShortLife { .. }) => Ok(Over::LAPSED),
-            kind => self.children.session.api.ending(self.within(self.timeout, self.finish(lease, kind))).await,
+            kind => {
+                let limit = if kind.is_none() { self.search_limit() } else { self.timeout };
+                self.children.session.api.ending(self.within(limit, self.finish(lease, kind))).await
+            }
         }
     }
 
@@ -342,7 +344,7 @@ impl Engine for OpenBaoEngine {
         if secret.is_some_and(|secret| matches!(Settings::parse(secret), Ok(Settings::Kv(_)))) {
             return Ok(Over::LAPSED);
         }
-        self.children.session.api.ending(self.within(self.timeout, self.settle_child(lease))).await
+        self.children.session.api.ending(self.within(self.search_limit(), self.settle_lost(lease, secret))).await
     }
 
     fn kept(&self, secret: &SecretDefinition) -> Vec<Kept> {
@@ -366,9 +368,11 @@ impl Engine for OpenBaoEngine {
     }
 
     async fn inventory(&self) -> Result<Vec<LeaseId>, EngineError> {
-        self.within(self.timeout * 10, async {
-            self.children.try_fence(LeaseId::from_parts(self.clock.wall().unix_ms(), self.random.u128())).await?;
-            self.children.all().await
+        self.within(self.timeout * SEARCH, async {
+            if self.children.space.is_none() {
+                self.children.try_fence(LeaseId::from_parts(self.clock.wall().unix_ms(), self.random.u128())).await?;
+            }
+            Ok(self.children.marked().await?.into_iter().map(|mark| mark.lease).collect())
         })
         .await
     }

@@ -170,6 +170,15 @@ impl Read {
         }
     }
 
+    /// Every path of the row.
+    pub(super) fn all(&self) -> impl Iterator<Item = &str> {
+        let (one, many) = match &self.paths {
+            Paths::One(path) => (Some(path), None),
+            Paths::ByOperation(rows) => (None, Some(rows.values())),
+        };
+        one.into_iter().chain(many.into_iter().flatten()).map(String::as_str)
+    }
+
     /// The operations below the worst that have a path of their own.
     pub(super) fn narrows(&self, worst: Operation) -> Vec<Operation> {
         match &self.paths {

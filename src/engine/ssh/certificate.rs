@@ -108,6 +108,10 @@ fn public(key: &Ed25519Key) -> KeyData {
     KeyData::Ed25519(Ed25519PublicKey(bytes))
 }
 
+pub(super) fn valid_until(line: &str) -> Option<u64> {
+    ssh_key::Certificate::from_openssh(line.trim()).ok().map(|certificate| certificate.valid_before())
+}
+
 /// A lease's id has 16 bytes and a serial number 8: the first of its SHA-256, so that no part of an id has to be random.
 pub(super) fn serial(lease: LeaseId) -> u64 {
     let mut first = [0; 8];

@@ -121,6 +121,11 @@ impl SshEngine {
     }
 }
 
+/// Until when a certificate of any authority is good, in seconds since 1970, as OpenSSH writes it on a line.
+pub(super) fn valid_until(line: &str) -> Option<u64> {
+    certificate::valid_until(line)
+}
+
 /// What `ssh-keygen -k -s CA.pub` reads (ssh-keygen(1), KEY REVOCATION LISTS).
 fn revoked(edition: &Edition<'_>) -> Vec<u8> {
     let mut text = format!("# claviger: ended leases, edition {}\n", edition.number);

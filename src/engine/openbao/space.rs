@@ -1,0 +1,122 @@
+//! Tokens of leases in a namespace. OpenBao takes ids that somebody chooses in its root namespace only: elsewhere a token has an id of the
+//! server's, is named by its accessor, and is found by its mark. There is no fence then. So whoever settles a lease waits until no call of
+//! before can be under way, and looks after that.
+
+use super::{
+    super::{EngineError, Issued, Over},
+    OpenBaoEngine,
+    child::Children,
+    settings::{Read, Settings},
+};
+use crate::{
+    model::{BootTime, Finding, LeaseId, Proof, SecretDefinition},
+    sys::Clock,
+};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Longer than the server works on any request (`max_request_duration`, 90 s), in microseconds.
+const LATE: u64 = 150_000_000;
+
+/// How a lease's token is named to the server.
+#[derive(Clone, Copy)]
+pub(super) enum Handle<'a> {
+    /// By the id that follows from the lease.
+    Id(LeaseId),
+    /// By the server's name for it, which lets nobody use it.
+    Accessor(&'a str),
+}
+
+impl<'a> Handle<'a> {
+    pub(super) fn of(lease: LeaseId, accessor: Option<&'a String>) -> Self {
+        accessor.map_or(Handle::Id(lease), |accessor| Handle::Accessor(accessor))
+    }
+}
+
+/// From when on it is certain that no call for a lease is under way.
+pub(super) struct Space {
+    clock: Arc<dyn Clock>,
+    still: Mutex<HashMap<LeaseId, BootTime>>,
+}
+
+impl Space {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, still: Mutex::default() }
+    }
+
+    fn still(&self) -> std::sync::MutexGuard<'_, HashMap<LeaseId, BootTime>> {
+        self.still.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An issue came to its end. Who was not answered may have left a call behind; what dies by itself is not asked about any more.
+    pub(super) fn heard(&self, lease: LeaseId, made: &Result<Issued, EngineError>, is_short: bool) {
+        match made {
+            Err(EngineError::Unreachable(_)) => {}
+            Ok(_) if is_short => {}
+            _ => {
+                self.still().insert(lease, self.clock.boot());
+            }
+        }
+    }
+
+    /// An error as long as a call of before may be under way: of one that we know nothing of, for a while from now.
+    fn must_be_still(&self, lease: LeaseId) -> Result<(), EngineError> {
+        let now = self.clock.boot();
+        let from = *self.still().entry(lease).or_insert(BootTime(now.0.saturating_add(LATE)));
+        match from.0.saturating_sub(now.0).div_ceil(1_000_000) {
+            0 => Ok(()),
+            seconds => Err(EngineError::Unreachable(format!("a call for {lease} may be under way yet: it is looked for in {seconds} s"))),
+        }
+    }
+
+    pub(super) fn forget(&self, lease: LeaseId) {
+        self.still().remove(&lease);
+    }
+}
+
+impl Children {
+    /// The accessors of a lease's tokens, with the paths that were read with them.
+    async fn search(&self, lease: LeaseId) -> Result<Vec<(String, Option<String>)>, EngineError> {
+        let marked = self.marked().await?;
+        Ok(marked.into_iter().filter(|mark| mark.lease == lease).map(|mark| (mark.accessor, mark.path)).collect())
+    }
+}
+
+impl OpenBaoEngine {
+    /// Notes in a namespace what became of an issue.
+    pub(super) fn heard(&self, lease: LeaseId, made: Result<Issued, EngineError>, is_short: bool) -> Result<Issued, EngineError> {
+        self.children.space.iter().for_each(|space| space.heard(lease, &made, is_short));
+        made
+    }
+
+    /// Ends what a lost issue left in a namespace. What hangs on a token has its path at the token; where a try before has revoked that and was
+    /// cut off, the secret's row says the path.
+    pub(super) async fn settle_in_space(
+        &self,
+        space: &Space,
+        lease: LeaseId,
+        secret: Option<&SecretDefinition>,
+    ) -> Result<Over, EngineError> {
+        space.must_be_still(lease)?;
+        let found = self.children.search(lease).await?;
+        let mut paths: BTreeSet<String> = found.iter().filter_map(|(_, path)| path.clone()).collect();
+        if let Some(Ok(Settings::Read(read @ Read { short_life: false, .. }))) = secret.map(Settings::parse) {
+            paths.extend(read.all().map(str::to_owned));
+        }
+        for (accessor, _) in &found {
+            self.children.revoke(Handle::Accessor(accessor)).await?;
+        }
+        let mut looked = true;
+        for path in &paths {
+            looked &= self.wait_until_ended(path).await?;
+        }
+        for (accessor, _) in &found {
+            self.must_be_gone(Handle::Accessor(accessor)).await?;
+        }
+        space.forget(lease);
+        let proof = if looked { Proof::looked(&[Finding::TokenUnknown]) } else { Proof::TOLD };
+        Ok(if found.is_empty() { Over::lapsed(proof) } else { Over::revoked(proof) })
+    }
+}
