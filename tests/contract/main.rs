@@ -4,6 +4,8 @@
 
 #[path = "../support/activated.rs"]
 mod activated;
+#[path = "../support/between.rs"]
+mod between;
 mod command;
 mod command_lasting;
 mod figures;
@@ -21,6 +23,8 @@ mod openbao_stale;
 mod openbao_weather;
 mod postgres;
 mod postgres_faults;
+mod postgres_rights;
+mod postgres_weather;
 mod recording;
 mod ssh;
 #[path = "../support/stand_in.rs"]

@@ -6,7 +6,7 @@
 use super::{
     super::{EngineError, Mark},
     config::{PostgresConfig, Server},
-    fault,
+    link::{Link, Trouble, fault},
     tls::Tls,
 };
 use crate::{
@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, config::SslMode, error::SqlState};
+use tokio_postgres::{Config, config::SslMode, error::SqlState};
 
 /// Connections of a pool that stay open while nobody needs them: many hosts may have the same server.
 const KEPT: usize = 1;
@@ -55,8 +55,8 @@ struct Idle {
 }
 
 struct Connection {
-    client: Client,
-    /// Dropped after the client: until then the connection is not lost.
+    link: Link,
+    /// Dropped after the link: until then the connection is not lost.
     _name: Name,
     database: String,
     superuser: bool,
@@ -71,8 +71,8 @@ pub(super) struct Session<'a> {
 }
 
 impl Session<'_> {
-    pub(super) fn client(&self) -> &Client {
-        &self.connection.client
+    pub(super) fn link(&self) -> &Link {
+        &self.connection.link
     }
 
     /// Whether the engine's role is a superuser, which needs no membership to end other roles' sessions.
@@ -106,8 +106,7 @@ impl Pool {
 
     /// Sees to it that there is a connection to that database, whoever has it.
     pub(super) async fn warm(&self, database: &str) -> Result<(), EngineError> {
-        let there =
-            |idle: &Idle| idle.connections.iter().any(|connection| connection.database == database && !connection.client.is_closed());
+        let there = |idle: &Idle| idle.connections.iter().any(|connection| connection.database == database && !connection.link.is_over());
         if self.slots.available_permits() == self.most && !there(&lock(&self.idle)) {
             let session = self.take(database).await?;
             self.give_back(session);
@@ -135,7 +134,7 @@ impl Pool {
 
     /// Keeps the connection warm for the next call; those beyond [`KEPT`] for [`LINGER`].
     pub(super) fn give_back(&self, session: Session<'_>) {
-        if session.connection.client.is_closed() {
+        if session.connection.link.is_over() {
             return;
         }
         let mut idle = lock(&self.idle);
@@ -148,7 +147,7 @@ impl Pool {
     /// An idle connection to the database; otherwise makes room for a new one, so that idle and used ones together never exceed the slots.
     fn take_idle(&self, database: &str) -> Option<Connection> {
         let idle = &mut lock(&self.idle).connections;
-        idle.retain(|connection| !connection.client.is_closed());
+        idle.retain(|connection| !connection.link.is_over());
         let found = idle.iter().rposition(|connection| connection.database == database);
         let taken = found.map(|at| idle.remove(at));
         if taken.is_none() && !idle.is_empty() {
@@ -164,29 +163,29 @@ impl Pool {
         if let Some(password) = &self.password {
             settings.password(password.expose());
         }
-        let fail = |why| fault(&format!("connecting to {database}"), &why);
-        let client = self.open(&settings).await.map_err(fail)?;
+        let fail = |why: Trouble| fault(&format!("connecting to {database}"), &why);
+        let link = self.open(&settings).await.map_err(fail)?;
         // What was ended must not come back with a server that lost its last moments, whatever is set there later.
         let durable = "CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END";
         let sql = format!("SELECT rolsuper, set_config('synchronous_commit', {durable}, false) FROM pg_roles WHERE rolname = current_user");
-        let row = client.query_one(&sql, &[]).await.map_err(fail)?;
-        let server = match client.query_one("SELECT system_identifier::text FROM pg_control_system()", &[]).await {
-            Ok(row) => Some(row.get(0)),
+        let row = link.row(&sql).await.map_err(fail)?;
+        let server = match link.row("SELECT system_identifier FROM pg_control_system()").await {
+            Ok(row) => row.text(0).map(str::to_owned),
             // Everybody may ask, unless somebody has taken that away; and what only speaks like PostgreSQL may have no such thing.
             Err(why) if matches!(why.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE | &SqlState::UNDEFINED_FUNCTION)) => None,
             Err(why) => return Err(fail(why)),
         };
-        Ok(Connection { superuser: row.get(0), server, client, _name: name, database: database.into(), since: self.clock.boot() })
+        Ok(Connection { superuser: row.is(0), server, link, _name: name, database: database.into(), since: self.clock.boot() })
     }
 
     /// Ends what is left at the server of connections that this daemon has lost, or that one before it had, and returns when they are gone:
     /// what they were told has come about by then, or never will.
-    pub(super) async fn end_lost(&self, client: &Client) -> Result<(), EngineError> {
+    pub(super) async fn end_lost(&self, link: &Link) -> Result<(), EngineError> {
         if crate::mutation!("postgres-lost") {
             return Ok(());
         }
         // Anew each time: connections come and go meanwhile.
-        none_left(client, || self.names.terminate_others(), "ending lost connections").await
+        none_left(link, || self.names.terminate_others(), "ending lost connections").await
     }
 
     /// Whether the server lets that role in with that password, which is found out by logging in.
@@ -194,7 +193,7 @@ impl Pool {
         let mut settings = self.settings(role, database);
         settings.password(password.expose());
         let Err(why) = self.open(&settings).await else { return Ok(true) };
-        match why.as_db_error() {
+        match why.answer() {
             Some(answer) if *answer.code() == SqlState::INVALID_PASSWORD => Ok(false),
             // The role has all its connections: that is looked at after the password (InitializeSessionUserId, miscinit.c).
             Some(answer) if *answer.code() == SqlState::TOO_MANY_CONNECTIONS && answer.routine() == Some("InitializeSessionUserId") => {
@@ -204,20 +203,9 @@ impl Pool {
         }
     }
 
-    /// The task that moves the bytes ends when the client is dropped or the server goes away.
-    async fn open(&self, settings: &Config) -> Result<Client, tokio_postgres::Error> {
-        match &self.tls {
-            None => {
-                let (client, connection) = settings.connect(NoTls).await?;
-                tokio::spawn(connection);
-                Ok(client)
-            }
-            Some(tls) => {
-                let (client, connection) = settings.connect(tls.clone()).await?;
-                tokio::spawn(connection);
-                Ok(client)
-            }
-        }
+    /// By the end of the grace the server has given up what was under way ([`Pool::settings`]).
+    async fn open(&self, settings: &Config) -> Result<Link, Trouble> {
+        Link::open(settings, &self.config.server, self.tls.as_ref(), self.config.call_timeout).await
     }
 
     fn settings(&self, user: &str, database: &str) -> Config {
@@ -305,11 +293,10 @@ impl Names {
 }
 
 /// Asks, and again a little later each time, until the answer has no rows.
-pub(super) async fn none_left(client: &Client, sql: impl Fn() -> String, doing: &str) -> Result<(), EngineError> {
+pub(super) async fn none_left(link: &Link, sql: impl Fn() -> String, doing: &str) -> Result<(), EngineError> {
     let mut pause = Duration::from_millis(1);
     loop {
-        let answer = client.simple_query(&sql()).await.map_err(|why| fault(doing, &why))?;
-        if !answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(_))) {
+        if link.rows(&sql()).await.map_err(|why| fault(doing, &why))?.is_empty() {
             return Ok(());
         }
         tokio::time::sleep(pause).await;
