@@ -3,12 +3,13 @@
 //! Everything is asked as plain text and answered as such. The protocol's other way looks up types that the server names, and those that
 //! they are made of, as deep as the server says.
 
-use super::{super::EngineError, bounds::Bounded, config::Server, tls::Tls};
+use super::{super::EngineError, bounds::Bounded, config::Server, pool::lock, tls::Tls};
 use std::{
     error::Error as _,
+    future::poll_fn,
     pin::pin,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -19,7 +20,7 @@ use tokio::{
     sync::oneshot,
 };
 use tokio_postgres::{
-    Client, Config, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow,
+    AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow,
     error::{DbError, SqlState},
 };
 
@@ -33,6 +34,8 @@ pub(super) struct Link {
     over: Arc<OnceLock<String>>,
     /// Something else came than an answer: what is asked next may be answered with the rest of it.
     astray: AtomicBool,
+    /// What the server said of rights that it did not give.
+    withheld: Arc<Mutex<Option<String>>>,
     /// Dropped with the client, which the task waits for.
     _held: oneshot::Sender<()>,
 }
@@ -86,24 +89,42 @@ impl Link {
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (over, (held, released)) = (Arc::new(OnceLock::new()), oneshot::channel::<()>());
-        let told = over.clone();
+        let withheld = Arc::<Mutex<Option<String>>>::default();
+        let (told, warned) = (over.clone(), withheld.clone());
         tokio::spawn(async move {
             // Whoever waits for an answer hears that there is none when this is dropped: after it was said why.
-            let mut connection = pin!(connection);
+            let mut connection = connection;
+            let mut carry = pin!(async {
+                loop {
+                    match poll_fn(|cx| connection.poll_message(cx)).await {
+                        Some(Ok(AsyncMessage::Notice(notice))) if *notice.code() == SqlState::WARNING_PRIVILEGE_NOT_GRANTED => {
+                            *lock(&warned) = Some(said(&notice));
+                        }
+                        Some(Ok(_)) => {}
+                        Some(Err(why)) => break Err(why),
+                        None => break Ok(()),
+                    }
+                }
+            });
             let ended = tokio::select! {
-                ended = &mut connection => ended,
-                _ = released => tokio::time::timeout(grace, &mut connection).await.unwrap_or(Ok(())),
+                ended = &mut carry => ended,
+                _ = released => tokio::time::timeout(grace, &mut carry).await.unwrap_or(Ok(())),
             };
             if let Err(why) = ended {
                 let _only_once = told.set(cause(&why));
             }
         });
-        Self { client, over, astray: AtomicBool::new(false), _held: held }
+        Self { client, over, astray: AtomicBool::new(false), withheld, _held: held }
     }
 
     /// Whether nothing more can be asked on it.
     pub(super) fn is_over(&self) -> bool {
         self.client.is_closed() || self.astray.load(Ordering::Relaxed)
+    }
+
+    /// What was warned of since this was asked last: a grant that gives nothing, or not all, is no error to the server.
+    pub(super) fn withheld(&self) -> Option<String> {
+        lock(&self.withheld).take()
     }
 
     /// Carries statements out and forgets what they answer.
@@ -179,9 +200,13 @@ pub(super) fn fault(doing: &str, trouble: &Trouble) -> EngineError {
 /// Of the server's answer only message and code are kept: detail and context may quote statements.
 fn cause(why: &tokio_postgres::Error) -> String {
     match why.as_db_error() {
-        Some(answer) => format!("{} ({})", words(answer.message()), words(answer.code().code())),
+        Some(answer) => said(answer),
         None => words(&format!("{why}{}", why.source().map_or_else(String::new, |source| format!(": {source}")))),
     }
+}
+
+fn said(answer: &DbError) -> String {
+    format!("{} ({})", words(answer.message()), words(answer.code().code()))
 }
 
 /// On one line, and not a long one.

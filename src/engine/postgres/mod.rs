@@ -125,6 +125,10 @@ impl PostgresEngine {
             answer => answer,
         };
         let answer = answer.map_err(|why| fault("making the role", &why))?;
+        if let Some(why) = session.link().withheld() {
+            // It is there already, and is settled as what failed on the way is.
+            return Err(EngineError::Setup(format!("making the role: {why}: {} lacks what it is to grant", self.config.user)));
+        }
         crate::failpoint!("role-made");
         if let Some(sql) = role.describe(order, settings) {
             session.link().run(&sql).await.map_err(|why| fault("describing the role", &why))?;

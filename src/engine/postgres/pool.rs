@@ -322,6 +322,6 @@ async fn sweep(idle: Weak<Mutex<Idle>>, clock: Arc<dyn Clock>) {
 }
 
 /// Each lock is held for a few lines that cannot leave the state half changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
