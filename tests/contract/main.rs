@@ -21,6 +21,7 @@ mod openbao;
 mod openbao_server;
 mod openbao_stale;
 mod openbao_weather;
+mod openbao_weather_later;
 mod postgres;
 mod postgres_faults;
 mod postgres_rights;
