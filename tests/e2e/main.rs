@@ -42,6 +42,7 @@ mod narrowed;
 mod oauth2;
 mod openbao;
 mod operators;
+mod outage;
 mod pinned;
 mod reconcile;
 mod request;

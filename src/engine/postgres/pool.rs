@@ -43,6 +43,8 @@ pub(super) struct Pool {
     idle: Arc<Mutex<Idle>>,
     names: Arc<Names>,
     setback: Setback,
+    /// Why the last try failed.
+    failed: Mutex<String>,
     clock: Arc<dyn Clock>,
 }
 
@@ -101,7 +103,7 @@ impl Pool {
             Server::Tls { ca_pem, server_name, .. } => Some(Tls::new(ca_pem, server_name.clone())?),
         };
         let (slots, setback) = (Semaphore::new(most), Setback::new(clock.clone()));
-        Ok(Self { config, password, tls, most, slots, idle: Arc::default(), names, setback, clock })
+        Ok(Self { config, password, tls, most, slots, idle: Arc::default(), names, setback, failed: Mutex::default(), clock })
     }
 
     /// Sees to it that there is a connection to that database, whoever has it.
@@ -122,12 +124,18 @@ impl Pool {
             return Ok(Session { connection, _slot: slot });
         }
         if self.setback.is_waiting() {
-            return Err(EngineError::Unreachable("the server could not be reached a moment ago; waiting before the next try".into()));
+            let why = lock(&self.failed).clone();
+            return Err(EngineError::Unreachable(format!(
+                "the server could not be reached a moment ago; waiting before the next try ({why})"
+            )));
         }
         let connection = tokio::time::timeout(self.config.connect_timeout, self.connect(database)).await.unwrap_or_else(|_| {
             let waited = self.config.connect_timeout.as_millis();
             Err(EngineError::Unreachable(format!("no connection to {database} within {waited} ms")))
         });
+        if let Err(why) = &connection {
+            *lock(&self.failed) = why.to_string();
+        }
         self.setback.note(connection.is_err());
         Ok(Session { connection: connection?, _slot: slot })
     }
