@@ -365,6 +365,35 @@ async fn a_renewal_is_done_when_the_program_said_so_and_not_before() {
     }
 }
 
+/// What cannot be listed is not said to be nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_a_program_garbles_is_an_error() {
+    let Some(behind) = plugin() else { return };
+    let engine = behind.engine(LIMIT);
+    let (asked, secret) = (Asked::new(), row(&engine, json!({})));
+    let issued = engine.issue(&asked.order(&secret)).await.unwrap();
+    for (how, wanted) in [
+        ("flood", "list: the program answers with more than 1048576 bytes"),
+        ("garbage", "list: the program's answer is not one object of JSON"),
+        ("truncated", "list: the program's answer is cut off"),
+        ("two", "list: the program's answer is not one object of JSON"),
+        ("nothing", "list: the program ended without an answer"),
+        ("killed", "list: the program ended without an answer"),
+        ("other-lease", "list: "),
+        ("stays", "list: "),
+        ("unreachable", "list: the program says: it rains"),
+        ("refused", "list: the program says: it rains"),
+    ] {
+        behind.mood(&format!("list {how}"));
+        let listed = engine.inventory().await;
+        let said = format!("{:?}", listed.err().unwrap_or_else(|| panic!("{how}: a list")));
+        assert!(said.contains(&format!("under-test: {wanted}")) && !said.contains(CANARY), "{how}: {said}");
+        behind.mood("");
+        assert_eq!(engine.inventory().await.unwrap(), [asked.lease], "{how}");
+    }
+    assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
+}
+
 /// A program that makes what it was asked for when nobody waits any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_program_makes_after_its_deadline_is_found_and_ended() {

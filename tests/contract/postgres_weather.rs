@@ -5,7 +5,7 @@ use crate::{
     postgres::{Door, build, config, log_in, reader},
     stand_in::{CANARY, until_settled},
     suite::Asked,
-    support::Postgres,
+    support::{BROKER, BROKER_PASSWORD, Postgres},
 };
 use claviger::{
     engine::{
@@ -15,6 +15,7 @@ use claviger::{
     model::{EndResult, SecretDefinition, WallTime},
 };
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// For a call; the machine may be busy with a build, and what hangs is waited for so long.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -344,5 +345,46 @@ async fn a_server_that_hangs_is_let_go_of() {
             assert!(Instant::now() < until, "{left} of {before} connections are kept");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+}
+
+/// Whoever answers there and does not speak TLS is told neither who we are nor our password.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_speak_tls_hears_nothing() {
+    let Some(site) = Site::new(Door::Tls).await else { return };
+    for (answer, stays, wanted) in [
+        (&b"N"[..], true, "server does not support TLS"),
+        (b"E\0\0\0\x0aC28000\0\0", true, "server does not support TLS"),
+        (b"Sit is no TLS at all, whatever it is", true, "error performing TLS handshake"),
+        (b"S", false, "error performing TLS handshake"),
+        (b"S", true, " ms"),
+        (b"", false, "error communicating with the server"),
+        (b"", true, " ms"),
+    ] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (mut config, port) = (config(&site.cluster, Door::Tls), listener.local_addr().unwrap().port());
+        (config.call_timeout, config.connect_timeout) = (LIMIT, LIMIT);
+        let Server::Tls { ca_pem, host, .. } = config.server else { panic!("by TLS") };
+        config.server = Server::Tls { host, port, ca_pem, server_name: None };
+        let said = tokio::spawn(async move {
+            let mut all = Vec::new();
+            if let Ok((mut stream, _)) = listener.accept().await {
+                let mut piece = [0; 4096];
+                let heard = stream.read(&mut piece).await.unwrap_or(0);
+                all.extend_from_slice(&piece[..heard]);
+                let _ = stream.write_all(answer).await;
+                while stays && let Ok(more @ 1..) = stream.read(&mut piece).await {
+                    all.extend_from_slice(&piece[..more]);
+                }
+            }
+            all
+        });
+        let error = build(config).inventory().await.unwrap_err();
+        assert!(matches!(&error, EngineError::Unreachable(why) if why.contains(wanted)), "{answer:?}: {error:?}");
+        let said = tokio::time::timeout(LIMIT * 4, said).await.expect("the connection is let go of").unwrap();
+        for word in [BROKER, BROKER_PASSWORD, "user\0"] {
+            assert!(!said.windows(word.len()).any(|window| window == word.as_bytes()), "{answer:?}: {}", String::from_utf8_lossy(&said));
+        }
+        assert!(!said.is_empty());
     }
 }
