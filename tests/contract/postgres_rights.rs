@@ -77,13 +77,14 @@ async fn a_role_that_was_taken_from_the_engine_is_not_said_to_have_ended() {
     let (asked, secret) = (Asked::new(), reader(&engine));
     let issued = engine.issue(&asked.order(&secret)).await.unwrap();
     let (name, session) = (attribute(&issued, "username"), log_in(&cluster, &issued, "app").await.unwrap());
-    // Whoever granted it may take it back: up to 15 the engine itself, later the server on behalf of whoever made the role.
+    // Who granted it: up to 15 the engine itself, later also the server, on behalf of whoever made the role.
     let holds = "SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.grantor JOIN pg_roles r ON r.oid = m.roleid \
                  WHERE r.rolname = $1";
     for held in administrator.query(holds, &[&name]).await.unwrap() {
         let by: String = held.get(0);
-        administrator.batch_execute(&format!("SET ROLE {by}; REVOKE {name} FROM {BROKER}; RESET ROLE")).await.unwrap();
+        administrator.batch_execute(&format!("REVOKE {name} FROM {BROKER} GRANTED BY {by} CASCADE")).await.unwrap();
     }
+    assert!(administrator.query(holds, &[&name]).await.unwrap().is_empty());
     for _ in 0..2 {
         let over = engine.end(asked.lease, &issued.reference).await;
         let Err(EngineError::Setup(why)) = &over else { panic!("{over:?}") };

@@ -31,7 +31,7 @@ struct Site {
 impl Site {
     async fn new(door: Door) -> Option<Self> {
         let cluster = Postgres::start().await?;
-        let between = Between::start(&cluster).await;
+        let between = Between::start(cluster.socket_folder(), cluster.port).await;
         Some(Self { cluster, between, door })
     }
 

@@ -4,6 +4,8 @@
 
 #[path = "../support/activated.rs"]
 mod activated;
+#[path = "../support/between.rs"]
+mod between;
 #[path = "../support/clients.rs"]
 mod clients;
 #[path = "../support/host.rs"]

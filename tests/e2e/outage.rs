@@ -3,6 +3,7 @@
 //! are stand-ins, which are said to be that. OpenBao's outages are in `openbao` and `stale`.
 
 use super::{
+    between::{Between, Mischief, STARTUP, message},
     database, github,
     host::*,
     postgres::{BROKER, BROKER_PASSWORD, Postgres},
@@ -138,6 +139,61 @@ async fn a_right_that_the_database_takes_away_is_named_and_endings_wait_for_it()
     assert!(database::roles(&cluster).await.is_empty());
     drop(is_served(&mut host, "orders", database::ASK));
     assert!(!host.log().contains(BROKER_PASSWORD));
+}
+
+/// The most memory that the daemon has had, in bytes.
+fn most_memory(host: &Host) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", host.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+/// A database server that was taken over: a hand before a real one sends what it should not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_was_taken_over_does_not_fill_the_memory() {
+    if !is_root() {
+        return;
+    }
+    let Some(cluster) = Postgres::start().await else { return };
+    let between = Between::start(cluster.socket_folder(), cluster.port).await;
+    let setup = database::setup(&cluster);
+    let server = |folder: &std::path::Path, port: u16| format!("host = \"{}\"\nport = {port}\n", folder.display());
+    let config = setup.config.replace(&server(cluster.socket_folder(), cluster.port), &server(&between.socket_folder(), between.port));
+    assert_ne!(config, setup.config);
+    let mut host = Host::start(Setup { config, ..setup });
+    let holder = is_served(&mut host, "orders", database::ASK);
+    let before = most_memory(&host);
+    // One column, and sixty thousand of them.
+    let columns = |count: u16| {
+        let column = [&b"n\0"[..], &[0; 6], &25u32.to_be_bytes(), &[255; 6], &[0; 2]].concat();
+        message(b'T', &[&count.to_be_bytes()[..], &column.repeat(count.into())].concat())
+    };
+    let row = |count: u16| message(b'D', &[&count.to_be_bytes()[..], &[255; 4].repeat(count.into())].concat());
+    let notice = message(b'N', b"SNOTICE\0VNOTICE\0C00000\0Mit rains\0\0");
+    for (at, mischief, cause) in [
+        ("CREATE ROLE", Mischief::Floods(b"D\x7f\xff\xff\xff".to_vec(), b"x".to_vec()), "a message of 2147483647 bytes"),
+        ("CREATE ROLE", Mischief::Floods(columns(1), row(1)), "more than 16777216 bytes"),
+        ("CREATE ROLE", Mischief::Floods(columns(52_000), row(52_000)), "more than 16777216 bytes"),
+        ("CREATE ROLE", Mischief::Floods(Vec::new(), notice.clone()), "more than 16777216 bytes"),
+        (STARTUP, Mischief::Floods(message(b'R', &[0; 4]), notice.clone()), "more than 16777216 bytes"),
+    ] {
+        // Where a login is to be flooded there has to be one.
+        if at == STARTUP {
+            let close = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE starts_with(application_name, 'clavigerd-')";
+            cluster.superuser("app").await.simple_query(close).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        between.set(Some((at, mischief)));
+        is_refused(&host, "orders", database::ASK, &["pg: ", cause]);
+        between.set(None);
+        drop(is_served(&mut host, "orders", database::ASK));
+        host.wait_until(Duration::from_secs(30), "all but one end", |host| host.live().len() == 1);
+        let grown = most_memory(&host).saturating_sub(before);
+        assert!(grown < 100 << 20, "{cause}: {grown} bytes more");
+    }
+    drop(holder);
+    host.wait_until(Duration::from_secs(30), "all leases end", |host| host.live().is_empty());
+    assert!(database::roles(&cluster).await.is_empty());
 }
 
 /// What is the same of both stand-ins: tokens that need nobody to be read or prolonged, and are revoked.

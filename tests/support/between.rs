@@ -3,7 +3,6 @@
 
 #![allow(dead_code, reason = "each suite uses a part")]
 
-use super::support::Postgres;
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -86,13 +85,14 @@ trait Both: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Both for S {}
 
 impl Between {
-    pub async fn start(cluster: &Postgres) -> Self {
+    /// Before the server whose socket of that number is in this folder.
+    pub async fn start(cluster: &Path, number: u16) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let socket = UnixListener::bind(folder.path().join(format!(".s.PGSQL.{port}"))).unwrap();
-        let (shared, server) = (Arc::<Shared>::default(), cluster.socket_folder().join(format!(".s.PGSQL.{}", cluster.port)));
-        let acceptor = acceptor(cluster.socket_folder());
+        let (shared, server) = (Arc::<Shared>::default(), cluster.join(format!(".s.PGSQL.{number}")));
+        let acceptor = acceptor(cluster);
         let (for_tls, at) = (shared.clone(), server.clone());
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {

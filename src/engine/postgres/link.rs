@@ -4,6 +4,7 @@
 //! they are made of, as deep as the server says.
 
 use super::{super::EngineError, bounds::Bounded, config::Server, pool::lock, tls::Tls};
+use futures_util::TryStreamExt;
 use std::{
     error::Error as _,
     future::poll_fn,
@@ -24,6 +25,8 @@ use tokio_postgres::{
     error::{DbError, SqlState},
 };
 
+/// The most columns that are asked for.
+const COLUMNS: usize = 4;
 /// The server's words are cut to this: they are for one line of a log.
 const WORDS_MAX: usize = 300;
 
@@ -49,13 +52,19 @@ pub(super) enum Trouble {
     Lost(String),
 }
 
-/// A row of an answer.
-pub(super) struct Row(SimpleQueryRow);
+/// A row of an answer. It keeps no more than is looked at: the library's own rows remember where each column begins, of as many as a server
+/// says that there are.
+pub(super) struct Row(Vec<Option<String>>);
 
 impl Row {
+    fn of(row: &SimpleQueryRow) -> Self {
+        let text = |column| row.try_get(column).ok().flatten().map(str::to_owned);
+        Self((0..row.len().min(COLUMNS)).map(text).collect())
+    }
+
     /// What stands in a column. Nothing also where there is no such column: what only speaks like PostgreSQL may answer with anything.
     pub(super) fn text(&self, column: usize) -> Option<&str> {
-        self.0.try_get(column).ok().flatten()
+        self.0.get(column)?.as_deref()
     }
 
     /// Whether a column says yes.
@@ -134,12 +143,14 @@ impl Link {
 
     /// The rows that statements answer with, one after the other.
     pub(super) async fn rows(&self, sql: &str) -> Result<Vec<Row>, Trouble> {
-        let answer = self.client.simple_query(sql).await.map_err(|why| self.why(why))?;
-        let row = |message| match message {
-            SimpleQueryMessage::Row(row) => Some(Row(row)),
-            _ => None,
-        };
-        Ok(answer.into_iter().filter_map(row).collect())
+        let mut answer = pin!(self.client.simple_query_raw(sql).await.map_err(|why| self.why(why))?);
+        let mut rows = Vec::new();
+        while let Some(message) = answer.try_next().await.map_err(|why| self.why(why))? {
+            if let SimpleQueryMessage::Row(row) = message {
+                rows.push(Row::of(&row));
+            }
+        }
+        Ok(rows)
     }
 
     /// The one row that there must be.
