@@ -324,6 +324,76 @@ async fn an_end_is_done_when_the_program_said_so_and_not_before() {
     }
 }
 
+/// Whatever a program does when it is to prolong something: a clear error, and what there is is as good as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_is_done_when_the_program_said_so_and_not_before() {
+    let Some(behind) = plugin() else { return };
+    for (how, wanted) in [
+        ("hang", "Unreachable(\"under-test: renew: the program had not ended after 2000 ms"),
+        ("made-and-hang", "Unreachable(\"under-test: renew: the program had not ended after 2000 ms"),
+        ("deaf", "Unreachable(\"under-test: renew: the program had not ended after 2000 ms"),
+        ("daemon", "Unreachable(\"under-test: renew: the program had not ended after 2000 ms"),
+        ("early", "Unreachable(\"under-test: renew: the program broke off"),
+        ("flood", "Setup(\"under-test: renew: the program answers with more than 65536 bytes"),
+        ("garbage", "Setup(\"under-test: renew: the program's answer is not one object of JSON, at byte 1"),
+        ("truncated", "Setup(\"under-test: renew: the program's answer is cut off"),
+        ("two", "Setup(\"under-test: renew: the program's answer is not one object of JSON"),
+        ("nothing", "Unreachable(\"under-test: renew: the program ended without an answer"),
+        ("killed", "Unreachable(\"under-test: renew: the program ended without an answer"),
+        ("exit", "Unreachable(\"under-test: renew: the program ended without an answer"),
+        ("other-lease", "Setup(\"under-test: renew: the program's answer is about another lease"),
+        ("shout", "Setup(\"under-test: renew: the program says: a\\\\x0ab\\\\x1b[31m\\\\xe2\\\\x80\\\\xae"),
+        ("secret-in-error", "Refused(\"under-test: renew: the program says something that may hold the value"),
+        ("unreachable", "Unreachable(\"under-test: renew: the program says: it rains"),
+        ("refused", "Refused(\"under-test: renew: the program says: it rains"),
+        ("setup", "Setup(\"under-test: renew: the program says: it rains"),
+    ] {
+        let (patient, hasty) = (behind.engine(LIMIT), behind.engine(SHORT));
+        let engine = if wanted.contains("2000 ms") { &hasty } else { &patient };
+        behind.mood("");
+        let (asked, secret) = (Asked::new(), row(engine, json!({})));
+        let issued = patient.issue(&asked.order(&secret)).await.unwrap();
+        behind.mood(&format!("renew {how}"));
+        let said = shown(engine.renew(&asked.order(&secret), &issued.reference).await);
+        assert!(said.starts_with(wanted), "{how}: {said}");
+        assert!(!said.contains(CANARY) && said.len() < 600, "{how}: {said}");
+        assert_eq!(engine.read_now(&asked.order(&secret), &issued.reference).unwrap().unwrap().value.expose(), CANARY.as_bytes());
+        behind.mood("");
+        patient.renew(&asked.order(&secret), &issued.reference).await.unwrap_or_else(|error| panic!("{how}: {error}"));
+        assert_eq!(patient.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
+        assert_eq!(behind.made(), [""; 0], "{how}");
+    }
+}
+
+/// What cannot be listed is not said to be nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_a_program_garbles_is_an_error() {
+    let Some(behind) = plugin() else { return };
+    let engine = behind.engine(LIMIT);
+    let (asked, secret) = (Asked::new(), row(&engine, json!({})));
+    let issued = engine.issue(&asked.order(&secret)).await.unwrap();
+    for (how, wanted) in [
+        ("flood", "list: the program answers with more than 1048576 bytes"),
+        ("garbage", "list: the program's answer is not one object of JSON"),
+        ("truncated", "list: the program's answer is cut off"),
+        ("two", "list: the program's answer is not one object of JSON"),
+        ("nothing", "list: the program ended without an answer"),
+        ("killed", "list: the program ended without an answer"),
+        ("other-lease", "list: "),
+        ("stays", "list: "),
+        ("unreachable", "list: the program says: it rains"),
+        ("refused", "list: the program says: it rains"),
+    ] {
+        behind.mood(&format!("list {how}"));
+        let listed = engine.inventory().await;
+        let said = format!("{:?}", listed.err().unwrap_or_else(|| panic!("{how}: a list")));
+        assert!(said.contains(&format!("under-test: {wanted}")) && !said.contains(CANARY), "{how}: {said}");
+        behind.mood("");
+        assert_eq!(engine.inventory().await.unwrap(), [asked.lease], "{how}");
+    }
+    assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
+}
+
 /// A program that makes what it was asked for when nobody waits any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_program_makes_after_its_deadline_is_found_and_ended() {

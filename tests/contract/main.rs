@@ -4,6 +4,8 @@
 
 #[path = "../support/activated.rs"]
 mod activated;
+#[path = "../support/between.rs"]
+mod between;
 mod command;
 mod command_lasting;
 mod figures;
@@ -22,8 +24,11 @@ mod openbao_namespaces;
 mod openbao_server;
 mod openbao_stale;
 mod openbao_weather;
+mod openbao_weather_later;
 mod postgres;
 mod postgres_faults;
+mod postgres_rights;
+mod postgres_weather;
 mod recording;
 mod ssh;
 #[path = "../support/sshd.rs"]

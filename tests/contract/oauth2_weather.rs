@@ -310,6 +310,30 @@ async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
     assert_eq!(site.notes(), 0);
 }
 
+/// Nothing is asked of the server to renew a lease, so no weather keeps it from that, nor lets it last longer than its token.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_needs_no_server_and_promises_no_more_than_the_token_has() {
+    let site = Site::new(LIMIT).await;
+    let (engine, row) = site.engine();
+    for weather in [Weather::Status(401, ""), Weather::Status(503, ""), Weather::Giant, Weather::Stall, Weather::Close] {
+        let mut asked = Asked::new();
+        let (issued, expires) = (engine.issue(&asked.order(&row)).await.unwrap(), asked.expires.0);
+        site.server.set(Some(("", weather.clone())));
+        asked.expires.0 = expires + 600_000_000;
+        engine.renew(&asked.order(&row), &issued.reference).await.unwrap_or_else(|error| panic!("{weather:?}: {error}"));
+        asked.expires.0 = expires + 4_000_000_000;
+        let Err(EngineError::Refused(why)) = engine.renew(&asked.order(&row), &issued.reference).await else { panic!("{weather:?}") };
+        assert!(why.starts_with("under-test: ") && why.contains("cannot be prolonged"), "{why}");
+        // Nor is one renewed whose end did not come through, and then did.
+        assert!(engine.end(asked.lease, &issued.reference).await.is_err(), "{weather:?}");
+        site.server.set(None);
+        until_settled(async || engine.end(asked.lease, &issued.reference).await, |_| true).await;
+        asked.expires.0 = expires;
+        assert!(matches!(engine.renew(&asked.order(&row), &issued.reference).await, Err(EngineError::Refused(_))), "{weather:?}");
+    }
+    assert_eq!((site.alive(), site.notes()), (0, 0));
+}
+
 /// A server that cannot be asked whether a token is dead: its word is all there is, and no more is claimed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_servers_word_is_told_as_its_word() {

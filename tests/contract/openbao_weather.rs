@@ -22,40 +22,40 @@ use std::{
 const LIMIT: Duration = Duration::from_millis(1500);
 
 #[derive(Default)]
-struct Sky {
-    tokens: BTreeMap<String, Value>,
+pub struct Sky {
+    pub tokens: BTreeMap<String, Value>,
     logins: usize,
-    own: String,
     /// Whether the one lease of the database is there.
     lease: bool,
     /// What it says is done and is not.
     lies_about: &'static str,
     /// How long the last token was to live, in seconds.
-    life: u64,
+    pub life: u64,
     /// Whether its policy lets anybody look tokens up by their accessors.
     looks_up: bool,
 }
 
-type Shared = Arc<Mutex<Sky>>;
+pub type Shared = Arc<Mutex<Sky>>;
 
-async fn stand_in() -> (StandIn, Shared) {
+pub async fn stand_in() -> (StandIn, Shared) {
     let sky = Shared::new(Mutex::new(Sky { looks_up: true, ..Sky::default() }));
     let shared = sky.clone();
     (StandIn::start(move |request| answer(&shared, request)).await, sky)
 }
 
 /// What a server of good will answers.
-fn answer(sky: &Shared, request: &Request) -> (u16, String) {
+pub fn answer(sky: &Shared, request: &Request) -> (u16, String) {
     let mut sky = sky.lock().unwrap();
     let (path, token) = (request.path.trim_start_matches("/v1/"), request.header("x-vault-token").unwrap_or_default());
     let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
     let denied = |text: &str| (403, json!({"errors": [text]}).to_string());
     if path == "auth/approle/login" {
         sky.logins += 1;
-        sky.own = format!("own-{}", sky.logins);
-        return (200, json!({"auth": {"client_token": sky.own, "lease_duration": 1200, "renewable": true}}).to_string());
+        let token = format!("own-{}", sky.logins);
+        return (200, json!({"auth": {"client_token": token, "lease_duration": 1200, "renewable": true}}).to_string());
     }
-    if token != sky.own && !sky.tokens.contains_key(token) {
+    let is_ours = |token: &str| token.strip_prefix("own-")?.parse().ok().filter(|login| (1..=sky.logins).contains(login));
+    if is_ours(token).is_none() && !sky.tokens.contains_key(token) {
         return denied("permission denied");
     }
     let id = body["token"].as_str().unwrap_or_default();
@@ -95,6 +95,18 @@ fn answer(sky: &Shared, request: &Request) -> (u16, String) {
             sky.tokens.remove(id);
             (204, String::new())
         }
+        "auth/token/renew" if sky.tokens.contains_key(id) => {
+            let life = body["increment"].as_str().unwrap().trim_end_matches('s').parse().unwrap();
+            sky.life = life;
+            (200, json!({"auth": {"lease_duration": life}}).to_string())
+        }
+        "auth/token/renew" => denied("bad token"),
+        "sys/leases/renew" if sky.lease => (200, json!({"lease_duration": body["increment"]}).to_string()),
+        "sys/leases/renew" => (400, json!({"errors": ["lease not found"]}).to_string()),
+        "secret/data/app/db" => {
+            let about = json!({"version": 1, "created_time": "2026-01-01T00:00:00Z"});
+            (200, json!({"data": {"data": {"user": "u", "password": CANARY}, "metadata": about}}).to_string())
+        }
         "database/creds/ro" => {
             sky.lease = true;
             let data = json!({"username": "u", "password": CANARY});
@@ -110,7 +122,7 @@ fn answer(sky: &Shared, request: &Request) -> (u16, String) {
     }
 }
 
-fn engine_at(port: u16, limit: Duration) -> (OpenBaoEngine, SecretDefinition) {
+pub fn engine_at(port: u16, limit: Duration) -> (OpenBaoEngine, SecretDefinition) {
     let address = Address::parse(&format!("http://127.0.0.1:{port}"), true).unwrap();
     let limits = Limits { connect: limit, call: limit, ..Limits::default() };
     let client = Client::new(address, None, || unreachable!("no TLS"), None, limits, Arc::new(SystemClock)).unwrap();
@@ -119,7 +131,7 @@ fn engine_at(port: u16, limit: Duration) -> (OpenBaoEngine, SecretDefinition) {
     (engine, row)
 }
 
-fn lives(sky: &Shared) -> usize {
+pub fn lives(sky: &Shared) -> usize {
     sky.lock().unwrap().tokens.values().filter(|meta| meta["claviger_settled"].is_null()).count()
 }
 

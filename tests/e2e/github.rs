@@ -62,15 +62,10 @@ pub(super) async fn stand_in() -> (StandIn, Alive) {
     (server, alive)
 }
 
-/// Tokens live, the key signs and goes: neither is found in the daemon's memory afterwards.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn neither_tokens_nor_the_key_are_left_in_memory() {
-    if !is_root() {
-        return;
-    }
-    let (server, alive) = stand_in().await;
+/// A daemon that is an app there, and not started; and a prime of the app's key.
+pub fn host(server: &StandIn) -> (Host, String, Vec<u8>) {
     let row = secret("ci/source", "internal", "settings = { repositories = [\"shop\"], permissions = { contents = \"write\" } }");
-    let mut host = Host::prepare(Setup {
+    let host = Host::prepare(Setup {
         config: format!(
             "[[engine]]\nkind = \"github-app\"\nname = \"github\"\napp = \"1\"\ninstallation = 4711\nkey_file = \"$DIR/app.pem\"\n\
              api = \"http://127.0.0.1:{}\"\nplain_loopback = true\n",
@@ -84,6 +79,17 @@ async fn neither_tokens_nor_the_key_are_left_in_memory() {
     let (pem, prime) = app_key();
     host.write("app.pem", &pem);
     std::fs::set_permissions(host.path("app.pem"), std::fs::Permissions::from_mode(0o400)).unwrap();
+    (host, pem, prime)
+}
+
+/// Tokens live, the key signs and goes: neither is found in the daemon's memory afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neither_tokens_nor_the_key_are_left_in_memory() {
+    if !is_root() {
+        return;
+    }
+    let (server, alive) = stand_in().await;
+    let (mut host, pem, prime) = host(&server);
     host.launch();
     let mut needles = Needles::default();
     needles.add("a prime of the key", &prime);

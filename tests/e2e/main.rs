@@ -4,6 +4,8 @@
 
 #[path = "../support/activated.rs"]
 mod activated;
+#[path = "../support/between.rs"]
+mod between;
 #[path = "../support/clients.rs"]
 mod clients;
 #[path = "../support/host.rs"]
@@ -49,6 +51,7 @@ mod narrowed;
 mod oauth2;
 mod openbao;
 mod operators;
+mod outage;
 mod pages;
 mod pinned;
 mod reconcile;

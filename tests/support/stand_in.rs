@@ -10,6 +10,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    task::{JoinHandle, JoinSet},
 };
 
 /// In what comes when an answer breaks off.
@@ -50,24 +51,46 @@ impl Request {
 
 type Answer = dyn Fn(&Request) -> (u16, String) + Send + Sync;
 
-/// It listens on loopback until the runtime ends.
+/// It listens on loopback until the runtime ends, or until it is stopped.
 #[derive(Clone)]
 pub struct StandIn {
     pub port: u16,
     weather: Arc<Mutex<Option<(&'static str, Weather)>>>,
+    answer: Arc<Answer>,
+    listening: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl StandIn {
     pub async fn start(answer: impl Fn(&Request) -> (u16, String) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stand_in = Self { port: listener.local_addr().unwrap().port(), weather: Arc::default() };
-        let (shared, answer): (_, Arc<Answer>) = (stand_in.clone(), Arc::new(answer));
-        tokio::spawn(async move {
+        let port = listener.local_addr().unwrap().port();
+        let stand_in = Self { port, weather: Arc::default(), answer: Arc::new(answer), listening: Arc::default() };
+        stand_in.listen(listener);
+        stand_in
+    }
+
+    fn listen(&self, listener: TcpListener) {
+        let shared = self.clone();
+        let task = tokio::spawn(async move {
+            // They end with this task.
+            let mut conversations = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(converse(stream, shared.clone(), answer.clone()));
+                conversations.spawn(converse(stream, shared.clone(), shared.answer.clone()));
             }
         });
-        stand_in
+        *self.listening.lock().unwrap() = Some(task);
+    }
+
+    /// Nobody listens any more, and whoever was connected is cut off.
+    pub async fn stop(&self) {
+        let task = self.listening.lock().unwrap().take().unwrap();
+        task.abort();
+        let _ = task.await;
+    }
+
+    /// At the same place.
+    pub async fn start_again(&self) {
+        self.listen(TcpListener::bind(("127.0.0.1", self.port)).await.unwrap());
     }
 
     /// From now on; `None` for a clear sky.

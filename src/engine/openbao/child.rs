@@ -263,9 +263,11 @@ impl Children {
                     done => done,
                 });
                 match reply.await? {
+                    Ok(reply) if reply.data.is_none() => Err(Fault::Malformed.during(doing)),
                     Ok(reply) => Ok(self.mark_of(&reply, accessor)),
                     // It died between the two calls, or never was.
-                    Err(Fault::Rejected(..) | Fault::Absent) => Ok(None),
+                    Err(Fault::Absent) => Ok(None),
+                    Err(Fault::Rejected(_, text)) if text.contains("accessor") || text.contains("token") => Ok(None),
                     Err(fault) => Err(fault.during(doing)),
                 }
             });
@@ -313,14 +315,15 @@ impl Children {
     }
 }
 
-/// The names in the answer to a listing; an empty listing is answered with 404.
+/// The names in the answer to a listing; an empty listing is answered with 404, and anything else that holds none is no listing.
 pub(super) fn keys(listed: Result<Reply, Fault>, doing: &str) -> Result<Vec<String>, EngineError> {
     let reply = match listed {
         Err(Fault::Absent) => return Ok(Vec::new()),
         listed => listed.map_err(|fault| fault.during(doing))?,
     };
     let keys = reply.data.as_ref().and_then(|data| data.get("keys")).and_then(Value::as_array);
-    Ok(keys.into_iter().flatten().filter_map(|key| key.as_str().map(str::to_owned)).collect())
+    let names = keys.and_then(|keys| keys.iter().map(|key| key.as_str().map(str::to_owned)).collect());
+    names.ok_or_else(|| Fault::Malformed.during(doing))
 }
 
 /// Whether what the server gives is what was asked for; it counts in whole seconds, and the call took some.

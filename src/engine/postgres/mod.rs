@@ -4,8 +4,10 @@
 //! The value is the role's password; user name, host, port and database are attributes beside it. The server gets a SCRAM verifier and
 //! never the password. A role ends with its sessions: nobody goes on working on a connection that was opened in time.
 
+mod bounds;
 mod config;
 mod kept;
+mod link;
 mod pool;
 mod revoke;
 mod role;
@@ -24,12 +26,14 @@ use crate::{
 use async_trait::async_trait;
 use config::{OwnRole, Settings};
 use kept::Passwords;
+use link::{Link, Row, Trouble, fault};
 use pool::{Names, Pool};
+use postgres_protocol::escape::escape_literal;
 use revoke::{Ending, Found, Places};
 use role::Role;
-use std::{error::Error as _, future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio_postgres::{Client, SimpleQueryMessage, error::SqlState};
+use tokio_postgres::error::SqlState;
 
 /// How a definition's credentials end, or what is wrong with its settings. Needs no server.
 pub fn ends_by(secret: &SecretDefinition) -> Result<EndsBy, String> {
@@ -116,14 +120,18 @@ impl PostgresEngine {
         self.silencers.warm(&self.config.database).await?;
         let session = self.pool.take(database).await?;
         let sql = |waits| role.create(order, settings, &verifier, !session.is_superuser(), waits);
-        let answer = match run_apart(session.client(), &sql(true)).await {
-            Err(why) if why.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => run_apart(session.client(), &sql(false)).await,
+        let answer = match run_apart(session.link(), &sql(true)).await {
+            Err(why) if why.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => run_apart(session.link(), &sql(false)).await,
             answer => answer,
         };
         let answer = answer.map_err(|why| fault("making the role", &why))?;
+        if let Some(why) = session.link().withheld() {
+            // It is there already, and is settled as what failed on the way is.
+            return Err(EngineError::Setup(format!("making the role: {why}: {} lacks what it is to grant", self.config.user)));
+        }
         crate::failpoint!("role-made");
         if let Some(sql) = role.describe(order, settings) {
-            session.client().batch_execute(&sql).await.map_err(|why| fault("describing the role", &why))?;
+            session.link().run(&sql).await.map_err(|why| fault("describing the role", &why))?;
         }
         let mut reference = UpstreamRef::default();
         reference.0.insert("role", role.name.as_str());
@@ -259,7 +267,7 @@ impl Engine for PostgresEngine {
         let role = Role::of(&self.mark, order.lease);
         self.within(async {
             let session = self.pool.take(&self.config.database).await?;
-            let done = session.client().batch_execute(&role.prolong(order.expires)).await;
+            let done = session.link().run(&role.prolong(order.expires)).await;
             self.pool.give_back(session);
             done.map_err(|why| match why.code() {
                 Some(&SqlState::UNDEFINED_OBJECT) => EngineError::Refused(format!("role {} is gone", role.name)),
@@ -305,12 +313,13 @@ impl Engine for PostgresEngine {
         self.within(async {
             let session = self.pool.take(&self.config.database).await?;
             // Or a role that a killed daemon was making would come about behind the list.
-            self.pool.end_lost(session.client()).await?;
+            self.pool.end_lost(session.link()).await?;
             let prefix = Role::prefix(&self.mark);
-            let rows = session.client().query("SELECT rolname::text FROM pg_roles WHERE starts_with(rolname::text, $1)", &[&prefix]).await;
+            let sql = format!("SELECT rolname FROM pg_roles WHERE starts_with(rolname::text, {})", escape_literal(&prefix));
+            let rows = session.link().rows(&sql).await;
             self.pool.give_back(session);
             let rows = rows.map_err(|why| fault("listing roles", &why))?;
-            Ok(rows.iter().filter_map(|row| Role::lease_of(&self.mark, row.get(0))).collect())
+            Ok(rows.iter().filter_map(|row| Role::lease_of(&self.mark, row.text(0)?)).collect())
         })
         .await
     }
@@ -350,11 +359,11 @@ struct Known<'a> {
 /// Runs statements that change who may do what, as one transaction, again if somebody else changed the rights of the same table or schema
 /// in the same moment: PostgreSQL then fails with an internal error ("tuple concurrently updated") instead of waiting. Among us the
 /// lock of [`Role::rights_turn`] prevents that, unless somebody keeps it; others do not know it.
-async fn run_apart(client: &Client, sql: &str) -> Result<Vec<SimpleQueryMessage>, tokio_postgres::Error> {
+async fn run_apart(link: &Link, sql: &str) -> Result<Vec<Row>, Trouble> {
     let mut pause = Duration::from_millis(2);
     // Up to about two seconds: each try may meet the next of somebody's changes.
     for _ in 0..40 {
-        match client.simple_query(sql).await {
+        match link.rows(sql).await {
             Err(why) if matches!(why.code(), Some(&SqlState::INTERNAL_ERROR | &SqlState::T_R_DEADLOCK_DETECTED)) => {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_millis(50));
@@ -362,30 +371,9 @@ async fn run_apart(client: &Client, sql: &str) -> Result<Vec<SimpleQueryMessage>
             answer => return answer,
         }
     }
-    client.simple_query(sql).await
+    link.rows(sql).await
 }
 
-/// Says whose fault it is. Of the server's answer only message and code are kept: detail and context may quote statements.
-fn fault(doing: &str, error: &tokio_postgres::Error) -> EngineError {
-    let Some(answer) = error.as_db_error() else {
-        let cause = error.source().map_or_else(String::new, |source| format!(": {source}"));
-        return EngineError::Unreachable(format!("{doing}: {error}{cause}"));
-    };
-    let text = format!("{doing}: {} ({})", answer.message(), answer.code().code());
-    match answer.code().code() {
-        // Connection lost, read-only (a standby), resources short, shutting down, cancelled, locked, deadlock, collision: another time may do.
-        code if ["08", "25", "53", "57", "55", "40", "58", "XX"].iter().any(|class| code.starts_with(class)) => {
-            EngineError::Unreachable(text)
-        }
-        // Wrong password, missing rights, unknown database, table or role, syntax.
-        code if ["28", "42", "3D", "3F"].iter().any(|class| code.starts_with(class)) => EngineError::Setup(text),
-        _ => EngineError::Refused(text),
-    }
-}
-
-fn last_number(answer: &[SimpleQueryMessage]) -> Option<u32> {
-    answer.iter().rev().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
-        _ => None,
-    })
+fn last_number(answer: &[Row]) -> Option<u32> {
+    answer.iter().rev().find_map(|row| row.text(0)?.parse().ok())
 }

@@ -6,7 +6,7 @@
 use super::{
     super::{EngineError, Mark},
     config::{PostgresConfig, Server},
-    fault,
+    link::{Link, Trouble, fault},
     tls::Tls,
 };
 use crate::{
@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, config::SslMode, error::SqlState};
+use tokio_postgres::{Config, config::SslMode, error::SqlState};
 
 /// Connections of a pool that stay open while nobody needs them: many hosts may have the same server.
 const KEPT: usize = 1;
@@ -43,6 +43,8 @@ pub(super) struct Pool {
     idle: Arc<Mutex<Idle>>,
     names: Arc<Names>,
     setback: Setback,
+    /// Why the last try failed.
+    failed: Mutex<String>,
     clock: Arc<dyn Clock>,
 }
 
@@ -55,8 +57,8 @@ struct Idle {
 }
 
 struct Connection {
-    client: Client,
-    /// Dropped after the client: until then the connection is not lost.
+    link: Link,
+    /// Dropped after the link: until then the connection is not lost.
     _name: Name,
     database: String,
     superuser: bool,
@@ -71,8 +73,8 @@ pub(super) struct Session<'a> {
 }
 
 impl Session<'_> {
-    pub(super) fn client(&self) -> &Client {
-        &self.connection.client
+    pub(super) fn link(&self) -> &Link {
+        &self.connection.link
     }
 
     /// Whether the engine's role is a superuser, which needs no membership to end other roles' sessions.
@@ -101,13 +103,12 @@ impl Pool {
             Server::Tls { ca_pem, server_name, .. } => Some(Tls::new(ca_pem, server_name.clone())?),
         };
         let (slots, setback) = (Semaphore::new(most), Setback::new(clock.clone()));
-        Ok(Self { config, password, tls, most, slots, idle: Arc::default(), names, setback, clock })
+        Ok(Self { config, password, tls, most, slots, idle: Arc::default(), names, setback, failed: Mutex::default(), clock })
     }
 
     /// Sees to it that there is a connection to that database, whoever has it.
     pub(super) async fn warm(&self, database: &str) -> Result<(), EngineError> {
-        let there =
-            |idle: &Idle| idle.connections.iter().any(|connection| connection.database == database && !connection.client.is_closed());
+        let there = |idle: &Idle| idle.connections.iter().any(|connection| connection.database == database && !connection.link.is_over());
         if self.slots.available_permits() == self.most && !there(&lock(&self.idle)) {
             let session = self.take(database).await?;
             self.give_back(session);
@@ -123,19 +124,25 @@ impl Pool {
             return Ok(Session { connection, _slot: slot });
         }
         if self.setback.is_waiting() {
-            return Err(EngineError::Unreachable("the server could not be reached a moment ago; waiting before the next try".into()));
+            let why = lock(&self.failed).clone();
+            return Err(EngineError::Unreachable(format!(
+                "the server could not be reached a moment ago; waiting before the next try ({why})"
+            )));
         }
         let connection = tokio::time::timeout(self.config.connect_timeout, self.connect(database)).await.unwrap_or_else(|_| {
             let waited = self.config.connect_timeout.as_millis();
             Err(EngineError::Unreachable(format!("no connection to {database} within {waited} ms")))
         });
+        if let Err(why) = &connection {
+            *lock(&self.failed) = why.to_string();
+        }
         self.setback.note(connection.is_err());
         Ok(Session { connection: connection?, _slot: slot })
     }
 
     /// Keeps the connection warm for the next call; those beyond [`KEPT`] for [`LINGER`].
     pub(super) fn give_back(&self, session: Session<'_>) {
-        if session.connection.client.is_closed() {
+        if session.connection.link.is_over() {
             return;
         }
         let mut idle = lock(&self.idle);
@@ -148,7 +155,7 @@ impl Pool {
     /// An idle connection to the database; otherwise makes room for a new one, so that idle and used ones together never exceed the slots.
     fn take_idle(&self, database: &str) -> Option<Connection> {
         let idle = &mut lock(&self.idle).connections;
-        idle.retain(|connection| !connection.client.is_closed());
+        idle.retain(|connection| !connection.link.is_over());
         let found = idle.iter().rposition(|connection| connection.database == database);
         let taken = found.map(|at| idle.remove(at));
         if taken.is_none() && !idle.is_empty() {
@@ -164,29 +171,29 @@ impl Pool {
         if let Some(password) = &self.password {
             settings.password(password.expose());
         }
-        let fail = |why| fault(&format!("connecting to {database}"), &why);
-        let client = self.open(&settings).await.map_err(fail)?;
+        let fail = |why: Trouble| fault(&format!("connecting to {database}"), &why);
+        let link = self.open(&settings).await.map_err(fail)?;
         // What was ended must not come back with a server that lost its last moments, whatever is set there later.
         let durable = "CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END";
         let sql = format!("SELECT rolsuper, set_config('synchronous_commit', {durable}, false) FROM pg_roles WHERE rolname = current_user");
-        let row = client.query_one(&sql, &[]).await.map_err(fail)?;
-        let server = match client.query_one("SELECT system_identifier::text FROM pg_control_system()", &[]).await {
-            Ok(row) => Some(row.get(0)),
+        let row = link.row(&sql).await.map_err(fail)?;
+        let server = match link.row("SELECT system_identifier FROM pg_control_system()").await {
+            Ok(row) => row.text(0).map(str::to_owned),
             // Everybody may ask, unless somebody has taken that away; and what only speaks like PostgreSQL may have no such thing.
             Err(why) if matches!(why.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE | &SqlState::UNDEFINED_FUNCTION)) => None,
             Err(why) => return Err(fail(why)),
         };
-        Ok(Connection { superuser: row.get(0), server, client, _name: name, database: database.into(), since: self.clock.boot() })
+        Ok(Connection { superuser: row.is(0), server, link, _name: name, database: database.into(), since: self.clock.boot() })
     }
 
     /// Ends what is left at the server of connections that this daemon has lost, or that one before it had, and returns when they are gone:
     /// what they were told has come about by then, or never will.
-    pub(super) async fn end_lost(&self, client: &Client) -> Result<(), EngineError> {
+    pub(super) async fn end_lost(&self, link: &Link) -> Result<(), EngineError> {
         if crate::mutation!("postgres-lost") {
             return Ok(());
         }
         // Anew each time: connections come and go meanwhile.
-        none_left(client, || self.names.terminate_others(), "ending lost connections").await
+        none_left(link, || self.names.terminate_others(), "ending lost connections").await
     }
 
     /// Whether the server lets that role in with that password, which is found out by logging in.
@@ -194,7 +201,7 @@ impl Pool {
         let mut settings = self.settings(role, database);
         settings.password(password.expose());
         let Err(why) = self.open(&settings).await else { return Ok(true) };
-        match why.as_db_error() {
+        match why.answer() {
             Some(answer) if *answer.code() == SqlState::INVALID_PASSWORD => Ok(false),
             // The role has all its connections: that is looked at after the password (InitializeSessionUserId, miscinit.c).
             Some(answer) if *answer.code() == SqlState::TOO_MANY_CONNECTIONS && answer.routine() == Some("InitializeSessionUserId") => {
@@ -204,20 +211,9 @@ impl Pool {
         }
     }
 
-    /// The task that moves the bytes ends when the client is dropped or the server goes away.
-    async fn open(&self, settings: &Config) -> Result<Client, tokio_postgres::Error> {
-        match &self.tls {
-            None => {
-                let (client, connection) = settings.connect(NoTls).await?;
-                tokio::spawn(connection);
-                Ok(client)
-            }
-            Some(tls) => {
-                let (client, connection) = settings.connect(tls.clone()).await?;
-                tokio::spawn(connection);
-                Ok(client)
-            }
-        }
+    /// By the end of the grace the server has given up what was under way ([`Pool::settings`]).
+    async fn open(&self, settings: &Config) -> Result<Link, Trouble> {
+        Link::open(settings, &self.config.server, self.tls.as_ref(), self.config.call_timeout).await
     }
 
     fn settings(&self, user: &str, database: &str) -> Config {
@@ -305,11 +301,10 @@ impl Names {
 }
 
 /// Asks, and again a little later each time, until the answer has no rows.
-pub(super) async fn none_left(client: &Client, sql: impl Fn() -> String, doing: &str) -> Result<(), EngineError> {
+pub(super) async fn none_left(link: &Link, sql: impl Fn() -> String, doing: &str) -> Result<(), EngineError> {
     let mut pause = Duration::from_millis(1);
     loop {
-        let answer = client.simple_query(&sql()).await.map_err(|why| fault(doing, &why))?;
-        if !answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(_))) {
+        if link.rows(&sql()).await.map_err(|why| fault(doing, &why))?.is_empty() {
             return Ok(());
         }
         tokio::time::sleep(pause).await;
@@ -335,6 +330,6 @@ async fn sweep(idle: Weak<Mutex<Idle>>, clock: Arc<dyn Clock>) {
 }
 
 /// Each lock is held for a few lines that cannot leave the state half changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,7 +6,7 @@
 
 use super::{
     super::EngineError,
-    fault,
+    link::{Link, Trouble, fault},
     pool::{Pool, Session, none_left},
     role::Role,
     run_apart,
@@ -14,7 +14,7 @@ use super::{
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use std::{sync::OnceLock, time::Duration};
 use tokio::time::Instant;
-use tokio_postgres::{Client, error::SqlState};
+use tokio_postgres::error::SqlState;
 
 /// From where a role is ended.
 pub(super) struct Places<'a> {
@@ -54,7 +54,7 @@ impl<'a> Ending<'a> {
     /// notice. Takes no longer than `limit`, if the server answers, so that others have their turn and the connection is kept.
     pub(super) async fn silence(&self, limit: Duration) -> Result<Found, EngineError> {
         let session = self.take(self.at.silencers, self.at.home).await?;
-        let found = self.kill(session.client(), Instant::now() + limit).await;
+        let found = self.kill(session.link(), Instant::now() + limit).await;
         self.at.silencers.give_back(session);
         found
     }
@@ -62,7 +62,7 @@ impl<'a> Ending<'a> {
     /// After this no session of it is left, nor the role.
     pub(super) async fn tidy_up(&self, found: Found) -> Result<(), EngineError> {
         let session = self.take(self.at.pool, self.at.home).await?;
-        self.await_silence(session.client()).await?;
+        self.await_silence(session.link()).await?;
         match found {
             Found::Role => self.remove(session).await,
             Found::Nothing => {
@@ -93,27 +93,26 @@ impl<'a> Ending<'a> {
     }
 
     /// After this nobody can log in, and every session was told to end.
-    async fn kill(&self, client: &Client, until: Instant) -> Result<Found, EngineError> {
+    async fn kill(&self, link: &Link, until: Instant) -> Result<Found, EngineError> {
         let terminate = self.terminate();
         let forbid = format!("ALTER ROLE {} NOLOGIN", self.role.quoted());
         let (mut pause, mut looked) = (Duration::from_millis(1), false);
         loop {
             // Polled in this order, so sent in this order, without waiting in between. Two messages: the second is committed, and
             // so seen by every login, before the third looks.
-            let (_, forbidden, after) =
-                tokio::join!(client.simple_query(&terminate), client.batch_execute(&forbid), client.simple_query(&terminate));
+            let (_, forbidden, after) = tokio::join!(link.rows(&terminate), link.run(&forbid), link.rows(&terminate));
             match forbidden {
                 Ok(()) => return after.map(|_| Found::Role).map_err(|why| fault("ending sessions", &why)),
                 // After a lost answer it must not be missed only because the server has not done, or not even read, what it was told.
                 Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) && !looked => {
-                    self.at.pool.end_lost(client).await?;
+                    self.at.pool.end_lost(link).await?;
                     looked = true;
                 }
                 Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) => return Ok(Found::Nothing),
                 // A session that came in between holds the role's row, or somebody else changed it in the same moment: once more.
                 Err(why) if is_busy(&why) && Instant::now() < until => {
                     if why.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
-                        self.end_blockers(client).await?;
+                        self.end_blockers(link).await?;
                     }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_millis(50));
@@ -125,14 +124,14 @@ impl<'a> Ending<'a> {
 
     /// Returns when no session of the role is left. Asking again also tells those to end that had passed the login check before it was
     /// closed and showed up only now.
-    async fn await_silence(&self, client: &Client) -> Result<(), EngineError> {
-        none_left(client, || self.terminate(), "ending sessions").await
+    async fn await_silence(&self, link: &Link) -> Result<(), EngineError> {
+        none_left(link, || self.terminate(), "ending sessions").await
     }
 
     /// Ends sessions of our other leases, and of members of this role, that keep it from being ended, which they do by an open transaction: up
     /// to PostgreSQL 15 a role may let others act as it, and change its row; and whoever names a role in rights on things of its own holds
     /// a lock on it. Nobody has business with a holder's role.
-    async fn end_blockers(&self, client: &Client) -> Result<(), EngineError> {
+    async fn end_blockers(&self, link: &Link) -> Result<(), EngineError> {
         if crate::mutation!("postgres-blockers") {
             return Ok(());
         }
@@ -144,7 +143,7 @@ impl<'a> Ending<'a> {
              (relation = 'pg_authid'::regclass AND mode NOT IN ('AccessShareLock', 'RowShareLock')) \
              OR (locktype = 'object' AND classid = 'pg_authid'::regclass AND objid = (SELECT oid FROM pg_roles WHERE rolname = {role}))))"
         );
-        none_left(client, || sql.clone(), "ending sessions that are in the way").await
+        none_left(link, || sql.clone(), "ending sessions that are in the way").await
     }
 
     /// One row for each session that is still there, each told to end.
@@ -161,7 +160,7 @@ impl<'a> Ending<'a> {
     async fn remove(&self, mut session: Session<'a>) -> Result<(), EngineError> {
         // A second round only if a database came into play meanwhile; the role itself can do nothing any more.
         for _ in 0..3 {
-            let holdings = self.holdings(session.client()).await?;
+            let holdings = self.holdings(session.link()).await?;
             let heir = if holdings.owns { Some(self.prepare_heir(&session).await?) } else { None };
             let heir = heir.as_deref();
             if !holdings.elsewhere.is_empty() {
@@ -169,12 +168,12 @@ impl<'a> Ending<'a> {
                 self.at.pool.give_back(session);
                 for database in &holdings.elsewhere {
                     let there = self.take(self.at.pool, database).await?;
-                    self.disown(there.client(), heir, "").await.map_err(|why| fault(&format!("tidying up in {database}"), &why))?;
+                    self.disown(there.link(), heir, "").await.map_err(|why| fault(&format!("tidying up in {database}"), &why))?;
                     self.at.pool.give_back(there);
                 }
                 session = self.take(self.at.pool, self.at.home).await?;
             }
-            match self.disown(session.client(), heir, &format!(";\nDROP ROLE {}", self.role.quoted())).await {
+            match self.disown(session.link(), heir, &format!(";\nDROP ROLE {}", self.role.quoted())).await {
                 Ok(()) => return self.confirm(session).await,
                 Err(why) if why.code() == Some(&SqlState::UNDEFINED_OBJECT) => return self.confirm(session).await,
                 Err(why) if why.code() == Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => {}
@@ -185,16 +184,16 @@ impl<'a> Ending<'a> {
     }
 
     /// Hands on what the role owns in this database and takes back its rights; `then` follows in the same transaction.
-    async fn disown(&self, client: &Client, heir: Option<&str>, then: &str) -> Result<(), tokio_postgres::Error> {
+    async fn disown(&self, link: &Link, heir: Option<&str>, then: &str) -> Result<(), Trouble> {
         let role = self.role.quoted();
         let reassign = heir.map_or_else(String::new, |heir| format!("REASSIGN OWNED BY {role} TO {};\n", escape_identifier(heir)));
         let disown = format!("{reassign}DROP OWNED BY {role}{then}");
-        match run_apart(client, &format!("{};\n{disown}", Role::rights_turn(""))).await {
+        match run_apart(link, &format!("{};\n{disown}", Role::rights_turn(""))).await {
             // Somebody keeps the turn, or the role itself.
             Err(why) if why.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
                 // If this does not come through, neither does what follows.
-                let _ = self.end_blockers(client).await;
-                run_apart(client, &disown).await.map(drop)
+                let _ = self.end_blockers(link).await;
+                run_apart(link, &disown).await.map(drop)
             }
             done => done.map(drop),
         }
@@ -203,13 +202,13 @@ impl<'a> Ending<'a> {
     /// Looks, once more, before anybody is told that it is done.
     async fn confirm(&self, session: Session<'_>) -> Result<(), EngineError> {
         let look = format!("SELECT 1 FROM pg_roles WHERE rolname = {}", self.role.literal());
-        let rows = session.client().query(&look, &[]).await.map_err(|why| fault("looking for the role", &why))?;
-        self.await_silence(session.client()).await?;
+        let rows = session.link().rows(&look).await.map_err(|why| fault("looking for the role", &why))?;
+        self.await_silence(session.link()).await?;
         self.at.pool.give_back(session);
         if rows.is_empty() { Ok(()) } else { Err(EngineError::Refused(format!("role {} is still there", self.role.name))) }
     }
 
-    async fn holdings(&self, client: &Client) -> Result<Holdings, EngineError> {
+    async fn holdings(&self, link: &Link) -> Result<Holdings, EngineError> {
         // `pg_shdepend` is shared: one look tells for all databases. Database 0 stands for what belongs to none.
         let sql = format!(
             "SELECT coalesce(base.datname, '')::text, bool_or(link.deptype = 'o') FROM pg_shdepend link \
@@ -217,10 +216,10 @@ impl<'a> Ending<'a> {
              WHERE link.refclassid = 'pg_authid'::regclass AND role.rolname = {} GROUP BY 1",
             self.role.literal()
         );
-        let rows = client.query(&sql, &[]).await.map_err(|why| fault("looking what the role owns", &why))?;
+        let rows = link.rows(&sql).await.map_err(|why| fault("looking what the role owns", &why))?;
         let mut holdings = Holdings { owns: false, elsewhere: Vec::new() };
         for row in rows {
-            let (database, owns): (String, bool) = (row.get(0), row.get(1));
+            let (database, owns) = (row.text(0).unwrap_or_default().to_owned(), row.is(1));
             holdings.owns |= owns;
             if !database.is_empty() && database != self.at.home {
                 holdings.elsewhere.push(database);
@@ -232,12 +231,12 @@ impl<'a> Ending<'a> {
     /// The role that gets what was made, made itself if it is not there. One with more rights than the leases had is refused: a view or
     /// a function that a holder left behind runs with the rights of its owner.
     async fn prepare_heir(&self, session: &Session<'_>) -> Result<String, EngineError> {
-        let client = session.client();
+        let link = session.link();
         let what = format!("reassign_to {:?}", self.heir);
         let look = format!("SELECT rolsuper OR rolname = current_user FROM pg_roles WHERE rolname = {}", escape_literal(self.heir));
-        let rows = client.query(&look, &[]).await.map_err(|why| fault(&what, &why))?;
+        let rows = link.rows(&look).await.map_err(|why| fault(&what, &why))?;
         match rows.first() {
-            Some(row) if row.get(0) => Err(EngineError::Setup(format!(
+            Some(row) if row.is(0) => Err(EngineError::Setup(format!(
                 "{what} is a superuser or the engine's own role: what a holder leaves behind would run with its rights"
             ))),
             Some(_) => Ok(self.heir.into()),
@@ -247,7 +246,7 @@ impl<'a> Ending<'a> {
                 let comment = "COMMENT ON ROLE";
                 let about = "owns what leases of claviger made";
                 let make = format!("CREATE ROLE {heir} NOLOGIN{join};\n{comment} {heir} IS {}", escape_literal(about));
-                match client.batch_execute(&make).await {
+                match link.run(&make).await {
                     Ok(()) => Ok(self.heir.into()),
                     // Another ending was faster.
                     Err(why) if matches!(why.code(), Some(&SqlState::DUPLICATE_OBJECT | &SqlState::UNIQUE_VIOLATION)) => {
@@ -261,7 +260,7 @@ impl<'a> Ending<'a> {
 }
 
 /// Whether somebody else held what was needed.
-fn is_busy(why: &tokio_postgres::Error) -> bool {
+fn is_busy(why: &Trouble) -> bool {
     matches!(why.code(), Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED | &SqlState::INTERNAL_ERROR))
 }
 

@@ -9,14 +9,14 @@ use super::{
     super::{EngineError, Issued, Order, Standing, UpstreamRef, Version, lasting::random_value},
     PostgresEngine,
     config::StaticRoles,
-    fault,
     kept::{Kept, Value},
+    link::{Link, Trouble, fault},
     scram,
 };
 use crate::model::{SecretBytes, SecretDefinition, SecretName};
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use std::time::Duration;
-use tokio_postgres::{Client, error::SqlState};
+use tokio_postgres::error::SqlState;
 use zeroize::Zeroizing;
 
 /// Begins and ends our mark in a role's comment; what else stands there is somebody else's and stays.
@@ -82,7 +82,7 @@ impl PostgresEngine {
         let Some(pending) = &kept.pending else { return Ok(kept) };
         // Nor may it come about once this has been found out.
         let session = self.pool.take(&self.config.database).await?;
-        self.pool.end_lost(session.client()).await?;
+        self.pool.end_lost(session.link()).await?;
         self.pool.give_back(session);
         if self.pool.lets_in(&pending.role, &pending.password, self.database_of(row)).await? {
             kept.promote();
@@ -178,17 +178,22 @@ impl PostgresEngine {
     async fn examine(&self, name: &SecretName, row: &StaticRoles) -> Result<(), EngineError> {
         let database = self.database_of(row);
         let session = self.pool.take(&self.config.database).await?;
-        let sql = "SELECT rolname::text, rolcanlogin AND coalesce(rolvaliduntil > now(), true), \
-                   has_database_privilege(oid, $2, 'CONNECT'), shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = ANY($1)";
-        let found = session.client().query(sql, &[&row.roles, &database]).await.map_err(|why| fault("looking at the roles", &why))?;
+        let roles: Vec<String> = row.roles.iter().map(|role| escape_literal(role)).collect();
+        let sql = format!(
+            "SELECT rolname, rolcanlogin AND coalesce(rolvaliduntil > now(), true), has_database_privilege(oid, {}, 'CONNECT'), \
+             shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname IN ({})",
+            escape_literal(database),
+            roles.join(", ")
+        );
+        let found = session.link().rows(&sql).await.map_err(|why| fault("looking at the roles", &why))?;
         self.pool.give_back(session);
         for role in &row.roles {
             let wrong = |what: &str| Err(EngineError::Setup(format!("role {role} {what}")));
-            match found.iter().find(|row| row.get::<_, String>(0) == *role) {
+            match found.iter().find(|row| row.text(0) == Some(role)) {
                 None => return wrong("is not there; it is not made here"),
-                Some(found) if !found.get::<_, bool>(1) => return wrong("may not log in (NOLOGIN, or its VALID UNTIL has passed)"),
-                Some(found) if !found.get::<_, bool>(2) => return wrong(&format!("may not connect to the database {database}")),
-                Some(found) => drop(self.marked(name, role, found.get(3))?),
+                Some(found) if !found.is(1) => return wrong("may not log in (NOLOGIN, or its VALID UNTIL has passed)"),
+                Some(found) if !found.is(2) => return wrong(&format!("may not connect to the database {database}")),
+                Some(found) => drop(self.marked(name, role, found.text(3))?),
             }
             // Where any password does, a login proves nothing.
             let any = random_value(&*self.random);
@@ -203,36 +208,36 @@ impl PostgresEngine {
     async fn set_password(&self, name: &SecretName, value: &Value) -> Result<(), EngineError> {
         let role = escape_identifier(&value.role);
         let session = self.pool.take(&self.config.database).await?;
-        let client = session.client();
+        let link = session.link();
         let verifier = scram::verifier(&value.password, scram::ITERATIONS, &*self.random);
         // Outside a transaction ROLLBACK only warns; after a failed try it ends that one.
         let alter = Zeroizing::new(format!("ROLLBACK; BEGIN; ALTER ROLE {role} PASSWORD {}", escape_literal(&verifier)));
-        self.locking(client, &alter).await.map_err(|why| self.denied(&value.role, &why))?;
+        self.locking(link, &alter).await.map_err(|why| self.denied(&value.role, &why))?;
         // Its row is locked now, also against another daemon that would do the same: whoever comes second finds the mark of the first.
-        let look = "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = $1";
-        let found = client.query_one(look, &[&value.role]).await.map_err(|why| fault("reading the role's comment", &why))?;
-        let mark = match self.marked(name, &value.role, found.get(0))? {
+        let look = format!("SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = {}", escape_literal(&value.role));
+        let found = link.row(&look).await.map_err(|why| fault("reading the role's comment", &why))?;
+        let mark = match self.marked(name, &value.role, found.text(0))? {
             Some(comment) => format!("COMMENT ON ROLE {role} IS {}; ", escape_literal(&comment)),
             None => String::new(),
         };
         // On every way out before this the connection is closed, and the server undoes it.
-        client.batch_execute(&format!("{mark}COMMIT")).await.map_err(|why| self.denied(&value.role, &why))?;
+        link.run(&format!("{mark}COMMIT")).await.map_err(|why| self.denied(&value.role, &why))?;
         self.pool.give_back(session);
         Ok(())
     }
 
     /// PostgreSQL answers two changes of one role at the same moment with an internal error, once the first is done.
-    async fn locking(&self, client: &Client, sql: &str) -> Result<(), tokio_postgres::Error> {
+    async fn locking(&self, link: &Link, sql: &str) -> Result<(), Trouble> {
         for _ in 0..TRIES {
-            match client.batch_execute(sql).await {
+            match link.run(sql).await {
                 Err(why) if why.code() == Some(&SqlState::INTERNAL_ERROR) => tokio::time::sleep(BETWEEN_TRIES).await,
                 done => return done,
             }
         }
-        client.batch_execute(sql).await
+        link.run(sql).await
     }
 
-    fn denied(&self, role: &str, why: &tokio_postgres::Error) -> EngineError {
+    fn denied(&self, role: &str, why: &Trouble) -> EngineError {
         match (fault(&format!("setting the password of {role}"), why), why.code()) {
             (EngineError::Setup(text), Some(&SqlState::INSUFFICIENT_PRIVILEGE)) => {
                 let (us, role) = (escape_identifier(&self.config.user), escape_identifier(role));

@@ -1,6 +1,6 @@
 //! TLS for `tokio-postgres` over rustls with ring: one certificate authority from a file, the server's name checked, always.
 
-use super::super::EngineError;
+use super::{super::EngineError, bounds::Bounded};
 use crate::outbound::Trust;
 use rustls::{
     ClientConfig,
@@ -52,12 +52,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> TlsConnect<S> for Conne
     type Future = Pin<Box<dyn Future<Output = io::Result<Stream<S>>> + Send>>;
 
     fn connect(self, stream: S) -> Self::Future {
-        Box::pin(async move { self.connector.connect(self.name, stream).await.map(Stream) })
+        Box::pin(async move { self.connector.connect(self.name, stream).await.map(|stream| Stream(Bounded::new(stream))) })
     }
 }
 
-/// An encrypted stream to a server whose name was checked.
-pub(super) struct Stream<S>(client::TlsStream<S>);
+/// An encrypted stream to a server whose name was checked, and which may not say too much all the same.
+pub(super) struct Stream<S>(Bounded<client::TlsStream<S>>);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for Stream<S> {
     fn channel_binding(&self) -> ChannelBinding {
