@@ -374,7 +374,9 @@ impl Engine for OpenBaoEngine {
             if self.children.space.is_none() {
                 self.children.try_fence(LeaseId::from_parts(self.clock.wall().unix_ms(), self.random.u128())).await?;
             }
-            Ok(self.children.marked().await?.into_iter().map(|mark| mark.lease).collect())
+            let found: Vec<LeaseId> = self.children.marked().await?.into_iter().map(|mark| mark.lease).collect();
+            self.children.space.iter().for_each(|space| space.listed(&found));
+            Ok(found)
         })
         .await
     }

@@ -71,6 +71,15 @@ impl Space {
         }
     }
 
+    /// Tokens of these were listed: what nobody knows of them may be asked about together, without waiting for each in its turn.
+    pub(super) fn listed(&self, leases: &[LeaseId]) {
+        let certain = BootTime(self.clock.boot().0.saturating_add(LATE));
+        let mut still = self.still();
+        for lease in leases {
+            still.entry(*lease).or_insert(certain);
+        }
+    }
+
     pub(super) fn forget(&self, lease: LeaseId) {
         self.still().remove(&lease);
     }
