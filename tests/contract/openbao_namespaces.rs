@@ -136,7 +136,7 @@ async fn what_is_outside_is_neither_seen_nor_ended() {
         assert!(matches!(&error, EngineError::Setup(text) if text.contains(&format!("made in the namespace {there}"))), "{error}");
     }
     let over = inside.end(mine.lease, &issued.reference).await.unwrap();
-    let proof = over.proof.clone().unwrap();
+    let proof = over.proof.unwrap();
     assert!(over == EndResult::Revoked && proof.by == ProofBy::Looked, "{over:?}");
     assert_eq!(proof.seen, [Finding::LeaseUnknown, Finding::TokenUnknown]);
     assert!(!logs_in(&cluster, &issued).await && logs_in(&cluster, &elsewhere).await);
