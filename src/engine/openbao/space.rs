@@ -67,6 +67,7 @@ impl Space {
         let from = *self.still().entry(lease).or_insert(BootTime(now.0.saturating_add(LATE)));
         match from.0.saturating_sub(now.0).div_ceil(1_000_000) {
             0 => Ok(()),
+            _ if crate::mutation!("openbao-still") => Ok(()),
             seconds => Err(EngineError::Unreachable(format!("a call for {lease} may be under way yet: it is looked for in {seconds} s"))),
         }
     }
