@@ -57,6 +57,15 @@ async fn prepared(heading: &str, folder: &Path) -> Option<(OpenBao, Value)> {
     Some((server, Value::Object(rows[0].row().settings.clone())))
 }
 
+/// What the server gives at a path to whoever asks, in a file.
+fn fetched(server: &OpenBao, folder: &Path, path: &str, name: &str) -> PathBuf {
+    let url = format!("https://localhost:{}/v1/{path}", server.port);
+    let (ca, file) = (folder.join("bao-ca.pem"), folder.join(name));
+    let fetched = run("curl", &["-sSf", "--noproxy", "*", "--cacert", ca.to_str().unwrap(), "-o", file.to_str().unwrap(), &url]);
+    assert!(fetched.status.success(), "{}", text(&fetched));
+    file
+}
+
 fn attribute<'a>(issued: &'a Issued, name: &str) -> &'a str {
     &issued.attributes.iter().find(|(known, _)| known == name).unwrap().1
 }
@@ -77,13 +86,8 @@ async fn issue(engine: &OpenBaoEngine, secret: &SecretDefinition, asked: &Asked)
 const OPENSSH: &str = "### For OpenSSH";
 
 /// The authority's public key, which anybody may read.
-async fn ssh_authority(server: &OpenBao, folder: &Path) -> PathBuf {
-    let (status, answer) = server.call_as("", Method::Get, "ssh/config/ca", Value::Null).await;
-    let (status, answer) = if status == 200 { (status, answer) } else { server.call(Method::Get, "ssh/config/ca", Value::Null).await };
-    assert_eq!(status, 200, "{answer}");
-    let path = folder.join("ca.pub");
-    fs::write(&path, answer["data"]["public_key"].as_str().unwrap()).unwrap();
-    path
+fn ssh_authority(server: &OpenBao, folder: &Path) -> PathBuf {
+    fetched(server, folder, "ssh/public_key", "ca.pub")
 }
 
 /// A verifier that knows the authority: `ssh-keygen` signs with the credential and checks it, as an allowed signer, at this moment.
@@ -120,7 +124,7 @@ async fn ssh_harness() -> Option<Harness> {
     let engine = Arc::new(engine(&server, b"state").await);
     let secret = secret("hosts/release", &*engine, settings);
     assert_eq!(secret.ends_by, EndsBy::ShortLife);
-    let authority = fs::read_to_string(ssh_authority(&server, folder.path()).await).unwrap();
+    let authority = fs::read_to_string(ssh_authority(&server, folder.path())).unwrap();
     Some(Harness { engine, secret, probe: Box::new(Signers { folder, authority, server }) })
 }
 
@@ -152,7 +156,7 @@ async fn sshd_lets_in_whom_the_role_lets_be_and_nobody_after_the_lease() {
     server.put("ssh/roles/backup", role).await;
     server.put("sys/policies/acl/app-ssh", json!({"policy": "path \"ssh/+/+\" { capabilities = [\"update\"] }"})).await;
     let engine = engine(&server, b"state").await;
-    let authority = ssh_authority(&server, folder.path()).await;
+    let authority = ssh_authority(&server, folder.path());
     fs::write(folder.path().join("principals"), "release\n").unwrap();
     let more = format!("AuthorizedPrincipalsFile {}", folder.path().join("principals").display());
     let Some(sshd) = Sshd::start(folder.path(), &authority, &more) else { return };
@@ -236,12 +240,8 @@ fn openssl(arguments: &[&str]) -> std::process::Output {
 }
 
 /// The server's revocation list, which anybody may read.
-async fn list(server: &OpenBao, folder: &Path) -> PathBuf {
-    let url = format!("https://localhost:{}/v1/pki/crl/pem", server.port);
-    let (ca, path) = (folder.join("bao-ca.pem"), folder.join("mesh.crl"));
-    let fetched = run("curl", &["-sSf", "--noproxy", "*", "--cacert", ca.to_str().unwrap(), "-o", path.to_str().unwrap(), &url]);
-    assert!(fetched.status.success(), "{}", text(&fetched));
-    path
+fn list(server: &OpenBao, folder: &Path) -> PathBuf {
+    fetched(server, folder, "pki/crl/pem", "mesh.crl")
 }
 
 /// OpenSSL with the authority and the list of this moment.
@@ -256,7 +256,7 @@ impl Probe for Listed {
         // Each look has files of its own, as several are made at once.
         let place = tempfile::tempdir_in(self.folder.path()).unwrap();
         fs::copy(self.folder.path().join("bao-ca.pem"), place.path().join("bao-ca.pem")).unwrap();
-        let (crl, bundle) = (list(&self.server, place.path()).await, place.path().join("bundle.pem"));
+        let (crl, bundle) = (list(&self.server, place.path()), place.path().join("bundle.pem"));
         fs::write(&bundle, issued.value.expose()).unwrap();
         let (bundle, ca) = (bundle.to_str().unwrap(), self.folder.path().join("mesh-ca.pem"));
         let (own, certified) = (openssl(&["pkey", "-pubout", "-in", bundle]), openssl(&["x509", "-pubkey", "-noout", "-in", bundle]));
@@ -323,7 +323,7 @@ async fn nginx_lets_a_live_lease_in_and_a_revoked_one_not() {
     let lapsing = issue(&engine, &dying, &brief).await;
     let lapsed = put("lapsed.pem", lapsing.value.expose());
 
-    let Some(nginx) = Nginx::start(folder.path(), &web, &ca, &list(&server, folder.path()).await) else { return };
+    let Some(nginx) = Nginx::start(folder.path(), &web, &ca, &list(&server, folder.path())) else { return };
     let serial = attribute(&issued, "serial_number").replace(':', "");
     assert_eq!(nginx.ask(&ca, Some(&mine)).to_lowercase(), format!("{serial} cn=orders-service.mesh.example.com"));
     assert!(nginx.ask(&ca, Some(&kept)).contains("orders-service") && nginx.ask(&ca, Some(&lapsed)).contains("orders-service"));
@@ -336,7 +336,7 @@ async fn nginx_lets_a_live_lease_in_and_a_revoked_one_not() {
     assert_eq!(engine.end(brief.lease, &lapsing.reference).await.unwrap(), EndResult::Lapsed);
     drop(nginx);
     // nginx reads the list when it starts and when it is reloaded.
-    let crl = list(&server, folder.path()).await;
+    let crl = list(&server, folder.path());
     let Some(nginx) = Nginx::start(folder.path(), &web, &ca, &crl) else { return };
     let said = nginx.ask(&ca, Some(&mine));
     assert!(said.contains("The SSL certificate error"), "{said}");

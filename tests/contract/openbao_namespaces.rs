@@ -136,7 +136,7 @@ async fn what_is_outside_is_neither_seen_nor_ended() {
         assert!(matches!(&error, EngineError::Setup(text) if text.contains(&format!("made in the namespace {there}"))), "{error}");
     }
     let over = inside.end(mine.lease, &issued.reference).await.unwrap();
-    let proof = over.proof.clone().unwrap();
+    let proof = over.proof.unwrap();
     assert!(over == EndResult::Revoked && proof.by == ProofBy::Looked, "{over:?}");
     assert_eq!(proof.seen, [Finding::LeaseUnknown, Finding::TokenUnknown]);
     assert!(!logs_in(&cluster, &issued).await && logs_in(&cluster, &elsewhere).await);
@@ -185,11 +185,12 @@ async fn what_a_lost_issue_left_is_found_when_its_call_is_over() {
     let why = settled.unwrap_err();
     assert!(matches!(&why, EngineError::Unreachable(text) if text.contains("may be under way yet")), "{why}");
     let issued = issued.unwrap();
-    for lease in [never.lease, found.lease] {
-        assert!(matches!(after.settle(lease, Some(&secret)).await, Err(EngineError::Unreachable(_))));
-    }
+    assert!(matches!(after.settle(never.lease, Some(&secret)).await, Err(EngineError::Unreachable(_))));
+    // What is listed at a start is waited for from then on.
+    assert!(after.inventory().await.unwrap().contains(&found.lease));
     clock.advance(149_000_000);
     assert!(after.settle(lost.lease, Some(&secret)).await.is_err() && logs_in(&cluster, &issued).await, "not a moment before");
+    assert!(after.end(found.lease, &UpstreamRef::default()).await.is_err() && logs_in(&cluster, &stray).await);
     clock.advance(1_000_000);
     assert_eq!(after.settle(lost.lease, Some(&secret)).await.unwrap(), EndResult::Revoked);
     assert!(!logs_in(&cluster, &issued).await);

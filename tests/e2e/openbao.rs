@@ -192,15 +192,9 @@ async fn agree(host: &Host, cluster: &Postgres, server: &OpenBao, what: &str) {
     panic!("{what}: tokens, leases, roles {last:?}\n{}", host.log());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_while_it_issues_it_leaves_nothing_at_openbao() {
-    if !is_root() {
-        return;
-    }
-    let (Some(cluster), Some(server)) = (Postgres::start().await, OpenBao::start().await) else { return };
-    let mut host = host(&server, &cluster, false).await;
-    host.launch();
-    for round in 0..8u64 {
+/// Kills the daemon eight times while it issues, and lets somebody look at what is left while holders live, and when they are dead.
+async fn killed_while_it_issues(host: &mut Host, mut alive: impl AsyncFnMut(&Host, u64), mut dead: impl FnMut(&mut Host)) {
+    for round in 0..8 {
         let commands: Vec<_> = (0..3).map(|_| host.actor(VICTIM, "orders", &["hold", ASK])).collect();
         let killer = std::thread::spawn({
             let pid = host.pid().to_string();
@@ -213,11 +207,59 @@ async fn killed_while_it_issues_it_leaves_nothing_at_openbao() {
         killer.join().unwrap();
         host.stop(true);
         host.launch();
-        agree(&host, &cluster, &server, &format!("round {round}")).await;
+        alive(host, round).await;
         drop(holders);
-        host.wait_until(Duration::from_secs(20), "all leases end", |host| host.live().is_empty());
+        dead(host);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_while_it_issues_it_leaves_nothing_at_openbao() {
+    if !is_root() {
+        return;
+    }
+    let (Some(cluster), Some(server)) = (Postgres::start().await, OpenBao::start().await) else { return };
+    let mut host = host(&server, &cluster, false).await;
+    host.launch();
+    let alive = async |host: &Host, round| agree(host, &cluster, &server, &format!("round {round}")).await;
+    killed_while_it_issues(&mut host, alive, |host| {
+        host.wait_until(Duration::from_secs(20), "all leases end", |host| host.live().is_empty());
+    })
+    .await;
     agree(&host, &cluster, &server, "at the end").await;
+}
+
+/// There what was lost is looked for after minutes.
+#[ignore = "takes five minutes: tests/run --long"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_while_it_issues_it_leaves_nothing_in_a_namespace() {
+    if !is_root() {
+        return;
+    }
+    let (Some(cluster), Some(server)) = (Postgres::start().await, OpenBao::start().await) else { return };
+    server.put("sys/namespaces/team", json!({})).await;
+    let mut host = host_in(&server, "team/", &cluster, false).await;
+    host.launch();
+    let mut lost = 0;
+    let alive = async |host: &Host, _| {
+        let states = host.live();
+        let ending = |lease: &String| states.iter().any(|row| row["id"] == lease.as_str() && row["state"] != "live");
+        lost += server.tokens_in("team/").await.iter().filter(|lease| ending(lease)).count();
+    };
+    killed_while_it_issues(&mut host, alive, |_| {}).await;
+    assert!(lost > 0, "nothing was lost, so nothing was tried");
+    let began = std::time::Instant::now();
+    loop {
+        let left = (server.tokens_in("team/").await, roles(&cluster).await);
+        if left.0.is_empty() && left.1 == 0 && host.live().is_empty() {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(420), "{left:?}\n{}", host.log());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let unfinished: Vec<Value> = host.records_of("end").into_iter().filter(|record| record["ended"]["reason"] == "unfinished").collect();
+    assert!(unfinished.iter().any(|record| record["ended"]["result"] == "revoked"), "{unfinished:?}");
+    eprintln!("{lost} lost, all over after {:?}", began.elapsed());
 }
 
 /// Needs the build with failpoints: `tests/mutations` runs it.

@@ -4,6 +4,9 @@ use super::{super::Attribute, settings::Pick};
 use crate::model::SecretBytes;
 use serde_json::{Map, Value};
 
+/// How private keys in PEM begin, after their kind: a member like that is a likely slip, as it lies beside its certificate.
+const PRIVATE: &str = "PRIVATE KEY-----";
+
 /// The value that the settings choose, and the attributes. The text says what is missing; names of members are no secret.
 pub(super) fn picked(data: &Map<String, Value>, pick: &Pick) -> Result<(SecretBytes, Vec<Attribute>), String> {
     let find = |name: &String| {
@@ -23,7 +26,11 @@ pub(super) fn picked(data: &Map<String, Value>, pick: &Pick) -> Result<(SecretBy
     }
     let mut beside = Vec::new();
     for name in &pick.attributes {
-        beside.push((name.clone().into(), String::from_utf8_lossy(&bytes(find(name)?)).into_owned()));
+        let text = String::from_utf8_lossy(&bytes(find(name)?)).into_owned();
+        if text.contains(PRIVATE) {
+            return Err(format!("{name} is a private key: attributes stand on the record"));
+        }
+        beside.push((name.clone().into(), text));
     }
     Ok((SecretBytes::new(value), beside))
 }
@@ -57,5 +64,8 @@ mod tests {
         assert_eq!(serde_json::from_str::<Map<String, Value>>(&pick(None, &[]).unwrap().0).unwrap(), *data);
         assert_eq!(pick(Some("pasword"), &[]).unwrap_err(), "has no field \"pasword\"; there is none, password, port, user");
         assert!(pick(Some("none"), &[]).is_err());
+        let made = json!({"certificate": "c", "private_key": "-----BEGIN EC PRIVATE KEY-----\nk"});
+        let slip = Pick { field: Some("certificate".into()), attributes: vec!["private_key".into()] };
+        assert!(picked(made.as_object().unwrap(), &slip).is_err_and(|why| why.starts_with("private_key is a private key")));
     }
 }

@@ -67,7 +67,17 @@ impl Space {
         let from = *self.still().entry(lease).or_insert(BootTime(now.0.saturating_add(LATE)));
         match from.0.saturating_sub(now.0).div_ceil(1_000_000) {
             0 => Ok(()),
+            _ if crate::mutation!("openbao-still") => Ok(()),
             seconds => Err(EngineError::Unreachable(format!("a call for {lease} may be under way yet: it is looked for in {seconds} s"))),
+        }
+    }
+
+    /// Tokens of these were listed: what nobody knows of them may be asked about together, without waiting for each in its turn.
+    pub(super) fn listed(&self, leases: &[LeaseId]) {
+        let certain = BootTime(self.clock.boot().0.saturating_add(LATE));
+        let mut still = self.still();
+        for lease in leases {
+            still.entry(*lease).or_insert(certain);
         }
     }
 
