@@ -302,7 +302,7 @@ async fn whoever_takes_all_connections_keeps_no_credential_alive() {
     // Which closes the connection that was there for the first.
     let mut second = secret.clone();
     second.settings.insert("database".into(), "second".into());
-    second.settings.insert("grants".into(), serde_json::json!(["GRANT CONNECT ON DATABASE second TO {{role}}"]));
+    second.settings.insert("grants".into(), serde_json::json!(["GRANT CREATE ON DATABASE second TO {{role}}"]));
     let beside = engine.issue(&elsewhere.order(&second)).await.unwrap();
     let mut sessions = Vec::new();
     for issued in [&issued, &beside] {

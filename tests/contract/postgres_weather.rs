@@ -133,8 +133,8 @@ async fn fails_behind<T: std::fmt::Debug>(
         };
         assert!(text.starts_with("under-test: ") && (text.contains(wanted) || text.contains(also)), "{what}: {text}");
         assert!(!text.contains(CANARY) && text.len() < 500, "{what}: {text}");
-        // An ending has two turns.
-        assert!(begun.elapsed() < LIMIT * 4, "{what}: {:?}", begun.elapsed());
+        // With what is done after it.
+        assert!(begun.elapsed() < LIMIT * 10, "{what}: {:?}", begun.elapsed());
         assert!(site.between.taken() - taken < MOST_TAKEN, "{what}: {} bytes were taken", site.between.taken() - taken);
         site.clear();
     }

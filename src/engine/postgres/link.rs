@@ -117,7 +117,7 @@ impl Link {
             });
             let ended = tokio::select! {
                 ended = &mut carry => ended,
-                _ = released => tokio::time::timeout(grace, &mut carry).await.unwrap_or(Ok(())),
+                _ = released, if !crate::mutation!("postgres-left") => tokio::time::timeout(grace, &mut carry).await.unwrap_or(Ok(())),
             };
             if let Err(why) = ended {
                 let _only_once = told.set(cause(&why));
@@ -133,7 +133,7 @@ impl Link {
 
     /// What was warned of since this was asked last: a grant that gives nothing, or not all, is no error to the server.
     pub(super) fn withheld(&self) -> Option<String> {
-        lock(&self.withheld).take()
+        lock(&self.withheld).take().filter(|_| !crate::mutation!("postgres-withheld"))
     }
 
     /// Carries statements out and forgets what they answer.
