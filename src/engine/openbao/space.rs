@@ -53,7 +53,7 @@ impl Space {
     /// An issue came to its end. Who was not answered may have left a call behind; what dies by itself is not asked about any more.
     pub(super) fn heard(&self, lease: LeaseId, made: &Result<Issued, EngineError>, is_short: bool) {
         match made {
-            Err(EngineError::Unreachable(_)) => {}
+            Err(error) if error.is_passing() => {}
             Ok(_) if is_short => {}
             _ => {
                 self.still().insert(lease, self.clock.boot());
