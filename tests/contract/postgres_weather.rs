@@ -388,3 +388,16 @@ async fn who_does_not_speak_tls_hears_nothing() {
         assert!(!said.is_empty());
     }
 }
+
+/// A login with more rounds than anybody has: nobody could interrupt them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_of_endless_rounds_is_not_begun() {
+    let Some(site) = Site::new(Door::Tls).await else { return };
+    let (engine, _) = site.engine();
+    let rounds = message(b'R', b"\0\0\0\x0br=abc,s=c2FsdA==,i=4294967295");
+    site.between.set(Some(("SCRAM-SHA-256", Mischief::Says(rounds))));
+    let error = engine.inventory().await.unwrap_err().to_string();
+    assert!(error.starts_with("under-test: connecting to app: ") && error.contains("4294967295 rounds of SCRAM"), "{error}");
+    site.clear();
+    assert_eq!(until_settled(async || engine.inventory().await, |_| true).await, []);
+}

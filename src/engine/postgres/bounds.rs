@@ -117,7 +117,7 @@ fn rounds(message: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(message.strip_prefix(&[0, 0, 0, 11])?).ok()?;
     let digits = text.split(',').find_map(|attribute| attribute.strip_prefix("i="))?;
     // What is no number is no count either, and refused by whoever reads it; one that is too long is one that is too large.
-    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().unwrap_or(u64::MAX))
+    (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().unwrap_or(u64::MAX))
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
