@@ -357,7 +357,7 @@ mod tests {
         assert!(begin(which(1, 30), 4), "made anew, and from version 1 on");
         assert!(begin(which(1, 40), 3), "and once more");
         assert_eq!(kept(), Some(which(1, 40)));
-        // Handle by another answer, of before or of after.
+        // Named by another answer, of before or of after.
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let outdated = |newest: Which, age: u64| runtime.block_on(offline.outdated(place.clone(), newest, (age, NOW)));
         outdated(which(1, 30), 4);
