@@ -334,6 +334,21 @@ fn every_example_loads_without_a_warning() {
     assert_eq!(used, pages);
 }
 
+/// What everybody looks for on a page stands under the same words on each.
+#[test]
+fn every_engines_page_says_what_it_narrows_what_ending_means_how_it_fails_and_what_a_thief_gets() {
+    let pages: Vec<PathBuf> = fs::read_dir(root().join("docs/engines")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(pages.len() > 8);
+    for page in pages {
+        let text = read(&page);
+        for heading in ["## To begin with", "## What ending means", "## How it fails", "## What a thief gets who is root on this host"] {
+            assert_eq!(text.lines().filter(|line| line.starts_with(heading)).count(), 1, "{}: {heading}", page.display());
+        }
+        let narrows = text.lines().any(|line| line.starts_with(['*', '#', 'A']) && line.contains("ntent narrows"));
+        assert!(narrows && text.contains("To make it less"), "{}", page.display());
+    }
+}
+
 /// The kind of an engine, as its configuration and its page call it.
 fn kind_of(engine: &EngineConfig) -> String {
     let kind = match engine {

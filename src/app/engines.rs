@@ -74,6 +74,7 @@ pub(super) fn engines(
             EngineConfig::OpenBao(from) => {
                 // The same for ids of tokens, and values that are sealed into leases or kept for when the server is away.
                 let root: SealKey = store.own_key("openbao")?;
+                super::openbao::stays(from, store)?;
                 let config = super::openbao::config(from, &tokens, (&config.paths, boot), clock)?;
                 let engine = OpenBaoEngine::new(config, state.mark.clone(), &root, store.clone(), clock.clone(), random.clone())?;
                 rows.push((from.name.clone(), Arc::new(engine)));

@@ -9,9 +9,10 @@ use crate::{
     config::{Config, EngineConfig, OpenBaoConfig, OpenBaoLogin, PathConfig},
     engine::{
         jwt::JwtEngine,
+        local::LocalStore,
         openbao::{self, Copies, Login, Source},
     },
-    model::{EngineName, WallTime},
+    model::{EngineName, SecretBytes, WallTime},
     outbound::{Address, Client, ClientCertificate, ClientCertificateError, Limits, TrustError},
     sys::{self, Clock},
 };
@@ -52,6 +53,22 @@ pub(super) fn config(
         timeout,
         copies: copies(from, paths, boot),
     })
+}
+
+/// An error where an engine of that name was in another namespace before. What it made is there, and whoever looks for it here would find nothing
+/// and call it dead: another namespace is another engine's.
+pub(super) fn stays(from: &OpenBaoConfig, store: &LocalStore) -> Result<(), BuildError> {
+    let label = format!("openbao-namespace/{}", from.name);
+    let here = from.namespace.as_deref().map_or("", |text| text.trim_matches('/')).trim_start_matches("root");
+    match store.load_own(&label)? {
+        None => Ok(store.save_own(&label, &SecretBytes::new(format!("/{here}").into_bytes()))?),
+        Some(kept) if kept.expose() == format!("/{here}").as_bytes() => Ok(()),
+        Some(kept) => {
+            let before = String::from_utf8_lossy(kept.expose()).trim_start_matches('/').to_owned();
+            let before = if before.is_empty() { "the root namespace".to_owned() } else { format!("namespace {before}") };
+            Err(wrong(from, &format!("what it made is in {before}: give an engine in another namespace another name")))
+        }
+    }
 }
 
 /// Copies of values lie beside the rest of the state. What was written last by this host tells whether its wall clock went back since.

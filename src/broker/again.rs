@@ -15,7 +15,7 @@ const NAMED_FOR: u64 = 1_000_000;
 
 impl Broker {
     /// The live lease that the same use by the same holder led to before, at another protocol's door: one that lives no longer than a new one
-    /// would, has a third of its time left, and whose value is not an older version.
+    /// would, has a third of its time and a use left, and whose value is not an older version.
     pub(super) fn of_same_use(&self, permit: &Permit, bound: &Bound) -> Option<Arc<Lease>> {
         let (intent, effective, now) = (permit.intent(), permit.effective(), self.clock.boot());
         let (secret, identity) = (intent.secret(), &permit.workload().identity().name);
@@ -32,9 +32,9 @@ impl Broker {
         };
         let newest = |lease: &Lease| self.engines.find(&lease.engine).is_some_and(|engine| engine.is_newest(secret, &lease.reference));
         let all = if crate::mutation!("same-holder") { self.leases.all() } else { self.leases.of_holder(&bound.holder.key()) };
-        let fit = all
-            .into_iter()
-            .filter(|lease| lease.state == State::Live && !lease.has_counted_uses() && same_use(lease) && in_time(lease) && newest(lease));
+        let fit = all.into_iter().filter(|lease| {
+            lease.state == State::Live && same_use(lease) && in_time(lease) && newest(lease) && self.leases.has_read(lease.id)
+        });
         fit.max_by_key(|lease| lease.deadline)
     }
 
@@ -59,7 +59,7 @@ impl Broker {
     pub fn note_named(&self, peer: &Caller, delivery: &Delivery, asked: BootTime) {
         let lease = delivery.lease();
         // What has to be said beside it is said each time.
-        if lease.source == Source::Adapter && !lease.has_counted_uses() && delivery.clamped().is_empty() && delivery.pinned().is_none() {
+        if lease.source == Source::Adapter && delivery.clamped().is_empty() && delivery.pinned().is_none() {
             let governance = self.governance.load();
             if let Some(known) = peer.known(&governance) {
                 known.name(&lease.secret, lease.id, BootTime(asked.0 + NAMED_FOR));

@@ -151,6 +151,7 @@ pub struct Broker {
     rotations: rotate::Rotations,
     stale_reads: cache::StaleReads,
     shares: share::Shares,
+    renewals: renew::Renewals,
 }
 
 impl Broker {
@@ -190,6 +191,7 @@ impl Broker {
             rotations: rotate::Rotations::default(),
             stale_reads: cache::StaleReads::default(),
             shares: share::Shares::default(),
+            renewals: renew::Renewals::default(),
         })
     }
 

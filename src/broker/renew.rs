@@ -14,7 +14,44 @@ use crate::{
     model::{Code, EndReason, LeaseId, Refusal, RequestId, SecretDefinition, Sensitivity},
     policy::{Decision, Permit},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::OwnedMutexGuard;
+
+/// A renewal so soon after another asks its source for nothing, in microseconds.
+const AGAIN: u64 = 1_000_000;
+/// How long a renewal waits for another one of the same lease.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// Leases from which on those that nobody renews are forgotten.
+const MANY: usize = 256;
+
+/// Renewals that are under way: one of a lease at a time.
+#[derive(Default)]
+pub(super) struct Renewals(Mutex<HashMap<LeaseId, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Renewals {
+    /// Waits for a turn; whether there was anybody to wait for.
+    async fn turn(&self, lease: LeaseId) -> Result<(OwnedMutexGuard<()>, bool), Refusal> {
+        let turn = {
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if all.len() >= MANY {
+                all.retain(|_, turn| Arc::strong_count(turn) > 1);
+            }
+            all.entry(lease).or_default().clone()
+        };
+        match turn.clone().try_lock_owned() {
+            Ok(turn) => Ok((turn, false)),
+            Err(_) => {
+                let waited = tokio::time::timeout(LONGEST_WAIT, turn.lock_owned()).await;
+                let busy = |_| Refusal::new(Code::ENGINE_UNAVAILABLE).message("The lease is being renewed; try again.");
+                Ok((waited.map_err(busy)?, true))
+            }
+        }
+    }
+}
 
 impl Broker {
     /// The value of a live lease, for its holder.
@@ -98,9 +135,10 @@ impl Broker {
         if !lease.renewable {
             return Err(Refusal::new(Code::NOT_RENEWABLE).into());
         }
-        // Nobody else makes it shorter or longer meanwhile, if others have it too; much may have changed until then.
+        // Nobody else makes it shorter or longer meanwhile, here or, if others have it too, by theirs; much may have changed until then.
+        let (_own, waited) = self.renewals.turn(id).await?;
         let turn = self.turn_to_prolong(&lease).await?;
-        let (workload, lease) = if turn.is_some() { self.own_lease(peer, id, trail)? } else { (workload, lease) };
+        let (workload, lease) = if waited || turn.is_some() { self.own_lease(peer, id, trail)? } else { (workload, lease) };
         let governance = self.governance();
         let permit = self.decide_lease(&governance, &workload, &lease, self.is_frozen(), trail)?;
         let intent = permit.intent();
@@ -112,19 +150,25 @@ impl Broker {
         let ttl = permit.effective().ttl.min(lease.ttl);
         let expires = self.clock.wall().plus(ttl).max(lease.expires);
         let deadline = self.clock.boot().plus(ttl).max(lease.deadline);
+        // Of those who have the credential as well, whoever has it longest says how long it lives.
+        let lives = self.leases.longest(lease.credential()).unwrap_or((lease.expires, lease.deadline));
+        // What was just made to last so long need not be asked for once more, by however many.
+        let lasts = deadline.0 <= lives.1.0.saturating_add(AGAIN) && !crate::mutation!("renewed-once");
+        let (expires, deadline) = if lasts { (expires.min(lives.0), deadline.min(lives.1)) } else { (expires, deadline) };
         let extended = Lease { expires, deadline, ..Lease::clone(&lease) };
         let event = trail.fill(record::of_lease(Kind::Renew, &extended), None).outcome(Outcome::Done);
         // On the record before the source is told: a credential never outlives what the record says.
         let _recorded = self.audit.append(event, Need::Durable).await?;
-        // Of those who have the credential as well, whoever has it longest says how long it lives.
-        let (until, last) =
-            self.leases.longest(lease.credential()).map_or((expires, deadline), |(until, last)| (until.max(expires), last.max(deadline)));
-        let asked = self.clock.boot();
-        let order = Order { expires: until, left: Duration::from_micros(last.since(asked)), ..order(&extended, intent.secret(), asked) };
-        self.engine(&lease.engine)?.renew(&order, &lease.reference).await.map_err(|error| match error {
-            EngineError::Refused(why) => Refusal::new(Code::NOT_RENEWABLE).detail(why).into(),
-            error => Stop::from(error),
-        })?;
+        if !lasts {
+            let (until, last) = (lives.0.max(expires), lives.1.max(deadline));
+            let asked = self.clock.boot();
+            let order =
+                Order { expires: until, left: Duration::from_micros(last.since(asked)), ..order(&extended, intent.secret(), asked) };
+            self.engine(&lease.engine)?.renew(&order, &lease.reference).await.map_err(|error| match error {
+                EngineError::Refused(why) => Refusal::new(Code::NOT_RENEWABLE).detail(why).into(),
+                error => Stop::from(error),
+            })?;
+        }
         self.attestor.still(peer)?;
         let renewed = self.leases.renew(&lease, expires, deadline).await?;
         self.watchers.tell(&lease.identity);
@@ -152,6 +196,15 @@ impl Broker {
 
     /// Record, last look, value.
     pub(super) async fn give_again(&self, peer: &Caller, lease: &Arc<Lease>, trail: &Trail) -> Result<Delivery, Stop> {
+        self.leases.count_read(lease.id).map_err(|none| match none {
+            NoRead::Uses => Refusal::new(Code::USED_UP),
+            NoRead::Reads => Refusal::new(Code::READS_EXCEEDED),
+        })?;
+        // What is not handed over is no use.
+        self.value_again(peer, lease, trail).await.inspect_err(|_| self.leases.uncount_read(lease.id))
+    }
+
+    async fn value_again(&self, peer: &Caller, lease: &Arc<Lease>, trail: &Trail) -> Result<Delivery, Stop> {
         let governance = self.governance();
         let secret = governance.catalogue.find(&lease.secret).ok_or_else(|| Refusal::new(Code::NO_GRANT))?;
         served(lease.channel)?;
@@ -161,10 +214,6 @@ impl Broker {
             let changed = "The secret's definition has been changed since; ask for another lease.";
             return Err(Refusal::new(Code::NO_VALUE).message(changed).into());
         }
-        self.leases.count_read(lease.id).map_err(|none| match none {
-            NoRead::Uses => Refusal::new(Code::USED_UP),
-            NoRead::Reads => Refusal::new(Code::READS_EXCEEDED),
-        })?;
         let issued = match engine.read(&order(lease, secret, self.clock.boot()), &lease.reference).await {
             Err(EngineError::NoValue) if !engine.is_newest(secret, &lease.reference) => {
                 let gone = "The value that this lease was given has been changed since; ask for another lease.";

@@ -99,7 +99,8 @@ impl Broker {
     /// A turn to prolong a credential that others may have too. Whoever has waited for one decides anew.
     pub(super) async fn turn_to_prolong(&self, lease: &Lease) -> Result<Option<Turn>, Stop> {
         let is_shared = |secret: &Arc<SecretDefinition>| secret.share == Share::Identity;
-        if has_its_own(lease) {
+        // Before uses were counted, leases with a number of them had others' credentials too.
+        if has_its_own(lease) && lease.shares.is_none() {
             return Ok(None);
         }
         if lease.shares.is_none() && !self.governance().catalogue.find(&lease.secret).is_some_and(is_shared) {

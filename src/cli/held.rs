@@ -174,8 +174,7 @@ impl Held {
     /// When something is to be done about a lease: after two thirds of what is left, and up to a tenth of it earlier, so that those who
     /// asked at once do not come again at once.
     fn due(&self, lease: &LeaseView) -> u64 {
-        let (left, early) = (lease.remaining * 1_000_000, (self.random.u128() % 1_000) as u64);
-        SystemClock.boot().0 + (left / 3 * 2 - left / 10_000 * early).max(500_000)
+        SystemClock.boot().0 + early(lease.remaining, &self.random)
     }
 
     /// Whoever has the values knows the new ones: what they followed is given back after that time.
@@ -249,5 +248,29 @@ pub(super) async fn at(when: Option<tokio::time::Instant>) {
     match when {
         Some(when) => tokio::time::sleep_until(when).await,
         None => std::future::pending().await,
+    }
+}
+
+/// When a lease with so many seconds left is renewed or followed, in microseconds from now: at two thirds of them, and up to a tenth of them
+/// earlier, so that what began together does not come together.
+fn early(remaining: u64, random: &dyn Random) -> u64 {
+    let (left, apart) = (remaining.saturating_mul(1_000_000), (random.u128() % 1_000) as u64);
+    (left / 3 * 2 - left / 10_000 * apart).max(500_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::SeededRandom;
+
+    #[test]
+    fn those_that_began_together_do_not_come_together() {
+        let random = SeededRandom::new(1);
+        let mut moments: Vec<u64> = (0..100).map(|_| early(900, &random)).collect();
+        assert!(moments.iter().all(|at| (510_000_000..=600_000_000).contains(at)), "{moments:?}");
+        moments.sort_unstable();
+        moments.dedup();
+        assert!(moments.len() > 50 && moments[moments.len() - 1] - moments[0] > 60_000_000, "{moments:?}");
+        assert_eq!(early(0, &random), 500_000, "not in a loop");
     }
 }

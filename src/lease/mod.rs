@@ -235,6 +235,11 @@ impl Leases {
         self.table.find_key(identity, key)
     }
 
+    /// Whether the value may be read once more.
+    pub fn has_read(&self, id: LeaseId) -> bool {
+        self.table.has_read(id)
+    }
+
     /// Counts a read of the value, unless none is left.
     pub fn count_read(&self, id: LeaseId) -> Result<(), NoRead> {
         self.table.count_read(id)

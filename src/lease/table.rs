@@ -177,6 +177,11 @@ impl Table {
         Some(extended)
     }
 
+    /// Whether a lease has a read left.
+    pub(super) fn has_read(&self, id: LeaseId) -> bool {
+        self.lock().leases.get(&id).is_some_and(|entry| entry.has_read().is_ok())
+    }
+
     /// Counts one more read of a lease, unless it has none left.
     pub(super) fn count_read(&self, id: LeaseId) -> Result<(), NoRead> {
         let mut inner = self.lock();

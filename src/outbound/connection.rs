@@ -1,6 +1,6 @@
 //! One connection to the source, made and used.
 
-use super::{Address, CallError, Limits, address::Place, failure::tls_reason};
+use super::{Address, CallError, Limits, TlsReason, address::Place, failure::tls_reason};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -100,7 +100,7 @@ async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
 /// hyper's error in ours. Its texts quote nothing of a message.
 fn explain(error: &hyper::Error) -> CallError {
     if let Some(reason) = tls_reason(error) {
-        return CallError::Tls(reason);
+        return after_the_handshake(reason);
     }
     let cause = error.source().map_or_else(String::new, |source| format!(": {source}"));
     if error.is_parse() {
@@ -109,6 +109,15 @@ fn explain(error: &hyper::Error) -> CallError {
         CallError::Request(format!("{error}{cause}"))
     } else {
         CallError::Unreachable(format!("the connection broke: {error}{cause}"))
+    }
+}
+
+/// TLS that breaks when a request may be out already. That our certificate is not wanted is heard only now (TLS 1.3); whatever else it is, the
+/// server was who it should be, and may have done what it was asked.
+fn after_the_handshake(reason: TlsReason) -> CallError {
+    match reason {
+        TlsReason::OurCertificate => CallError::Tls(reason),
+        reason => CallError::Unreachable(format!("the connection broke: TLS: {reason}")),
     }
 }
 
@@ -123,7 +132,7 @@ pub(super) async fn collect(response: Response<Incoming>, limits: &Limits) -> Re
     let mut out = Zeroizing::new(Vec::with_capacity(usize::try_from(expected).unwrap_or(usize::MAX).min(max)));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| match tls_reason(&error) {
-            Some(reason) => CallError::Tls(reason),
+            Some(reason) => after_the_handshake(reason),
             None => CallError::Malformed(format!("it broke off: {error}")),
         })?;
         let Some(data) = frame.data_ref() else { continue };

@@ -161,7 +161,7 @@ async fn an_issue_that_was_answered_is_settled_at_once() {
     }
     assert!(!logs_in(&cluster, &issued).await && roles(&cluster).await.is_empty() && server.tokens_in(SPACE).await.is_empty());
     // Of what was settled nothing is kept, so that it is asked about like any other.
-    assert!(matches!(engine.settle(made.lease, Some(&secret)).await, Err(EngineError::Unreachable(_))));
+    assert!(matches!(engine.settle(made.lease, Some(&secret)).await, Err(EngineError::Busy(..))));
 }
 
 /// A daemon that died left a lease of which the journal has the reservation only: it is looked for when no call of before can be under way.
@@ -183,9 +183,9 @@ async fn what_a_lost_issue_left_is_found_when_its_call_is_over() {
         after.settle(lost.lease, Some(&secret)).await
     });
     let why = settled.unwrap_err();
-    assert!(matches!(&why, EngineError::Unreachable(text) if text.contains("may be under way yet")), "{why}");
+    assert!(matches!(&why, EngineError::Busy(text, _) if text.contains("may be under way yet")), "{why}");
     let issued = issued.unwrap();
-    assert!(matches!(after.settle(never.lease, Some(&secret)).await, Err(EngineError::Unreachable(_))));
+    assert!(matches!(after.settle(never.lease, Some(&secret)).await, Err(EngineError::Busy(..))));
     // What is listed at a start is waited for from then on.
     assert!(after.inventory().await.unwrap().contains(&found.lease));
     clock.advance(149_000_000);

@@ -31,6 +31,10 @@ pub struct Sky {
     lies_about: &'static str,
     /// How long the last token was to live, in seconds.
     pub life: u64,
+    /// Whether the database's lease is over and not ended yet.
+    ending: bool,
+    /// What whoever looks a lease up is told in place of the truth.
+    of_leases: Option<u16>,
     /// Whether its policy lets anybody look tokens up by their accessors.
     looks_up: bool,
 }
@@ -61,6 +65,9 @@ pub fn answer(sky: &Shared, request: &Request) -> (u16, String) {
     let id = body["token"].as_str().unwrap_or_default();
     if path == sky.lies_about {
         return (204, String::new());
+    }
+    if let Some(status) = sky.of_leases.filter(|_| path == "sys/leases/lookup") {
+        return (status, json!({"errors": ["not here"]}).to_string());
     }
     match path {
         "auth/token/create/claviger" => {
@@ -116,6 +123,8 @@ pub fn answer(sky: &Shared, request: &Request) -> (u16, String) {
             sky.lease = false;
             (204, String::new())
         }
+        "sys/leases/lookup/database/creds/ro" if sky.ending => (200, json!({"data": {"keys": ["1"]}}).to_string()),
+        "sys/leases/lookup" if sky.ending => (200, json!({"data": {"ttl": 0}}).to_string()),
         "sys/leases/lookup" if sky.lease => (200, json!({"data": {"ttl": 86400}}).to_string()),
         "sys/leases/lookup" => (400, json!({"errors": ["invalid lease"]}).to_string()),
         _ => (404, json!({"errors": []}).to_string()),
@@ -227,6 +236,34 @@ async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
             assert_eq!(ended, EndResult::Revoked);
             assert_eq!(lives(&sky), 0, "{call}, {weather:?}");
         }
+    }
+}
+
+/// What a lost issue made hangs on its token, and goes when the server has ended it at its source. Whatever else is said of it meanwhile is no
+/// word that it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_hangs_on_a_token_is_waited_for_in_any_weather() {
+    for status in [400, 403, 404, 405, 429, 500] {
+        let (server, sky) = stand_in().await;
+        let (engine, row) = engine_at(server.port, LIMIT);
+        let asked = Asked::new();
+        engine.issue(&asked.order(&row)).await.unwrap();
+        {
+            let mut sky = sky.lock().unwrap();
+            (sky.ending, sky.of_leases) = (true, Some(status));
+        }
+        let settled = engine.settle(asked.lease, Some(&row)).await;
+        assert!(settled.is_err(), "{status}: {settled:?}");
+        // It can be looked at, and is not gone yet.
+        sky.lock().unwrap().of_leases = None;
+        let settled = engine.settle(asked.lease, Some(&row)).await;
+        assert!(matches!(&settled, Err(EngineError::Unreachable(why)) if why.contains("not done within")), "{status}: {settled:?}");
+        {
+            let mut sky = sky.lock().unwrap();
+            (sky.ending, sky.lease) = (false, false);
+        }
+        assert_eq!(settle(&engine, &asked, &row).await.proof, Some(Proof::looked(&[Finding::TokenFenced])), "{status}");
+        assert_eq!(lives(&sky), 0, "{status}");
     }
 }
 

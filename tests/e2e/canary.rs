@@ -169,6 +169,13 @@ async fn no_value_is_seen_where_it_does_not_belong() {
             "clav revoke {lease} --force; clav revoke {lease} --give-up 'the server is gone'; clav leases --all --json"
         ));
         assert!(given_up.contains("given up for good") && given_up.matches(&lease).count() == 2, "{given_up}");
+        let acts = story.host.records_of("operator");
+        let why = |record: &&serde_json::Value| record.to_string().contains("the server is gone");
+        assert!(acts.iter().any(|record| why(&record) && record.to_string().contains(&lease)), "the reason is on the record");
+        let figures = story.host.operator("GET", "/v1/metrics", "");
+        let figures = figures.as_str().unwrap();
+        let counted = |name: &str| figures.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok()).unwrap();
+        assert!(counted("claviger_leases_irrevocable_total") >= 1 && counted("claviger_lease_end_retries_total") >= 1, "{figures}");
     }
     let mut host = story.host;
     host.stop(false);

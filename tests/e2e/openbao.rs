@@ -391,3 +391,30 @@ async fn nothing_from_openbao_is_left_in_memory() {
     host.wait_until(Duration::from_secs(20), "all leases end", |host| host.live().is_empty());
     agree(&host, &cluster, &server, "at the end").await;
 }
+
+/// What was made before would be looked for where nobody knows of it, and be called dead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_stays_in_its_namespace() {
+    if !is_root() {
+        return;
+    }
+    let (Some(cluster), Some(server)) = (Postgres::start().await, OpenBao::start().await) else { return };
+    let mut host = host(&server, &cluster, false).await;
+    host.launch();
+    host.stop(false);
+    let file = host.dir.join("clavigerd.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    for (namespace, starts) in [("team/web", false), ("root", true), ("", true)] {
+        let line = format!("kind = \"openbao\"\nnamespace = \"{namespace}\"\n");
+        std::fs::write(&file, config.replace("kind = \"openbao\"\n", &line)).unwrap();
+        if starts {
+            host.launch();
+            host.stop(false);
+            continue;
+        }
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_clavigerd")).args(["--config", file.to_str().unwrap()]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert!(!output.status.success() && said.contains("what it made is in the root namespace"), "{said}");
+    }
+}

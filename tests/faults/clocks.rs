@@ -447,3 +447,39 @@ fn the_daemon_wakes_two_hours_later() {
 fn the_daemon_starts_by_a_clock_that_stands_before() {
     in_another_time(-600, "");
 }
+
+/// However many ask at once for more time for one lease, its source is asked once; and not again before there is time to be gained.
+#[test]
+fn a_lease_is_prolonged_once_at_a_time() {
+    if !is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(BOOTED, now()));
+    let lives = Lives { folder: folder.path(), clock: clock.clone(), source: Arc::new(RecordingEngine::new(Duration::from_secs(1))) };
+    let asked = || lives.source.calls().iter().filter(|(call, _)| *call == Call::Renew).count();
+    live(&lives, async |life| {
+        let lease = life.issue("source").await.unwrap().lease().id;
+        let renew = || life.broker.renew(life.caller.clone(), lease, life.broker.request_id());
+        // It has its hour yet.
+        assert_eq!((renew().await.unwrap().deadline.0, asked()), (BOOTED + HOUR, 0));
+        for round in 1..=2 {
+            clock.advance(HOUR / 4);
+            let renewed = futures_util::future::join_all((0..20).map(|_| renew())).await;
+            for one in renewed {
+                let one = one.unwrap();
+                assert_eq!((one.deadline.0, one.expires), (BOOTED + HOUR / 4 * round + HOUR, WallTime(clock.wall().0 + HOUR)));
+            }
+            assert_eq!(asked() as u64, round);
+        }
+        // What the source does not want to prolong is not asked about again and again by a program that is told to come again.
+        clock.advance(HOUR / 4);
+        lives.source.plan(Call::Renew, Mishap::Refused);
+        assert_eq!(renew().await.err().unwrap().code.as_str(), "not_renewable");
+        lives.source.plan(Call::Renew, Mishap::Unreachable);
+        assert_eq!(renew().await.err().unwrap().code.as_str(), "engine_unavailable");
+        assert_eq!(renew().await.unwrap().deadline.0, BOOTED + HOUR / 4 * 3 + HOUR, "it goes on all the same");
+        assert_eq!(life.broker.end(lease, claviger::model::EndReason::Asked).await, Some(EndResult::Revoked));
+    });
+    sound(folder.path());
+}

@@ -81,7 +81,7 @@ async fn one_site(site: u32, rounds: u32) -> Option<Counts> {
     let mut sides = [Side::start(&sources, megabytes).await, Side::start(&sources, megabytes).await];
     // Each fault comes before any comes again.
     let mut deck: Vec<Fault> = Vec::new();
-    let began = Instant::now();
+    let (began, mut done) = (Instant::now(), 0);
     for round in 1..=rounds {
         if deck.is_empty() {
             deck.extend(ALL);
@@ -101,13 +101,18 @@ async fn one_site(site: u32, rounds: u32) -> Option<Counts> {
                 side.holders.swap_remove(chance.below(side.holders.len())).kill();
             }
         }
-        agree(&sides, &sources, &format!("site {site}, round {round}, {fault:?}")).await;
+        if let Err(why) = agree(&sides, &sources, &format!("site {site}, round {round}, {fault:?}")).await {
+            // What is left over is counted and reported before the test fails by it.
+            eprintln!("{why}");
+            break;
+        }
+        done = round;
         if round % 10 == 0 {
             sources.bao.forget_audit();
             eprintln!("site {site}: round {round} of {rounds}, {} s", began.elapsed().as_secs());
         }
     }
-    let mut counts = Counts { rounds, ..Counts::default() };
+    let mut counts = Counts { rounds: done, ..Counts::default() };
     for side in &sides {
         counts.add(side, &sources).await;
     }

@@ -226,12 +226,16 @@ impl Side {
 }
 
 /// Waits until what is at the sources is what is leased and what is leased is held, one by one, and says what differs if it does not become so.
-pub async fn agree(sides: &[Side; 2], sources: &Sources, what: &str) {
+///
+/// An error says what differs still, and what everybody said meanwhile.
+pub async fn agree(sides: &[Side; 2], sources: &Sources, what: &str) -> Result<(), String> {
     let begin = Instant::now();
     loop {
-        let Some(differ) = differs(sides, sources).await else { return };
-        let logs = || sides.each_ref().map(|side| side.host.log()).join("\n--- the other host ---\n");
-        assert!(begin.elapsed() < PATIENCE, "{what}: {differ}\n{}\n--- OpenBao ---\n{}", logs(), sources.bao.log());
+        let Some(differ) = differs(sides, sources).await else { return Ok(()) };
+        if begin.elapsed() > PATIENCE {
+            let logs = sides.each_ref().map(|side| side.host.log()).join("\n--- the other host ---\n");
+            return Err(format!("{what}: {differ}\n{logs}\n--- OpenBao ---\n{}", sources.bao.log()));
+        }
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
 }

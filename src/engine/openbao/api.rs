@@ -60,7 +60,7 @@ impl Fault {
     pub(super) fn is_unknown_token(&self) -> bool {
         match self {
             Fault::Denied(text) => text.contains("bad token"),
-            Fault::Rejected(400, text) => text.contains("invalid accessor"),
+            Fault::Rejected(400, text) => text.contains("invalid accessor") || text.contains("token not found"),
             _ => false,
         }
     }

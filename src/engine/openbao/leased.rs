@@ -8,7 +8,7 @@ use super::{
     pick::picked,
     session::Token,
     settings::Read,
-    space::Handle,
+    space::{Handle, leased_paths},
     until,
 };
 use crate::{
@@ -230,13 +230,13 @@ impl OpenBaoEngine {
     pub(super) async fn settle_lost(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
         match &self.children.space {
             Some(space) => self.settle_in_space(space, lease, secret).await,
-            None => self.settle_child(lease).await,
+            None => self.settle_child(lease, secret).await,
         }
     }
 
     /// Ends what a lost issue left and closes the way for one that is still under way. The fence remembers the path, so that whoever tries
     /// again after a try that was cut off waits for the same leases.
-    async fn settle_child(&self, lease: LeaseId) -> Result<Over, EngineError> {
+    async fn settle_child(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
         let (named, mut found, mut made_at) = (Handle::Id(lease), false, None);
         loop {
             match self.children.find(named).await? {
@@ -254,10 +254,11 @@ impl OpenBaoEngine {
                 break;
             }
         }
-        let looked = match made_at {
-            Some(path) => self.wait_until_ended(&path).await?,
-            None => true,
-        };
+        // A fence that an outage has outlived remembers nothing; the secret's row says where to look.
+        let mut looked = true;
+        for path in made_at.map_or_else(|| leased_paths(secret), |path| vec![path]) {
+            looked &= self.wait_until_ended(&path).await?;
+        }
         let gone = self.must_be_gone(named).await?.proof();
         let proof = if looked { gone } else { Proof::TOLD };
         Ok(if found { Over::revoked(proof) } else { Over::lapsed(proof) })
@@ -302,8 +303,8 @@ impl OpenBaoEngine {
             .with_token(doing, async move |us: Arc<Token>| session.api.put(Some(us.expose()), "sys/leases/lookup", body, true).await);
         match looked.await? {
             Ok(reply) => Ok(reply.data.unwrap_or_default().get("ttl").and_then(Value::as_i64).is_none_or(|seconds| seconds <= 0)),
-            // Gone meanwhile.
-            Err(Fault::Rejected(..) | Fault::Absent) => Ok(false),
+            // Gone meanwhile. Whatever else says no has said nothing of it.
+            Err(Fault::Rejected(400, text)) if text.contains("invalid lease") || crate::mutation!("openbao-waited") => Ok(false),
             Err(fault) => Err(fault.during(doing)),
         }
     }

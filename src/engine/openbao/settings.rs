@@ -140,6 +140,10 @@ impl Settings {
                 if raw.mount.is_some() || raw.version.is_some() || raw.generate.is_some() || raw.max_stale.is_some() || raw.offline {
                     return Err("mount, version, generate, max_stale and offline go with kv, not with read".into());
                 }
+                // In whatever form it comes: attributes stand on the record.
+                if pick.attributes.iter().any(|name| name == "private_key") {
+                    return Err("attributes: private_key is a secret, and attributes stand on the record: take it as field".into());
+                }
                 check_paths(&paths, worst)?;
                 raw.write.iter().flat_map(|members| members.values()).try_for_each(check_template)?;
                 let short_life = matches!(raw.ends, Some(Ends::ShortLife));

@@ -5,7 +5,7 @@
 use super::{
     super::{EngineError, Issued, Over},
     OpenBaoEngine,
-    child::Children,
+    child::{Children, Marked},
     settings::{Read, Settings},
 };
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 /// Longer than the server works on any request (`max_request_duration`, 90 s), in microseconds.
@@ -39,11 +40,13 @@ impl<'a> Handle<'a> {
 pub(super) struct Space {
     clock: Arc<dyn Clock>,
     still: Mutex<HashMap<LeaseId, BootTime>>,
+    /// The last list of tokens, and when it was begun: whoever settles many lists them once.
+    last: tokio::sync::Mutex<Option<(BootTime, Arc<Vec<Marked>>)>>,
 }
 
 impl Space {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, still: Mutex::default() }
+        Self { clock, still: Mutex::default(), last: tokio::sync::Mutex::default() }
     }
 
     fn still(&self) -> std::sync::MutexGuard<'_, HashMap<LeaseId, BootTime>> {
@@ -62,13 +65,16 @@ impl Space {
     }
 
     /// An error as long as a call of before may be under way: of one that we know nothing of, for a while from now.
-    fn must_be_still(&self, lease: LeaseId) -> Result<(), EngineError> {
+    fn must_be_still(&self, lease: LeaseId) -> Result<BootTime, EngineError> {
         let now = self.clock.boot();
         let from = *self.still().entry(lease).or_insert(BootTime(now.0.saturating_add(LATE)));
         match from.0.saturating_sub(now.0).div_ceil(1_000_000) {
-            0 => Ok(()),
-            _ if crate::mutation!("openbao-still") => Ok(()),
-            seconds => Err(EngineError::Unreachable(format!("a call for {lease} may be under way yet: it is looked for in {seconds} s"))),
+            0 => Ok(from),
+            _ if crate::mutation!("openbao-still") => Ok(from),
+            seconds => Err(EngineError::Busy(
+                format!("a call for {lease} may be under way yet: it is looked for in {seconds} s"),
+                Duration::from_secs(seconds),
+            )),
         }
     }
 
@@ -87,10 +93,23 @@ impl Space {
 }
 
 impl Children {
-    /// The accessors of a lease's tokens, with the paths that were read with them.
-    async fn search(&self, lease: LeaseId) -> Result<Vec<(String, Option<String>)>, EngineError> {
-        let marked = self.marked().await?;
-        Ok(marked.into_iter().filter(|mark| mark.lease == lease).map(|mark| (mark.accessor, mark.path)).collect())
+    /// The accessors of a lease's tokens, with the paths that were read with them, in a list that was begun since that moment. One at a time
+    /// makes one, which serves all who wait.
+    async fn search(&self, space: &Space, lease: LeaseId, since: BootTime) -> Result<Vec<(String, Option<String>)>, EngineError> {
+        let mut last = space.last.lock().await;
+        let known = last.as_ref().filter(|(begun, _)| *begun > since).map(|(_, marked)| marked.clone());
+        let marked = match known {
+            Some(marked) => marked,
+            None => {
+                let begun = space.clock.boot();
+                let marked = Arc::new(self.marked().await?);
+                *last = Some((begun, marked.clone()));
+                marked
+            }
+        };
+        drop(last);
+        let of_lease = marked.iter().filter(|mark| mark.lease == lease);
+        Ok(of_lease.map(|mark| (mark.accessor.clone(), mark.path.clone())).collect())
     }
 }
 
@@ -109,12 +128,10 @@ impl OpenBaoEngine {
         lease: LeaseId,
         secret: Option<&SecretDefinition>,
     ) -> Result<Over, EngineError> {
-        space.must_be_still(lease)?;
-        let found = self.children.search(lease).await?;
+        let since = space.must_be_still(lease)?;
+        let found = self.children.search(space, lease, since).await?;
         let mut paths: BTreeSet<String> = found.iter().filter_map(|(_, path)| path.clone()).collect();
-        if let Some(Ok(Settings::Read(read @ Read { short_life: false, .. }))) = secret.map(Settings::parse) {
-            paths.extend(read.all().map(str::to_owned));
-        }
+        paths.extend(leased_paths(secret));
         for (accessor, _) in &found {
             self.children.revoke(Handle::Accessor(accessor)).await?;
         }
@@ -128,5 +145,13 @@ impl OpenBaoEngine {
         space.forget(lease);
         let proof = if looked { Proof::looked(&[Finding::TokenUnknown]) } else { Proof::TOLD };
         Ok(if found.is_empty() { Over::lapsed(proof) } else { Over::revoked(proof) })
+    }
+}
+
+/// The paths from which this row's leases come, as far as something hangs on them.
+pub(super) fn leased_paths(secret: Option<&SecretDefinition>) -> Vec<String> {
+    match secret.map(Settings::parse) {
+        Some(Ok(Settings::Read(read @ Read { short_life: false, .. }))) => read.all().map(str::to_owned).collect(),
+        _ => Vec::new(),
     }
 }

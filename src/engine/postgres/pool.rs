@@ -224,7 +224,11 @@ impl Pool {
         };
         // Nothing that a user can make in a database is found by an unqualified name: this role may be a powerful one.
         let millis = self.config.call_timeout.as_millis();
-        let options = format!("-c search_path=pg_catalog -c statement_timeout={millis} -c lock_timeout={}", (millis / 4).max(1));
+        // That a grant gives nothing is only warned of.
+        let options = format!(
+            "-c search_path=pg_catalog -c client_min_messages=warning -c statement_timeout={millis} -c lock_timeout={}",
+            (millis / 4).max(1)
+        );
         settings
             .user(user)
             .dbname(database)
