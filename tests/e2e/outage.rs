@@ -83,6 +83,8 @@ async fn a_database_that_goes_away_is_said_to_be_and_is_owed_nothing_afterwards(
     for crash in [true, false] {
         cluster.stop(crash);
         is_refused(&host, "orders", database::ASK, &["pg: ", "connect"]);
+        // Before that there is no time to be gained, and nobody is asked.
+        tokio::time::sleep(Duration::from_millis(1200)).await;
         // What was given is given again; it is not prolonged, and nobody says so.
         holder.say(&format!("call GET /v1/leases/{lease}/secret"));
         assert_eq!(holder.line()["body"]["secret"]["value"], holder.first["body"]["secret"]["value"]);
