@@ -22,6 +22,7 @@ mod openbao_certificates;
 mod openbao_namespaces;
 #[path = "../support/openbao.rs"]
 mod openbao_server;
+mod openbao_session;
 mod openbao_stale;
 mod openbao_weather;
 mod openbao_weather_later;
