@@ -19,6 +19,7 @@ mod oauth2_weather;
 mod oauth_server;
 mod openbao;
 mod openbao_certificates;
+mod openbao_generate;
 mod openbao_namespaces;
 #[path = "../support/openbao.rs"]
 mod openbao_server;
