@@ -59,6 +59,7 @@ mod request;
 mod residue;
 mod restored;
 mod rotation;
+mod rotation_away;
 mod shapes;
 mod shared;
 mod siege;
