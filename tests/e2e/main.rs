@@ -54,6 +54,7 @@ mod operators;
 mod outage;
 mod pages;
 mod pinned;
+mod proxies;
 mod reconcile;
 mod request;
 mod residue;
