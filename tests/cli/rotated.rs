@@ -225,3 +225,48 @@ fn a_file_that_is_to_be_kept_stays_and_its_leases_do_not() {
     until("everything was given back", || live(&daemon) == 0);
     exits(&daemon.shell(&format!("clav template -q {} -o {} --keep --once", page.display(), file.display())), 2);
 }
+
+/// Nobody may renew this one, and its tokens live for twenty seconds at most.
+const BRIEF: &str = "[[secret]]\nname = \"brief\"\nengine = \"tokens\"\nowner = \"team-test\"\nsensitivity = \"public\"\nenvironment = \"test\"\n\
+                     purposes = [\"try\"]\noperation = \"read\"\nttl = { max = \"20s\" }\ndescription = \"A token\"\n\
+                     settings = { audience = [\"them\"] }\n";
+const NOT_RENEWED: &str = "@id(\"test.no-renewal\") @class(\"cap\") @cap_renewable(\"no\")\n\
+                           forbid (principal is Claviger::Workload, action in Claviger::Action::\"use\", resource == Claviger::Secret::\"brief\")\n\
+                           when { context.effective.renewable };\n";
+
+/// When a token is over, in seconds since 1970.
+fn over(token: &str) -> u64 {
+    let claims = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, token.split('.').nth(1).unwrap()).unwrap();
+    serde_json::from_slice::<serde_json::Value>(&claims).unwrap()["exp"].as_u64().unwrap()
+}
+
+#[test]
+fn a_lease_that_cannot_be_renewed_is_followed_by_another_before_it_ends() {
+    let mut daemon = sample();
+    let grants = fs::read_to_string(daemon.dir.join("etc/policy.d/50-grants.cedar")).unwrap();
+    let hello: Vec<&str> = grants.lines().take(2).collect();
+    daemon.write("secrets.d/brief.toml", BRIEF, 0o644);
+    daemon.write("policy.d/60-brief.cedar", &(hello.join("\n").replace("hello", "brief") + "\n" + NOT_RENEWED), 0o644);
+    daemon.restart();
+    let script =
+        "exec clav exec -q --purpose try --on-rotate restart --secret brief -- sh -c 'cat $BRIEF_FD; echo; echo $$; exec sleep 60'";
+    let mut running = Running::start(&daemon, script);
+    let (first, pid) = (running.line(), running.line());
+    let leases = json(&daemon.clav(["leases", "--all", "--json"]));
+    let lease = leases["leases"][0].clone();
+    assert_eq!((lease["secret"].as_str(), lease["renewable"].as_bool()), (Some("brief"), Some(false)), "{lease}");
+    let (second, another) = (running.line(), running.line());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    assert!(first != second && pid != another, "another value, and another start");
+    assert!(now < over(&first), "{now}: the first was over at {}", over(&first));
+    assert!(over(&second) > over(&first));
+    until("the first was given back", || live(&daemon) == 1);
+    // It did not run out: it was given back while it lived.
+    let of_lease = |record: &serde_json::Value| record["kind"] == "end" && record["lease"] == lease["id"];
+    let records: Vec<serde_json::Value> = daemon.records().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let end = records.iter().find(|record| of_lease(record)).expect("its end is on the record");
+    assert_eq!(end["ended"]["reason"], "asked", "{end}");
+    daemon::signal(running.child.id(), "TERM");
+    running.child.wait().unwrap();
+    until("everything was given back", || live(&daemon) == 0);
+}

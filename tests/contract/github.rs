@@ -429,6 +429,7 @@ async fn bad_weather_is_told_and_what_may_have_come_of_it_is_owed() {
 /// An end is done when a token that was ended is none any more, and not before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
+    let (aside, reached) = counted_port().await;
     let site = Site::new(Duration::from_millis(1500)).await;
     let engine = site.engine();
     let row = site.row(&engine);
@@ -437,6 +438,12 @@ async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
         Weather::Status(404, ""),
         Weather::Status(429, "retry-after: 3\r\n"),
         Weather::Status(500, ""),
+        // Whatever is said that is no yes and no "no such token".
+        Weather::Body("not JSON"),
+        Weather::Body("{}"),
+        Weather::Reply(401, "", "not JSON"),
+        Weather::Truncated,
+        Weather::Redirect(aside),
         Weather::Giant,
         Weather::Stall,
         Weather::Close,
@@ -447,7 +454,8 @@ async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
         site.server.set(Some(("/installation/token", weather.clone())));
         let ended = engine.end(asked.lease, &issued.reference).await;
         assert!(ended.is_err(), "{weather:?}: {ended:?}");
-        assert!(!ended.unwrap_err().to_string().contains(CANARY), "{weather:?}");
+        let why = ended.unwrap_err().to_string();
+        assert!(why.starts_with("under-test: ") && !why.contains(CANARY), "{weather:?}: {why}");
         site.server.set(None);
         let again = async || {
             // After a lost yes only a 401 comes, which is believed when a minute is over.
@@ -457,6 +465,7 @@ async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
         let ended = until_settled(again, |_| true).await;
         assert_eq!((ended.result, site.alive(), site.noted()), (EndResult::Revoked, 0, 0), "{weather:?}");
     }
+    assert_eq!(reached.load(Ordering::SeqCst), 0, "nobody is followed");
     // Somebody else was faster: dead is dead.
     let asked = site.asked();
     let issued = engine.issue(&asked.order(&row)).await.unwrap();

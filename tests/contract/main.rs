@@ -19,9 +19,11 @@ mod oauth2_weather;
 mod oauth_server;
 mod openbao;
 mod openbao_certificates;
+mod openbao_generate;
 mod openbao_namespaces;
 #[path = "../support/openbao.rs"]
 mod openbao_server;
+mod openbao_session;
 mod openbao_stale;
 mod openbao_weather;
 mod openbao_weather_later;

@@ -269,6 +269,7 @@ async fn a_call_for_a_token_says_lease_and_intent() {
 /// An end is done when the server said so, and a look confirmed it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
+    let (aside, reached) = counted_port().await;
     let site = Site::new(LIMIT).await;
     let (engine, row) = site.engine();
     for call in ["/token/revocation", "/token/introspection"] {
@@ -277,6 +278,14 @@ async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
             Weather::Status(401, ""),
             Weather::Status(500, ""),
             Weather::Status(429, ""),
+            // Of a revocation any 200 is a yes: then the look says that the token lives.
+            Weather::Body("not JSON"),
+            Weather::Body("[]"),
+            Weather::Body("{}"),
+            Weather::Body(r#"{"active":"false"}"#),
+            Weather::Body(r#"{"active":null}"#),
+            Weather::Truncated,
+            Weather::Redirect(aside),
             Weather::Giant,
             Weather::Stall,
             Weather::Close,
@@ -287,7 +296,8 @@ async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
             site.server.set(Some((call, weather.clone())));
             let ended = engine.end(asked.lease, &issued.reference).await;
             assert!(ended.is_err(), "{call}, {weather:?}: {ended:?}");
-            assert!(!ended.unwrap_err().to_string().contains(CANARY), "{call}, {weather:?}");
+            let why = ended.unwrap_err().to_string();
+            assert!(why.starts_with("under-test: ") && !why.contains(CANARY), "{call}, {weather:?}: {why}");
             assert_eq!(engine.inventory().await.unwrap(), [asked.lease]);
             site.server.set(None);
             let ended = until_settled(async || engine.end(asked.lease, &issued.reference).await, |_| true).await;
@@ -295,6 +305,7 @@ async fn an_end_in_bad_weather_is_an_error_and_is_repeated() {
             assert_eq!((site.alive(), site.notes()), (0, 0), "{call}, {weather:?}");
         }
     }
+    assert_eq!(reached.load(Ordering::SeqCst), 0, "nobody is followed");
     // A server that says yes and does nothing is found out.
     let asked = Asked::new();
     let issued = engine.issue(&asked.order(&row)).await.unwrap();

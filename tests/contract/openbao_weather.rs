@@ -24,7 +24,13 @@ const LIMIT: Duration = Duration::from_millis(1500);
 #[derive(Default)]
 pub struct Sky {
     pub tokens: BTreeMap<String, Value>,
-    logins: usize,
+    pub logins: usize,
+    /// How often our token was to be renewed.
+    pub renewals: usize,
+    /// What is said to that, if it is not done.
+    pub no_renewal: Option<(u16, &'static str)>,
+    /// How long our token lives in place of twenty minutes, in seconds, and whether it can be renewed.
+    pub own: Option<(u64, bool)>,
     /// Whether the one lease of the database is there.
     lease: bool,
     /// What it says is done and is not.
@@ -55,8 +61,8 @@ pub fn answer(sky: &Shared, request: &Request) -> (u16, String) {
     let denied = |text: &str| (403, json!({"errors": [text]}).to_string());
     if path == "auth/approle/login" {
         sky.logins += 1;
-        let token = format!("own-{}", sky.logins);
-        return (200, json!({"auth": {"client_token": token, "lease_duration": 1200, "renewable": true}}).to_string());
+        let (token, (life, renewable)) = (format!("own-{}", sky.logins), sky.own.unwrap_or((1200, true)));
+        return (200, json!({"auth": {"client_token": token, "lease_duration": life, "renewable": renewable}}).to_string());
     }
     let is_ours = |token: &str| token.strip_prefix("own-")?.parse().ok().filter(|login| (1..=sky.logins).contains(login));
     if is_ours(token).is_none() && !sky.tokens.contains_key(token) {
@@ -70,6 +76,14 @@ pub fn answer(sky: &Shared, request: &Request) -> (u16, String) {
         return (status, json!({"errors": ["not here"]}).to_string());
     }
     match path {
+        "auth/token/renew-self" => {
+            sky.renewals += 1;
+            let (life, renewable) = sky.own.unwrap_or((1200, true));
+            match sky.no_renewal {
+                Some((status, body)) => (status, body.to_owned()),
+                None => (200, json!({"auth": {"client_token": token, "lease_duration": life, "renewable": renewable}}).to_string()),
+            }
+        }
         "auth/token/create/claviger" => {
             let id = body["id"].as_str().unwrap().to_owned();
             if sky.tokens.contains_key(&id) {

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use claviger::{
     digest::{SealKey, SystemRandom},
     engine::{
-        Engine, Issued, ListPlaces, UpstreamRef,
+        Engine, EngineError, Issued, ListPlaces, UpstreamRef,
         local::LocalStore,
         ssh::{SshConfig, SshEngine},
     },
@@ -160,6 +160,39 @@ fn definitions_that_would_open_too_much_are_refused() {
     let mut long = secret("hosts/deploy", &engine, json!({"principals": ["a"]}));
     long.ttl.max = Ttl::parse("2h").unwrap();
     assert!(engine.check(&long).unwrap_err().contains("max_ttl"));
+}
+
+/// What sshd cannot be told of is no end yet, and says what is in the way.
+#[tokio::test]
+async fn a_list_that_cannot_be_written_is_an_end_that_is_tried_again() {
+    let bench = Bench::new();
+    let engine = bench.engine();
+    let secret = secret("hosts/deploy", &engine, json!({"principals": ["deploy"]}));
+    let (asked, other) = (Asked::new(), Asked::new());
+    let issued = engine.issue(&asked.order(&secret)).await.unwrap();
+    let serial = attribute(&issued, "serial");
+    let none = UpstreamRef::default();
+    let is_listed = || fs::read_to_string(bench.path("revoked")).unwrap().lines().any(|line| line == format!("serial: {serial}"));
+    assert!(!is_listed());
+    // The list itself, and what the engine remembers.
+    for name in ["revoked", "book"] {
+        let (place, aside) = (bench.path(name), bench.path("aside"));
+        fs::rename(&place, &aside).unwrap();
+        fs::create_dir_all(place.join("in the way")).unwrap();
+        for lease in [asked.lease, other.lease] {
+            let failed = engine.end(lease, &none).await;
+            let Err(EngineError::Unreachable(why)) = failed else { panic!("{name}: {failed:?}") };
+            assert!(why.starts_with("under-test: ") && why.contains(place.to_str().unwrap()) && why.contains("os error"), "{why}");
+        }
+        fs::remove_dir_all(&place).unwrap();
+        fs::rename(&aside, &place).unwrap();
+    }
+    assert!(!is_listed());
+    engine.end(asked.lease, &none).await.unwrap();
+    assert!(is_listed());
+    drop(engine);
+    drop(bench.engine());
+    assert!(is_listed(), "forgotten by a restart");
 }
 
 #[tokio::test]

@@ -310,7 +310,9 @@ async fn the_list_counts_up_is_never_too_old_and_forgets_what_is_dead() {
     fs::remove_file(bench.list()).unwrap();
     fs::create_dir_all(bench.list().join("in the way")).unwrap();
     let failed = engine.end(lease, &UpstreamRef::default()).await;
-    assert!(matches!(failed, Err(EngineError::Unreachable(_))));
+    // In the engine's name, with the file that is in the way.
+    let Err(EngineError::Unreachable(why)) = failed else { panic!("{failed:?}") };
+    assert!(why.starts_with("under-test: ") && why.contains(bench.list().to_str().unwrap()) && why.contains("os error"), "{why}");
     fs::remove_dir_all(bench.list()).unwrap();
     engine.end(lease, &UpstreamRef::default()).await.unwrap();
     assert!(shown().to_lowercase().contains(&hex::encode(lease.to_bytes())));

@@ -268,17 +268,13 @@ fn answer(alive: &Mutex<BTreeSet<String>>, request: &Request) -> (u16, String) {
     }
 }
 
-/// Against a stand-in for an authorization server.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_authorization_server_that_goes_away_is_said_to_be_and_is_owed_nothing_afterwards() {
-    if !is_root() {
-        return;
-    }
+/// A daemon with a stand-in for an authorization server, and the tokens that live there.
+pub(super) async fn authorization_server() -> (StandIn, Host, Arc<Mutex<BTreeSet<String>>>) {
     let alive = Arc::<Mutex<BTreeSet<String>>>::default();
     let shared = alive.clone();
     let server = StandIn::start(move |request| answer(&shared, request)).await;
     let at = format!("http://127.0.0.1:{}", server.port);
-    let mut host = Host::prepare(Setup {
+    let host = Host::prepare(Setup {
         config: format!(
             "[[engine]]\nkind = \"oauth2\"\nname = \"login\"\nclient_id = \"basic\"\nmax_ttl = \"1h\"\nplain_loopback = true\n\
              token_endpoint = \"{at}/token\"\nrevocation_endpoint = \"{at}/token/revocation\"\nintrospection_endpoint = \"{at}/token/introspection\"\n\
@@ -292,6 +288,64 @@ async fn an_authorization_server_that_goes_away_is_said_to_be_and_is_owed_nothin
     });
     host.write("client-secret", "a client's secret");
     std::fs::set_permissions(host.path("client-secret"), std::fs::Permissions::from_mode(0o400)).unwrap();
+    (server, host, alive)
+}
+
+/// Against a stand-in for an authorization server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_authorization_server_that_goes_away_is_said_to_be_and_is_owed_nothing_afterwards() {
+    if !is_root() {
+        return;
+    }
+    let (server, mut host, alive) = authorization_server().await;
     host.launch();
     tokens(server, host, ("login", "orders", r#"{"secret":"api/orders"}"#), || alive.lock().unwrap().len()).await;
+}
+
+/// A source that takes our rights away: asking again does not help before somebody gives them back, and until then endings wait.
+async fn rights(server: StandIn, mut host: Host, (engine, program, ask): (&str, &str, &str), no: Weather, alive: impl Fn() -> usize) {
+    let named = format!("{engine}: ");
+    let Weather::Reply(status, ..) = no else { panic!("no answer: {no:?}") };
+    let status = format!("({status})");
+    let mut holder = host.hold(VICTIM, program, &["hold", ask]);
+    assert_eq!(holder.first["status"], 201, "{}\n{}", holder.first, host.log());
+    let lease = holder.lease();
+    server.set(Some(("", no)));
+    let answer = host.act(VICTIM, program, &["call", "POST", "/v1/leases", ask]).remove(0);
+    is_told(&host, &answer, "engine_refused", &[&named, &status]);
+    // What was given is given again, and goes on to work.
+    holder.say(&format!("call GET /v1/leases/{lease}/secret"));
+    assert_eq!(holder.line()["body"]["secret"]["value"], holder.first["body"]["secret"]["value"]);
+    holder.kill();
+    is_tried(&mut host, &lease, &[engine, &status]);
+    assert_eq!(alive(), 1, "of the second there is nothing");
+    server.set(None);
+    comes_to_its_end(&mut host, &lease);
+    host.wait_until(Duration::from_secs(30), "all leases end", |host| host.live().is_empty());
+    assert_eq!(alive(), 0);
+    drop(is_served(&mut host, program, ask));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_that_an_authorization_server_takes_away_is_named_and_endings_wait_for_it() {
+    if !is_root() {
+        return;
+    }
+    let (server, mut host, alive) = authorization_server().await;
+    host.launch();
+    let no = Weather::Reply(401, "", r#"{"error":"invalid_client"}"#);
+    rights(server, host, ("login", "orders", r#"{"secret":"api/orders"}"#), no, || alive.lock().unwrap().len()).await;
+}
+
+/// Its 401 at the end of a token is another word: that there is no such token.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_that_github_takes_away_is_named_and_endings_wait_for_it() {
+    if !is_root() {
+        return;
+    }
+    let (server, alive) = github::stand_in().await;
+    let (mut host, _, _) = github::host(&server);
+    host.launch();
+    let no = Weather::Reply(403, "", r#"{"message":"This installation has been suspended"}"#);
+    rights(server, host, ("github", "ci", r#"{"secret":"ci/source"}"#), no, || alive.lock().unwrap().len()).await;
 }

@@ -12,10 +12,10 @@ use std::{
     time::Duration,
 };
 
-const ASK: &str = r#"{"secret":"db/legacy"}"#;
+pub(super) const ASK: &str = r#"{"secret":"db/legacy"}"#;
 
 /// The same host with a secret that is the password of these roles.
-fn setup(cluster: &Postgres, settings: &str) -> Setup {
+pub(super) fn setup(cluster: &Postgres, settings: &str) -> Setup {
     let secret = secret("db/legacy", "internal", &format!("settings = {{ {settings} }}")).replace("\"local\"", "\"pg\"");
     Setup {
         identities: identity("orders", VICTIM, &declared("db/legacy")),
@@ -41,11 +41,11 @@ pub(super) async fn works(cluster: &Postgres, body: &Value) -> bool {
     done.map_err(|why| eprintln!("not let in: {why:?}")).is_ok()
 }
 
-fn rotate(host: &Host) -> (u16, Value) {
+pub(super) fn rotate(host: &Host) -> (u16, Value) {
     host.call("operator", "POST", "/v1/rotations/db/legacy", "")
 }
 
-fn row(host: &Host) -> Value {
+pub(super) fn row(host: &Host) -> Value {
     host.operator("GET", "/v1/rotations", "")["rotations"][0].clone()
 }
 

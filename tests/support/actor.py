@@ -188,8 +188,45 @@ elif VERB == "led":  # BODY: a child watches; then its session's leader takes a 
         os.wait()
         sys.exit()
     os.execv("/proc/self/exe", [sys.executable, "-B", sys.argv[0], SOCK, "watch"])
-elif VERB == "watch":  # [BODY]: a lease if one is asked for, then what is told, an event a line
+elif VERB == "deaf":  # N BODY: so many leases and a watch that is not read; all are renewed, or what was told is read after all, when told
+    s, w = connect(), connect()
+    leases = []
+    for n in range(int(ARGS[0])):
+        last = ask(s, "POST", "/v1/leases", ARGS[1])
+        leases.append(last["body"]["lease"]["id"])
+    w.sendall(request("GET", "/v1/watch"))
+    say(last)
+    for line in sys.stdin:
+        if line.strip() == "renew":
+            done = [ask(s, "POST", f"/v1/leases/{lease}/renew") for lease in leases]
+            say({"renewed": {one["body"]["lease"]["id"]: one["body"]["lease"]["expires"] for one in done}})
+        elif line.strip() == "listen":
+            w.settimeout(5)
+            data = b""
+            try:
+                while more := w.recv(65536):
+                    data += more
+            except socket.timeout:
+                pass
+            events = [json.loads(l[6:]) for l in data.decode().splitlines() if l.startswith("data: ")]
+            told = [event for event in events if "expires" in event]
+            say({"events": len(told), "last": {event["id"]: event["expires"] for event in told}})
+elif VERB == "watch":  # [BODY]: a lease if one is asked for, then what is told, an event a line; calls meanwhile, not answered to
     s = connect()
+    import threading
+
+    def calls():
+        rest = b""
+        while more := os.read(0, 65536):
+            *whole, rest = (rest + more).split(b"\n")
+            for line in whole:
+                words = line.decode().split()
+                if words[0] == "call":
+                    ask(connect(), *words[1:])
+
+    # A child's input is its parent's.
+    if ARGS:
+        threading.Thread(target=calls, daemon=True).start()
     for body in ARGS:
         say(ask(s, "POST", "/v1/leases", body))
     s.settimeout(None)

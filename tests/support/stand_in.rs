@@ -16,7 +16,7 @@ use tokio::{
 /// In what comes when an answer breaks off.
 pub const CANARY: &str = "canary-of-the-weather";
 
-/// What happens to calls whose path begins so.
+/// What happens to calls whose path, or method and path, begins so.
 #[derive(Clone, Debug)]
 pub enum Weather {
     /// Status and further headers, with a body that says nothing.
@@ -140,8 +140,9 @@ async fn converse(mut stream: TcpStream, sky: StandIn, answer: Arc<Answer>) {
         let mut request = Request { method, path, head, body: Vec::new() };
         request.body = vec![0; request.header("content-length").map_or(0, |length| length.trim().parse().unwrap())];
         stream.read_exact(&mut request.body).await.unwrap();
-        let weather =
-            sky.weather.lock().unwrap().clone().filter(|(begins, _)| request.path.starts_with(begins)).map(|(_, weather)| weather);
+        let line = format!("{} {}", request.method, request.path);
+        let is_meant = |begins: &str| request.path.starts_with(begins) || line.starts_with(begins);
+        let weather = sky.weather.lock().unwrap().clone().filter(|(begins, _)| is_meant(begins)).map(|(_, weather)| weather);
         let whole = |status: u16, more: &str, body: &str| {
             format!("HTTP/1.1 {status} x\r\n{more}content-length: {}\r\n\r\n{body}", body.len()).into_bytes()
         };

@@ -311,3 +311,54 @@ fn text(secret: SecretBytes) -> Result<zeroize::Zeroizing<String>, EngineError> 
         text => Ok(zeroize::Zeroizing::new(text.to_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        digest::{SealKey, SeededRandom, SystemRandom},
+        engine::openbao::config::Source,
+        outbound::{Address, Client, Limits},
+        sys::ManualClock,
+    };
+
+    const NOW: u64 = 7_000_000;
+
+    /// The early moment and the end of a token that was made now, in microseconds of its life.
+    fn made(random: Arc<dyn Random>, seconds: u64) -> Option<(u64, u64)> {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::new(NOW, NOW));
+        let (key, sealing) = (SealKey::from_bytes(&[7; 32]).unwrap(), Arc::new(SystemRandom::default()));
+        let store = Arc::new(LocalStore::open(&folder.path().join("local"), key, None, sealing, clock.clone()).unwrap());
+        let nowhere = Address::parse("unix:/nowhere", false).unwrap();
+        let client = Client::new(nowhere, None, || unreachable!("no TLS"), None, Limits::default(), clock.clone()).unwrap();
+        let login = Login::Token { token: Source::new(|| Err("there is none".into())) };
+        let session = Session::new(Api::new(client, None), login, EngineName::parse("bao").unwrap(), store, clock, random);
+        let until = session.made(VaultBytes::of(b"x"), seconds, true).until;
+        until.map(|(early, dead)| (early.0 - NOW, dead.0 - NOW))
+    }
+
+    /// Many hosts that logged in at one moment do not come back at one.
+    #[test]
+    fn a_token_is_renewed_early_and_not_by_all_at_once() {
+        let seconds = 1200;
+        let life = seconds * 1_000_000;
+        let moments: std::collections::BTreeSet<u64> = (0..64)
+            .map(|seed| {
+                let (early, dead) = made(Arc::new(SeededRandom::new(seed)), seconds).unwrap();
+                assert!((life * 56 / 100..=life * 2 / 3).contains(&early) && dead == life, "{early} of {life}");
+                early
+            })
+            .collect();
+        assert!(moments.len() > 60, "{moments:?}");
+        // They are spread over the tenth of its life, and do not lie at one edge of it.
+        let (first, last) = (moments.first().unwrap(), moments.last().unwrap());
+        assert!(last - first > life / 20, "{first} to {last}");
+        assert_eq!(made(Arc::new(SeededRandom::new(1)), 0), None, "one that does not die need not be renewed");
+        // The shortest and the longest are no special case.
+        for seconds in [1, 2, u64::MAX] {
+            let (early, dead) = made(Arc::new(SeededRandom::new(1)), seconds).unwrap();
+            assert!(early < dead, "{seconds} s: {early} of {dead}");
+        }
+    }
+}

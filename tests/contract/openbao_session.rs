@@ -1,0 +1,158 @@
+//! The `openbao` engine's own token: renewed early, made anew when that is refused, and used on while the server is too busy to say so. The
+//! stand-in is that of `openbao_weather`.
+
+use crate::{
+    openbao::{approle, engine_at},
+    openbao_weather::{Shared, stand_in},
+    suite::{Asked, now, secret},
+};
+use claviger::{
+    engine::{Engine, openbao::OpenBaoEngine},
+    model::{EndResult, SecretDefinition},
+    outbound::{Address, Client, Limits},
+    sys::{Clock, ManualClock, SystemClock},
+};
+use serde_json::json;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+const LIMIT: Duration = Duration::from_secs(20);
+/// What the stand-in gives our token, in microseconds.
+const LIFE: u64 = 1200 * 1_000_000;
+
+fn engine(port: u16, clock: Arc<dyn Clock>) -> (OpenBaoEngine, SecretDefinition) {
+    let address = Address::parse(&format!("http://127.0.0.1:{port}"), true).unwrap();
+    let limits = Limits { connect: LIMIT, call: LIMIT, ..Limits::default() };
+    // Its pauses after failures are real.
+    let client = Client::new(address, None, || unreachable!("no TLS"), None, limits, Arc::new(SystemClock)).unwrap();
+    let (_folder, store) = crate::local::store();
+    let engine = engine_at(None, clock, store, client, approle("r".into(), "s".into()), b"state", LIMIT);
+    let row = secret("db/orders", &engine, json!({"read": "database/creds/ro", "field": "password", "attributes": ["username"]}));
+    (engine, row)
+}
+
+/// A lease is made and ended, which takes a token of ours.
+async fn is_served((engine, row): &(OpenBaoEngine, SecretDefinition)) {
+    let asked = Asked::new();
+    let issued = engine.issue(&asked.order(row)).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
+}
+
+/// An engine that has logged in, by a clock that stands.
+async fn logged_in(port: u16) -> ((OpenBaoEngine, SecretDefinition), Arc<ManualClock>) {
+    let clock = Arc::new(ManualClock::new(1, now().0));
+    let engine = engine(port, clock.clone());
+    is_served(&engine).await;
+    // What keeps the token in the background has looked at the clock by now, and sleeps for longer than these tests take.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    (engine, clock)
+}
+
+/// Logins, and calls to renew our token.
+fn counts(sky: &Shared) -> (usize, usize) {
+    let sky = sky.lock().unwrap();
+    (sky.logins, sky.renewals)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_renewed_before_two_thirds_of_its_life_and_not_before_a_half() {
+    let (server, sky) = stand_in().await;
+    let (engine, clock) = logged_in(server.port).await;
+    for round in 0..4 {
+        clock.advance(LIFE * 56 / 100);
+        is_served(&engine).await;
+        assert_eq!(counts(&sky), (1, round), "it is early yet");
+        clock.advance(LIFE * 11 / 100);
+        is_served(&engine).await;
+        assert_eq!(counts(&sky), (1, round + 1), "it is time");
+        // Once, and then it is young again.
+        is_served(&engine).await;
+        assert_eq!(counts(&sky), (1, round + 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_who_need_it_at_once_renew_it_once() {
+    let (server, sky) = stand_in().await;
+    let (engine, clock) = logged_in(server.port).await;
+    clock.advance(LIFE * 7 / 10);
+    futures_util::future::join_all((0..8).map(|_| is_served(&engine))).await;
+    assert_eq!(counts(&sky), (1, 1));
+    // The same where it is dead.
+    clock.advance(LIFE + 1);
+    futures_util::future::join_all((0..8).map(|_| is_served(&engine))).await;
+    assert_eq!(counts(&sky), (2, 1), "what is dead is not renewed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_that_is_refused_is_a_login() {
+    for (status, body) in [
+        (403, r#"{"errors":["permission denied"]}"#),
+        (400, r#"{"errors":["lease is not renewable"]}"#),
+        (404, r#"{"errors":[]}"#),
+        // It says yes and gives it no time.
+        (200, r#"{"auth":{"client_token":"own-1","lease_duration":0,"renewable":true}}"#),
+    ] {
+        let (server, sky) = stand_in().await;
+        let (engine, clock) = logged_in(server.port).await;
+        sky.lock().unwrap().no_renewal = Some((status, body));
+        clock.advance(LIFE * 7 / 10);
+        is_served(&engine).await;
+        assert_eq!(counts(&sky), (2, 1), "{status} {body}");
+        is_served(&engine).await;
+        assert_eq!(counts(&sky), (2, 1), "{status} {body}: the new one is young");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_cannot_be_renewed_is_made_anew_without_a_question() {
+    let (server, sky) = stand_in().await;
+    sky.lock().unwrap().own = Some((1200, false));
+    let (engine, clock) = logged_in(server.port).await;
+    clock.advance(LIFE * 7 / 10);
+    is_served(&engine).await;
+    assert_eq!(counts(&sky), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_too_busy_to_renew_it_is_called_with_the_old_one() {
+    let (server, sky) = stand_in().await;
+    let (engine, clock) = logged_in(server.port).await;
+    clock.advance(LIFE * 7 / 10);
+    // The last is none that OpenBao would give, and no refusal either.
+    for (status, body) in [(503, r#"{"errors":["it rains"]}"#), (500, r#"{"errors":["it rains"]}"#), (200, "it rains")] {
+        let (_, before) = counts(&sky);
+        sky.lock().unwrap().no_renewal = Some((status, body));
+        is_served(&engine).await;
+        let (logins, renewals) = counts(&sky);
+        assert!(logins == 1 && renewals > before, "{status}: {logins} logins, {renewals} renewals after {before}");
+    }
+    // As soon as it can, and with nothing lost.
+    let (_, before) = counts(&sky);
+    sky.lock().unwrap().no_renewal = None;
+    is_served(&engine).await;
+    assert_eq!(counts(&sky), (1, before + 1));
+    // Not beyond its life.
+    sky.lock().unwrap().no_renewal = Some((503, r#"{"errors":["it rains"]}"#));
+    clock.advance(LIFE + 1);
+    is_served(&engine).await;
+    assert_eq!(counts(&sky), (2, before + 1));
+}
+
+/// Nobody calls, and it is renewed all the same: whoever comes hours later waits for no login.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_kept_while_nobody_calls() {
+    let (server, sky) = stand_in().await;
+    sky.lock().unwrap().own = Some((9, true));
+    let engine = engine(server.port, Arc::new(SystemClock));
+    is_served(&engine).await;
+    let began = Instant::now();
+    while counts(&sky).1 < 2 {
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", counts(&sky));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(counts(&sky).0, 1);
+    is_served(&engine).await;
+}
