@@ -106,7 +106,11 @@ pub fn answer(sky: &Shared, request: &Request) -> (u16, String) {
             _ if !sky.looks_up => denied("permission denied"),
             "left" => denied("permission denied"),
             "own" => (200, json!({"data": {"meta": null}}).to_string()),
-            id => (200, json!({"data": {"meta": sky.tokens[id]}}).to_string()),
+            id => match sky.tokens.get(id) {
+                Some(meta) => (200, json!({"data": {"meta": meta}}).to_string()),
+                // It was there when all were listed.
+                None => (400, json!({"errors": ["invalid accessor"]}).to_string()),
+            },
         },
         "auth/token/lookup" => match sky.tokens.get(id) {
             Some(meta) => (200, json!({"data": {"meta": meta}}).to_string()),
