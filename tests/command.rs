@@ -64,7 +64,7 @@ fn example(files: &Path) {
     put(files, "etc/systemd/system/claviger-command-bad@.service.d/time.conf", "[Service]\nRuntimeMaxSec=3s\n", 0o644);
     let secret = "[[secret]]\nname = \"bad/key\"\nengine = \"bad\"\nowner = \"team-web\"\nsensitivity = \"public\"\nenvironment = \"prod\"\n\
          purposes = [\"watch-status\"]\noperation = \"read\"\nttl = { max = \"1h\" }\ndescription = \"of a test\"\n\
-         settings = { parameters = { after = 1.5 } }\n";
+         settings = { parameters = { after = 2.3 } }\n";
     put(files, "etc/claviger/secrets.d/bad.toml", secret, 0o644);
     let identity = format!(
         "[[identity]]\nname = \"asker\"\nkind = \"workload\"\nowner = \"team-web\"\nenvironment = \"prod\"\npurposes = [\"watch-status\"]\n\
@@ -219,7 +219,7 @@ fn programs_run_in_units_that_can_do_nothing_else() {
         all_gone(&machine, how);
     }
 
-    // The daemon dies while a program is making something.
+    // The daemon dies while a program is making something, which is there when the next daemon has looked once.
     mood(&machine, "create late");
     machine.ok("echo >/var/lib/bad/log");
     machine.ok(&format!("({}) >/dev/null 2>&1 &", asked()));
