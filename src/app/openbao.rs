@@ -59,7 +59,7 @@ pub(super) fn config(
 /// and call it dead: another namespace is another engine's.
 pub(super) fn stays(from: &OpenBaoConfig, store: &LocalStore) -> Result<(), BuildError> {
     let label = format!("openbao-namespace/{}", from.name);
-    let here = from.namespace.as_deref().map_or("", |text| text.trim_matches('/')).trim_start_matches("root");
+    let here = from.namespace.as_deref().and_then(openbao::namespace_of).unwrap_or_default();
     match store.load_own(&label)? {
         None => Ok(store.save_own(&label, &SecretBytes::new(format!("/{here}").into_bytes()))?),
         Some(kept) if kept.expose() == format!("/{here}").as_bytes() => Ok(()),

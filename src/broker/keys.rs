@@ -8,7 +8,7 @@ use super::{Act, Broker, Fault, Operator, Stop};
 use crate::{
     digest::{Ed25519Key, SealKey},
     engine::{
-        jwt::{JwtEngine, JwtError},
+        jwt::{JwtEngine, JwtError, PublishedKey},
         local::{LocalStore, StoreError},
     },
     model::{Code, Refusal, RequestId, SecretBytes, WallTime},
@@ -181,21 +181,15 @@ impl Broker {
             return Err(pending(from));
         }
         self.asked(operator, &Act::new("key-rotate-jwt", request)).await?;
-        match tokio::task::spawn_blocking(move || engine.rotate()).await {
-            Ok(Ok(keys)) => {
-                let from = keys.iter().map(|key| key.signs_from).max().unwrap_or(self.clock.wall());
-                Ok(vec![
-                    format!(
-                        "New keys are published; they sign from {}, and those before stay published until their last token is dead.",
-                        from.rfc3339()
-                    ),
-                    format!("Where verifiers read a copy, give them a new one now: clav jwks export {name}"),
-                ])
-            }
-            Ok(Err(JwtError::Pending(from))) => Err(pending(from)),
-            Ok(Err(error)) => Err(Refusal::new(Code::INTERNAL).detail(error.to_string())),
-            Err(_) => Err(Stop::from(Fault::Task).refusal()),
-        }
+        let keys = changed(move || engine.rotate()).await?;
+        let from = keys.iter().map(|key| key.signs_from).max().unwrap_or(self.clock.wall());
+        Ok(vec![
+            format!(
+                "New keys are published; they sign from {}, and those before stay published until their last token is dead.",
+                from.rfc3339()
+            ),
+            format!("Where verifiers read a copy, give them a new one now: clav jwks export {name}"),
+        ])
     }
 
     /// For keys that somebody else may have: no wait, and nothing that they have signed is good any more.
@@ -207,16 +201,13 @@ impl Broker {
         request: RequestId,
     ) -> Result<Vec<String>, Refusal> {
         self.asked(operator, &Act::new(DISCARD, request)).await?;
-        match tokio::task::spawn_blocking(move || engine.discard_keys_and_live_tokens()).await {
-            Ok(Ok(_)) => Ok(vec![
-                "The keys of before are gone; new ones sign from now on. What the old ones signed is refused by whoever fetches the key set anew."
-                    .to_owned(),
-                format!("Where verifiers read a copy, give them the new one now, in place of the old: clav jwks export {name}"),
-                "Live leases are read again by their holders, or asked for anew: their tokens of before are no longer accepted.".to_owned(),
-            ]),
-            Ok(Err(error)) => Err(Refusal::new(Code::INTERNAL).detail(error.to_string())),
-            Err(_) => Err(Stop::from(Fault::Task).refusal()),
-        }
+        changed(move || engine.discard_keys_and_live_tokens()).await?;
+        Ok(vec![
+            "The keys of before are gone; new ones sign from now on. What the old ones signed is refused by whoever fetches the key set anew."
+                .to_owned(),
+            format!("Where verifiers read a copy, give them the new one now, in place of the old: clav jwks export {name}"),
+            "Live leases are read again by their holders, or asked for anew: their tokens of before are no longer accepted.".to_owned(),
+        ])
     }
 
     async fn rotate_audit(&self, operator: &Operator, request: RequestId) -> Result<Vec<String>, Refusal> {
@@ -262,6 +253,16 @@ impl Broker {
              systemctl restart clavigerd && clav key ls\n\
              Only when that shows another id for the local key, and nothing before failed: take the line previous_key_file out of {config}, restart, destroy {previous}."
         )
+    }
+}
+
+/// A change of an engine's keys, which are written to disk.
+async fn changed(change: impl FnOnce() -> Result<Vec<PublishedKey>, JwtError> + Send + 'static) -> Result<Vec<PublishedKey>, Refusal> {
+    match tokio::task::spawn_blocking(change).await {
+        Ok(Ok(keys)) => Ok(keys),
+        Ok(Err(JwtError::Pending(from))) => Err(pending(from)),
+        Ok(Err(error)) => Err(Refusal::new(Code::INTERNAL).detail(error.to_string())),
+        Err(_) => Err(Stop::from(Fault::Task).refusal()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A source that is too busy says for how long, and the workload hears it.
 
-use super::{host::*, openbao::logging_in, openbao_server::OpenBao};
+use super::{host::*, openbao::giving_a_value, openbao_server::OpenBao};
 use serde_json::json;
 use std::time::Duration;
 
@@ -10,19 +10,7 @@ async fn a_sources_wait_is_kept_to_and_told() {
         return;
     }
     let Some(server) = OpenBao::start().await else { return };
-    server.prepare().await;
-    server.put("secret/data/app/one", json!({"data": {"value": "one"}})).await;
-    let row = secret("app/one", "internal", "settings = { kv = \"secret/app/one\", field = \"value\" }");
-    let mut host = logging_in(
-        &server,
-        Setup {
-            identities: identity("orders", VICTIM, &declared("app/one")),
-            secrets: row.replace("engine = \"local\"", "engine = \"bao\""),
-            policy: grant("orders", "app/one"),
-            ..Setup::default()
-        },
-    )
-    .await;
+    let mut host = giving_a_value(&server, "orders").await;
     host.launch();
     // OpenBao's own limit: one call in so many seconds.
     server.put("sys/quotas/config", json!({"enable_rate_limit_response_headers": true})).await;

@@ -40,6 +40,19 @@ async fn host_in(server: &OpenBao, space: &str, cluster: &Postgres, two: bool) -
     logging_in_at(server, space, setup).await
 }
 
+/// A daemon that gives one program a value of a server that is prepared here.
+pub async fn giving_a_value(server: &OpenBao, program: &str) -> Host {
+    server.prepare().await;
+    server.put("secret/data/app/one", json!({"data": {"value": "one"}})).await;
+    let setup = Setup {
+        identities: identity(program, VICTIM, &declared("app/one")),
+        secrets: row("app/one", "kv = \"secret/app/one\", field = \"value\""),
+        policy: grant(program, "app/one"),
+        ..Setup::default()
+    };
+    logging_in(server, setup).await
+}
+
 /// The same with an engine `bao` that logs in there; the server is prepared.
 pub async fn logging_in(server: &OpenBao, setup: Setup) -> Host {
     logging_in_at(server, "", setup).await
@@ -404,7 +417,7 @@ async fn an_engine_stays_in_its_namespace() {
     host.stop(false);
     let file = host.dir.join("clavigerd.toml");
     let config = std::fs::read_to_string(&file).unwrap();
-    for (namespace, starts) in [("team/web", false), ("root", true), ("", true)] {
+    for (namespace, starts) in [("team/web", false), ("rooted", false), ("root", true), ("/", true), ("", true)] {
         let line = format!("kind = \"openbao\"\nnamespace = \"{namespace}\"\n");
         std::fs::write(&file, config.replace("kind = \"openbao\"\n", &line)).unwrap();
         if starts {

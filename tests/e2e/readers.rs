@@ -1,7 +1,6 @@
 //! Many who read the same at once.
 
-use super::{host::*, openbao::logging_in, openbao_server::OpenBao};
-use serde_json::json;
+use super::{host::*, openbao::giving_a_value, openbao_server::OpenBao};
 use std::{
     fs,
     process::{Command, Stdio},
@@ -17,19 +16,7 @@ async fn a_thousand_who_ask_at_once_are_one_call_to_the_source() {
         return;
     }
     let Some(mut server) = OpenBao::start().await else { return };
-    server.prepare().await;
-    server.put("secret/data/app/one", json!({"data": {"value": "one"}})).await;
-    let row = secret("app/one", "internal", "settings = { kv = \"secret/app/one\", field = \"value\" }");
-    let mut host = logging_in(
-        &server,
-        Setup {
-            identities: identity("holders", VICTIM, &declared("app/one")),
-            secrets: row.replace("engine = \"local\"", "engine = \"bao\""),
-            policy: grant("holders", "app/one"),
-            ..Setup::default()
-        },
-    )
-    .await;
+    let mut host = giving_a_value(&server, "holders").await;
     // They take a while to come, and the source waits for all of them.
     let config = fs::read_to_string(host.path("clavigerd.toml")).unwrap();
     let limits = "[limits]\nconnections = 2000\nconnections_per_second = 100000\nrequests_per_second = 100000\n";

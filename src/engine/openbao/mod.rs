@@ -55,6 +55,11 @@ pub fn of_definition(secret: &SecretDefinition) -> Result<OfEngine, String> {
     })
 }
 
+/// A namespace as the server reads it; none is the root's.
+pub fn namespace_of(text: &str) -> Option<&str> {
+    Some(text.trim_matches('/')).filter(|text| !text.is_empty() && *text != "root")
+}
+
 /// How many times as long as another call it may take to look through all tokens.
 const SEARCH: u32 = 10;
 
@@ -85,8 +90,7 @@ impl OpenBaoEngine {
         if !is_name(&token_role) {
             return Err(EngineError::Setup(format!("engine {name}: token_role: letters, digits, -, _ and .")));
         }
-        // As the server reads it.
-        let namespace = namespace.map(|text| text.trim_matches('/').to_owned()).filter(|text| !text.is_empty() && text != "root");
+        let namespace = namespace.as_deref().and_then(namespace_of).map(str::to_owned);
         let space = namespace.is_some().then(|| Space::new(clock.clone()));
         let session = Session::new(Api::new(client, namespace), login, name.clone(), store, clock.clone(), random.clone());
         let session = Arc::new(session);
