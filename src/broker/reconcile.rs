@@ -1,7 +1,8 @@
 //! What bears our mark at a source and is in no journal: found once after each start or when an operator asks, and ended.
 //!
-//! Few are what a crash at the worst moment leaves, and end by themselves. Many mean that something is wrong with the journal, not with
-//! the source, and wait for a person: they are on the record, in `clav status`, and `clav engine reconcile NAME --end` ends them.
+//! What a crash leaves is in the journal and ends from there, however much it is. What is in no journal ends by itself where it is little
+//! of what is there. Much of it means that something is wrong with the journal, not with the source, and waits for a person: it is on the
+//! record, in `clav status`, and `clav engine reconcile NAME --end` ends it.
 
 use super::{Act, Broker, Operator};
 use crate::{
@@ -18,8 +19,8 @@ use std::{
 
 /// More orphans than this are listed, not ended ...
 const FEW: usize = 10;
-/// ... and so are more than a fifth of all that is there, if they are more than a moment's crash leaves.
-const OF_A_MOMENT: usize = 3;
+/// ... and so are more than one in this many of all that is there.
+const A_PART: usize = 5;
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// How the sources stood when they were looked at last.
@@ -70,7 +71,7 @@ fn stray_ended(id: LeaseId, may: May, Over { result, proof }: Over, asked: WallT
 }
 
 fn too_many(orphans: usize, there: usize) -> bool {
-    orphans > FEW || (orphans > OF_A_MOMENT && orphans * 5 > there)
+    orphans > FEW || orphans * A_PART > there
 }
 
 impl Broker {
@@ -233,11 +234,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_crash_leaves_few_and_a_lost_journal_many() {
-        for (orphans, there) in [(1, 1), (3, 3), (3, 1000), (4, 20), (10, 50)] {
+    fn little_of_what_is_there_ends_and_much_of_it_waits() {
+        for (orphans, there) in [(0, 0), (0, 7), (1, 5), (3, 1000), (4, 20), (10, 50)] {
             assert!(!too_many(orphans, there), "{orphans} of {there}");
         }
-        for (orphans, there) in [(4, 4), (4, 19), (8, 8), (10, 49), (11, 1_000_000)] {
+        for (orphans, there) in [(1, 1), (1, 4), (3, 14), (4, 19), (10, 49), (11, 1_000_000)] {
             assert!(too_many(orphans, there), "{orphans} of {there}");
         }
     }

@@ -169,7 +169,9 @@ async fn bad_weather_at_any_call_leaves_nothing() {
     let cases = [
         (Weather::Status(400, ""), "it rains (400)"),
         (Weather::Status(403, ""), "it rains"),
-        (Weather::Status(404, ""), "404"),
+        (Weather::Status(404, ""), "it rains (404)"),
+        (Weather::Reply(404, "", r#"{"errors":[]}"#), "(404)"),
+        (Weather::Reply(404, "", "no such site"), "not what OpenBao answers"),
         (Weather::Status(429, "retry-after: 1\r\n"), "it rains (429, asks to wait 1 s)"),
         (Weather::Status(500, ""), "it rains (500)"),
         (Weather::Status(503, "retry-after: 1\r\n"), "it rains (503, asks to wait 1 s)"),
@@ -200,7 +202,7 @@ async fn bad_weather_at_any_call_leaves_nothing() {
             let passing = match weather {
                 Weather::Status(200, _) | Weather::Body("{}") => None,
                 Weather::Status(status, _) => Some(*status == 429 || *status >= 500),
-                Weather::Redirect(_) => Some(false),
+                Weather::Redirect(_) | Weather::Reply(404, _, r#"{"errors":[]}"#) => Some(false),
                 _ => Some(true),
             };
             let again = error.is_passing();

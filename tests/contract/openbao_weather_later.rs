@@ -17,6 +17,11 @@ const LIMIT: Duration = Duration::from_millis(1500);
 const KV: &str = "/v1/secret/data/";
 
 /// Whose turn it is.
+/// OpenBao's words where nothing is, and where a version was deleted (2.7).
+const NOTHING: &str = r#"{"errors":[]}"#;
+const DELETED: &str =
+    r#"{"data":{"data":null,"metadata":{"created_time":"2026-01-01T00:00:00Z","deletion_time":"2026-01-02T00:00:00Z","version":1}}}"#;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     /// Another try may help.
@@ -79,7 +84,12 @@ async fn a_stored_value_in_bad_weather_is_told_and_none_is_made_up() {
     let mut cases = weathers(aside);
     cases.extend([
         (Weather::Status(400, ""), "it rains (400)", Turn::Refused),
-        (Weather::Status(404, ""), "NoValue", Turn::Nothing),
+        (Weather::Status(404, ""), "it rains (404)", Turn::Operator),
+        (Weather::Reply(404, "", NOTHING), "NoValue", Turn::Nothing),
+        (Weather::Reply(404, "", DELETED), "NoValue", Turn::Nothing),
+        // Somebody between us and the server.
+        (Weather::Reply(404, "", "<html>no such site</html>"), "not what OpenBao answers", Turn::Later),
+        (Weather::Reply(404, "", r#"{"message":"no route matched"}"#), "not what OpenBao answers", Turn::Later),
         (Weather::Body("{}"), "not what a KV store of version 2 answers", Turn::Operator),
         (Weather::Body(r#"{"data":{"data":7,"metadata":{}}}"#), "not what a KV store of version 2 answers", Turn::Operator),
         (Weather::Body(r#"{"data":{"password":"canary-of-the-weather"}}"#), "not what a KV store of version 2", Turn::Operator),
@@ -96,7 +106,7 @@ async fn a_stored_value_in_bad_weather_is_told_and_none_is_made_up() {
         is_told(after_a_start().renew(&order, &issued.reference).await, &format!("renew, {weather:?}"), wanted, whose);
         // What is kept is given again where the server said nothing about it, and not against its no.
         let kept = engine.read_now(&order, &issued.reference).map(|again| again.unwrap().value.expose().to_vec());
-        let says_no = matches!(whose, Turn::Refused | Turn::Nothing) || matches!(weather, Weather::Status(403, _));
+        let says_no = matches!(whose, Turn::Refused | Turn::Nothing) || matches!(weather, Weather::Status(403 | 404, _));
         // A no about the newest version is one about all; that there is none speaks of the newest alone.
         if says_no {
             assert!(kept.is_none(), "{weather:?}");
@@ -144,7 +154,8 @@ async fn a_renewal_in_bad_weather_is_an_error_and_can_be_repeated() {
         cases.extend([
             // Whether the token is gone is looked at: it is not.
             (Weather::Status(400, ""), "it rains", if of_token { Turn::Operator } else { Turn::Refused }),
-            (Weather::Status(404, ""), "(404)", Turn::Operator),
+            (Weather::Status(404, ""), "it rains", Turn::Operator),
+            (Weather::Reply(404, "", NOTHING), "(404)", Turn::Operator),
             (Weather::Body("{}"), "gives 0 s", Turn::Refused),
             (Weather::Body(r#"{"lease_duration":60,"auth":{"lease_duration":60}}"#), "gives 60 s", Turn::Refused),
         ]);
@@ -188,8 +199,9 @@ async fn a_list_in_bad_weather_is_an_error_and_never_a_shorter_one() {
         for (weather, _, _) in weathers(aside) {
             tried.push((call, weather));
         }
-        // Anything but an empty list, which a server answers with 404, or with words about a token that died meanwhile.
-        tried.extend([Weather::Status(400, ""), Weather::Status(200, ""), Weather::Body("{}")].map(|weather| (call, weather)));
+        // Anything but an empty list, which a server answers with a 404 of its own, or with words about a token that died meanwhile.
+        let others = [Weather::Status(400, ""), Weather::Status(404, ""), Weather::Reply(404, "", "nowhere"), Weather::Status(200, "")];
+        tried.extend(others.into_iter().chain([Weather::Body("{}")]).map(|weather| (call, weather)));
         if call.ends_with("accessors") {
             for body in [r#"{"data":{}}"#, r#"{"data":{"keys":null}}"#, r#"{"data":{"keys":{}}}"#, r#"{"data":{"keys":[7]}}"#] {
                 tried.push((call, Weather::Body(body)));

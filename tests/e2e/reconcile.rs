@@ -10,11 +10,15 @@ use std::time::Duration;
 
 /// Roles as a daemon of this mark would have made them, of leases that nobody knows.
 async fn strays(cluster: &Postgres, like: &str, count: usize, from: usize) {
-    let mark = like.rsplit_once('_').expect("a role of ours").0;
     let client = cluster.superuser("app").await;
     for n in from..from + count {
-        client.batch_execute(&format!("CREATE ROLE {mark}_01kb0000000000000000000{n:03} LOGIN")).await.unwrap();
+        client.batch_execute(&format!("CREATE ROLE {} LOGIN", stray(like, n))).await.unwrap();
     }
+}
+
+fn stray(like: &str, n: usize) -> String {
+    let mark = like.rsplit_once('_').expect("a role of ours").0;
+    format!("{mark}_01kb0000000000000000000{n:03}")
 }
 
 fn engine(host: &Host) -> Value {
@@ -34,29 +38,32 @@ async fn a_few_strays_end_by_themselves_and_many_wait_for_a_person() {
     let own = roles(&cluster).await.remove(0);
     // Another daemon's are none of our business, now and below.
     cluster.superuser("app").await.batch_execute("CREATE ROLE clv_0123456789abcdef_01kb0000000000000000000000 LOGIN").await.unwrap();
-    strays(&cluster, &own, 2, 0).await;
-    host.stop(false);
-    host.launch();
-    for _ in 0..200 {
-        if roles(&cluster).await.len() == 2 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert_eq!(roles(&cluster).await.len(), 2, "its own, and another daemon's: {}", host.log());
+    let others: Vec<_> = (0..8).map(|_| host.hold(VICTIM, "orders", &["hold", ASK])).collect();
+    let looked_at = |host: &mut Host, waiting: u64| {
+        host.stop(false);
+        host.launch();
+        host.wait_until(Duration::from_secs(20), "the source is looked at", |host| {
+            engine(host)["looked"].is_string() && engine(host)["waiting"] == waiting
+        });
+    };
+    // 3 of 12 are more than a fifth, 2 of 11 are not.
+    strays(&cluster, &own, 3, 0).await;
+    looked_at(&mut host, 3);
+    assert_eq!(roles(&cluster).await.len(), 13, "nothing was ended unasked: {}", host.log());
+    cluster.superuser("app").await.batch_execute(&format!("DROP ROLE {}", stray(&own, 2))).await.unwrap();
+    looked_at(&mut host, 0);
+    assert_eq!(roles(&cluster).await.len(), 10, "its own, and another daemon's: {}", host.log());
     strays(&cluster, &own, 12, 10).await;
-    host.stop(false);
-    host.launch();
-    host.wait_until(Duration::from_secs(20), "the source is looked at", |host| engine(host)["waiting"] == 12);
-    assert_eq!((engine(&host)["there"].as_u64(), roles(&cluster).await.len()), (Some(13), 14), "nothing was ended unasked");
+    looked_at(&mut host, 12);
+    assert_eq!((engine(&host)["there"].as_u64(), roles(&cluster).await.len()), (Some(21), 22), "nothing was ended unasked");
     assert!(host.records_of("irrevocable").iter().any(|record| record["detail"].as_str().unwrap().contains("in no journal")));
     let looked = host.operator("POST", "/v1/engines/pg/reconcile", "");
     assert_eq!((looked["orphans"].as_array().unwrap().len(), looked["ended"].as_array().unwrap().len()), (12, 0));
     let ended = host.operator("POST", "/v1/engines/pg/reconcile", r#"{"end":true}"#);
     assert_eq!((ended["ended"].as_array().unwrap().len(), ended["failed"].as_array().unwrap().len()), (12, 0), "{ended}");
     assert_eq!(engine(&host)["waiting"], 0);
-    assert_eq!(roles(&cluster).await.len(), 2);
-    assert_eq!(host.live().len(), 1, "the holder has its lease");
+    assert_eq!(roles(&cluster).await.len(), 10);
+    assert_eq!(host.live().len(), 9, "the holders have their leases");
     let request = ended["request"].as_str().unwrap();
     let of_request = |kind: &str| host.records_of(kind).iter().filter(|record| record["request"] == request).count();
     assert_eq!((of_request("operator"), of_request("end")), (2, 12), "asked, done, and each ending");
@@ -65,5 +72,5 @@ async fn a_few_strays_end_by_themselves_and_many_wait_for_a_person() {
     assert_eq!(receipt["end"]["ended"]["reason"], "operator");
     assert_eq!(host.call("operator", "POST", "/v1/engines/nothing/reconcile", "").0, 404);
     assert_eq!(host.call("operator", "POST", "/v1/engines/pg/reconcile", r#"{"all":true}"#).0, 400);
-    drop(holder);
+    drop((holder, others));
 }

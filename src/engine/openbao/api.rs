@@ -43,9 +43,9 @@ pub(super) struct Auth {
 pub(super) enum Fault {
     /// 403: this token may not, or is none.
     Denied(String),
-    /// 404: nothing there, or not any more.
+    /// 404 as OpenBao says that nothing is there, or not any more.
     Absent,
-    /// Another 4xx: the server does not want to.
+    /// Another 4xx, or a 404 with a reason: the server does not want to.
     Rejected(u16, String),
     /// 429 or 5xx: not now.
     Busy(u16, String, Option<Duration>),
@@ -75,6 +75,7 @@ impl Fault {
         match self {
             Fault::Denied(text) => EngineError::Setup(format!("{doing}: {text} (403): the policy of the token lacks it")),
             Fault::Absent => EngineError::Setup(format!("{doing}: there is nothing (404)")),
+            Fault::Rejected(404, text) => EngineError::Setup(format!("{doing}: {text} (404)")),
             Fault::Rejected(status, text) => EngineError::Refused(format!("{doing}: {text} ({status})")),
             Fault::Busy(status, text, None) => EngineError::Unreachable(format!("{doing}: {text} ({status})")),
             Fault::Busy(status, text, Some(after)) => {
@@ -138,7 +139,7 @@ impl Api {
             200 => read(&answer),
             202 | 204 => Ok(Reply::default()),
             403 => Err(Fault::Denied(words(&answer))),
-            404 => Err(Fault::Absent),
+            404 => Err(missing(&answer)),
             status @ 400..429 => Err(Fault::Rejected(status, words(&answer))),
             status => Err(Fault::Busy(status, words(&answer), answer.retry_after)),
         }
@@ -151,6 +152,23 @@ fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Fault> {
         return Err(Fault::Malformed);
     }
     serde_json::from_slice(&answer.body).map_err(|_| Fault::Malformed)
+}
+
+/// OpenBao's 404 has an empty list of reasons, or says what once was there (a deleted version); one with a reason is about the path or the
+/// namespace. Any other is of somebody between us and the server, and says nothing about what is there.
+fn missing(answer: &Answer) -> Fault {
+    #[derive(Deserialize)]
+    struct Missing {
+        errors: Option<Vec<String>>,
+        data: Option<serde::de::IgnoredAny>,
+    }
+    match read::<Missing>(answer) {
+        _ if crate::mutation!("openbao-missing") => Fault::Absent,
+        Ok(Missing { errors: Some(errors), .. }) if errors.is_empty() => Fault::Absent,
+        Ok(Missing { errors: Some(_), .. }) => Fault::Rejected(404, words(answer)),
+        Ok(Missing { data: Some(_), .. }) => Fault::Absent,
+        Ok(_) | Err(_) => Fault::Malformed,
+    }
 }
 
 /// What the server gives as the reason, on one line.
