@@ -61,7 +61,7 @@ pub fn by_configuration(config: &Config) -> impl Fn(&SecretDefinition) -> Result
             Some(EngineConfig::X509(engine)) => (x509::check(row).map(|()| short(Vec::new()))?, Some(engine.max_ttl)),
             Some(EngineConfig::Ssh(engine)) => (ssh::check(row).map(|()| short(Vec::new()))?, Some(engine.max_ttl)),
             Some(EngineConfig::Jwt(engine)) => (jwt::narrows(row).map(short)?, Some(engine.max_ttl)),
-            Some(EngineConfig::Postgres(_)) => (postgres::ends_by(row).map(OfEngine::ends_by)?, None),
+            Some(EngineConfig::Postgres(_)) => (postgres::of_definition(row)?, None),
             Some(EngineConfig::OpenBao(_)) => (openbao::of_definition(row)?, None),
             Some(EngineConfig::Command(program)) => (command::of_definition(row, program.probes)?, None),
             Some(EngineConfig::GitHub(_)) => {

@@ -32,7 +32,7 @@ pub async fn log_in_as(cluster: &Postgres, user: &str, password: &str) -> Result
     Ok(client)
 }
 
-async fn log_in(cluster: &Postgres, answer: &serde_json::Value) -> Result<Client, tokio_postgres::Error> {
+pub async fn log_in(cluster: &Postgres, answer: &serde_json::Value) -> Result<Client, tokio_postgres::Error> {
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     log_in_as(cluster, &text(&answer["body"]["attributes"]["username"]), &text(&answer["body"]["secret"]["value"])).await
 }

@@ -2,6 +2,7 @@
 
 use super::{
     activated::Activated,
+    database,
     github::{app_key, stand_in},
     host::*,
     oauth_server::{AuthorizationServer, CLIENT_SECRET},
@@ -80,6 +81,41 @@ async fn the_operation_that_is_asked_for_chooses_what_is_made_and_what_is_decide
     assert!(more.first["body"]["clamped"][0].as_str().unwrap().contains("the credential is for write"), "{}", more.first);
     let less = host.hold(VICTIM, "orders", &["hold", &asked("db/orders", "read")]);
     assert!(login(&less.first).contains("-ro-"), "{}", less.first);
+}
+
+/// One definition of a database for reading and writing: whoever asks to read cannot write, whatever the statements are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rights_of_a_database_go_by_the_operation() {
+    if !is_root() {
+        return;
+    }
+    let Some(cluster) = Postgres::start().await else { return };
+    let mut setup = database::setup(&cluster);
+    let grants = |of: &str| format!("\"GRANT USAGE ON SCHEMA app TO {{{{role}}}}\", \"GRANT SELECT ON app.orders TO {{{{role}}}}\"{of}");
+    let insert = ", \"GRANT INSERT ON app.orders TO {{role}}\"";
+    let start = setup.secrets.find("settings = ").unwrap();
+    let by_operation = format!("settings = {{ grants = {{ read = [{}], write = [{}] }} }}\n", grants(""), grants(insert));
+    setup.secrets.replace_range(start.., &by_operation);
+    setup.secrets = setup.secrets.replace("operation = \"read\"", "operation = \"write\"");
+    let host = Host::start(setup);
+    let (reading, writing) = ("SELECT count(*) FROM app.orders", "INSERT INTO app.orders VALUES (2) ON CONFLICT DO NOTHING");
+    for (operation, writes) in [("read", false), ("write", true)] {
+        let mut holder = host.hold(VICTIM, "orders", &["hold", &asked("db/orders", operation)]);
+        assert_eq!(
+            (&holder.first["status"], &holder.first["body"]["lease"]["operation"]),
+            (&json!(201), &json!(operation)),
+            "{}",
+            holder.first
+        );
+        let session = database::log_in(&cluster, &holder.first).await.unwrap();
+        session.simple_query(reading).await.unwrap();
+        let wrote = session.simple_query(writing).await;
+        assert_eq!(wrote.is_ok(), writes, "{operation}: {wrote:?}");
+        // It lives on as what it is.
+        holder.say(&format!("call POST /v1/leases/{}/renew", holder.lease()));
+        assert_eq!(holder.line()["status"], 200);
+        assert_eq!(session.simple_query(writing).await.is_ok(), writes);
+    }
 }
 
 /// A value that is made anew at each read is not made of what a live lease was not granted.

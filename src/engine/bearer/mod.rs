@@ -10,7 +10,7 @@ mod narrow;
 mod notes;
 
 pub(super) use answer::{is_object, line, not_now, unheard};
-pub(super) use narrow::{ByTarget, least, less_than};
+pub(super) use narrow::ByTarget;
 pub use notes::NoteError;
 
 use super::{Again, Attribute, Engine, EngineError, Issued, Order, Over, UpstreamRef};

@@ -1,19 +1,8 @@
-//! What of a secret's rights goes with the operation and the targets that were granted.
+//! What of a secret's rights goes with the targets that were granted.
 
-use crate::model::{Operation, SecretDefinition, Target};
+use crate::model::{SecretDefinition, Target};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// The row for what the holder will do: that of the operation, or of the least harmful one above it.
-pub(in super::super) fn least<T>(rows: &BTreeMap<Operation, T>, operation: Operation) -> Option<&T> {
-    rows.range(operation..).next().map(|(_, row)| row)
-}
-
-/// The operations below the worst that have a row of their own: one that is not the worst's as well.
-pub(in super::super) fn less_than<T: PartialEq>(rows: &BTreeMap<Operation, T>, worst: Operation) -> Vec<Operation> {
-    let all = least(rows, worst);
-    rows.iter().filter(|(operation, row)| **operation < worst && Some(*row) != all).map(|(operation, _)| *operation).collect()
-}
 
 /// Rights that go with a target: each target of the secret with what it needs. A right that no target names goes with every grant.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

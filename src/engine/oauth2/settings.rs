@@ -2,7 +2,8 @@
 
 use super::super::{
     EngineError, Order,
-    bearer::{ByTarget, least, less_than},
+    bearer::ByTarget,
+    narrows::{least, less_than},
 };
 use crate::model::{Operation, SecretDefinition, Target};
 use serde::Deserialize;

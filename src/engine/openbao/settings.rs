@@ -3,7 +3,7 @@
 use super::{
     super::{
         AGE, Order, STALE,
-        bearer::{least, less_than},
+        narrows::{least, less_than},
     },
     generate::Generate,
     kv::KEPT_FOR,

@@ -13,6 +13,7 @@ mod revoke;
 mod role;
 mod rotate;
 mod scram;
+mod settings;
 mod tls;
 
 pub use config::{PostgresConfig, Server};
@@ -20,26 +21,26 @@ pub use config::{PostgresConfig, Server};
 use super::{Again, Engine, EngineError, Issued, Mark, Order, Over, Standing, UpstreamRef, Version, local::LocalStore};
 use crate::{
     digest::{Random, SealKey},
-    model::{EndsBy, Finding, LeaseId, Proof, ProofBy, SecretBytes, SecretDefinition},
+    model::{EndsBy, Finding, LeaseId, OfEngine, Operation, Proof, ProofBy, SecretBytes, SecretDefinition},
     sys::{Clock, VaultBytes, blocking},
 };
 use async_trait::async_trait;
-use config::{OwnRole, Settings};
 use kept::Passwords;
 use link::{Link, Row, Trouble, fault};
 use pool::{Names, Pool};
 use postgres_protocol::escape::escape_literal;
 use revoke::{Ending, Found, Places};
 use role::Role;
+use settings::{OwnRole, Settings};
 use std::{future::Future, sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_postgres::error::SqlState;
 
-/// How a definition's credentials end, or what is wrong with its settings. Needs no server.
-pub fn ends_by(secret: &SecretDefinition) -> Result<EndsBy, String> {
+/// What follows from a definition's settings, or what is wrong with them. Needs no server.
+pub fn of_definition(secret: &SecretDefinition) -> Result<OfEngine, String> {
     Ok(match Settings::parse(secret)? {
-        Settings::Own(_) => EndsBy::Upstream,
-        Settings::Static(_) => EndsBy::None,
+        Settings::Own(row) => OfEngine { ends_by: EndsBy::Upstream, narrows: row.narrows(secret.operation) },
+        Settings::Static(_) => OfEngine::ends_by(EndsBy::None),
     })
 }
 
@@ -109,7 +110,7 @@ impl PostgresEngine {
     }
 
     async fn make_role(&self, order: &Order<'_>, settings: &OwnRole) -> Result<Issued, EngineError> {
-        let role = Role::of(&self.mark, order.lease);
+        let (role, rights) = (Role::of(&self.mark, order.lease), settings.rights(order)?);
         let database = settings.database.as_deref().unwrap_or(&self.config.database);
         let password = role.password(&self.key);
         // Before a connection is taken: others can use it meanwhile.
@@ -119,7 +120,7 @@ impl PostgresEngine {
         // Nothing is made while there is no way to end it: a holder may take all connections that the server has left.
         self.silencers.warm(&self.config.database).await?;
         let session = self.pool.take(database).await?;
-        let sql = |waits| role.create(order, settings, &verifier, !session.is_superuser(), waits);
+        let sql = |waits| role.create(order, (settings, &rights), &verifier, !session.is_superuser(), waits);
         let answer = match run_apart(session.link(), &sql(true)).await {
             Err(why) if why.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => run_apart(session.link(), &sql(false)).await,
             answer => answer,
@@ -130,7 +131,7 @@ impl PostgresEngine {
             return Err(EngineError::Setup(format!("making the role: {why}: {} lacks what it is to grant", self.config.user)));
         }
         crate::failpoint!("role-made");
-        if let Some(sql) = role.describe(order, settings) {
+        if let Some(sql) = role.describe(order, &rights) {
             session.link().run(&sql).await.map_err(|why| fault("describing the role", &why))?;
         }
         let mut reference = UpstreamRef::default();
@@ -196,7 +197,11 @@ impl Engine for PostgresEngine {
 
     fn ends_by(&self, secret: &SecretDefinition) -> EndsBy {
         // What cannot be parsed is not asked about.
-        ends_by(secret).unwrap_or(EndsBy::Upstream)
+        of_definition(secret).map_or(EndsBy::Upstream, |follows| follows.ends_by)
+    }
+
+    fn narrows(&self, secret: &SecretDefinition) -> Vec<Operation> {
+        of_definition(secret).map_or_else(|_| Vec::new(), |follows| follows.narrows)
     }
 
     fn proves(&self, secret: &SecretDefinition) -> Option<ProofBy> {

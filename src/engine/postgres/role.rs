@@ -2,7 +2,7 @@
 
 use super::{
     super::{Mark, Order},
-    config::OwnRole,
+    settings::{OwnRole, Rights},
 };
 use crate::{
     digest::SealKey,
@@ -69,8 +69,15 @@ impl Role {
     /// number. Where others have to wait for their turn, it does not wait for the server's disk, or they would wait for that too:
     /// [`Role::describe`] follows. Without `waits` it takes no turn.
     /// Of the password it holds a verifier only: 256 random bits stand behind it, so what a server's log may show of it cannot be guessed back.
-    pub(super) fn create(&self, order: &Order<'_>, settings: &OwnRole, verifier: &str, join: bool, waits: bool) -> Zeroizing<String> {
-        let (role, turns) = (self.quoted(), settings.changes_rights());
+    pub(super) fn create(
+        &self,
+        order: &Order<'_>,
+        (settings, rights): (&OwnRole, &Rights<'_>),
+        verifier: &str,
+        join: bool,
+        waits: bool,
+    ) -> Zeroizing<String> {
+        let (role, turns) = (self.quoted(), rights.change_shared());
         let mut sql = Zeroizing::new(String::with_capacity(4096));
         let mut add = |statement: &str| {
             sql.push_str(statement);
@@ -95,7 +102,7 @@ impl Role {
         }
         // As late as can be: what stands above meets nobody else's changes.
         add(&if turns && waits { Self::rights_turn(&format!("{oid}, ")) } else { format!("SELECT {oid}") });
-        for grant in settings.grants_for(&role) {
+        for grant in rights.of_role(&role) {
             add(&grant);
         }
         sql
@@ -103,9 +110,9 @@ impl Role {
 
     /// What is left to do after [`Role::create`], if anything: the comment. Its commit returns when it, and with it everything that was
     /// committed before it, is as durable as the server makes things; several at a time share one wait for the disk.
-    pub(super) fn describe(&self, order: &Order<'_>, settings: &OwnRole) -> Option<String> {
+    pub(super) fn describe(&self, order: &Order<'_>, rights: &Rights<'_>) -> Option<String> {
         let lasting = if crate::mutation!("postgres-durable") { "SET LOCAL synchronous_commit = off;\n" } else { "" };
-        settings.changes_rights().then(|| format!("{lasting}{}", self.comment(order)))
+        rights.change_shared().then(|| format!("{lasting}{}", self.comment(order)))
     }
 
     fn comment(&self, order: &Order<'_>) -> String {

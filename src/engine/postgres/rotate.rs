@@ -8,10 +8,10 @@
 use super::{
     super::{EngineError, Issued, Order, Standing, UpstreamRef, Version, lasting::random_value},
     PostgresEngine,
-    config::StaticRoles,
     kept::{Kept, Value},
     link::{Link, Trouble, fault},
     scram,
+    settings::StaticRoles,
 };
 use crate::model::{SecretBytes, SecretDefinition, SecretName};
 use postgres_protocol::escape::{escape_identifier, escape_literal};
