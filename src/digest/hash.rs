@@ -1,6 +1,6 @@
 //! SHA-256, HMAC-SHA-256, and PBKDF2 with it.
 
-use ring::{digest, hmac, pbkdf2};
+use ring::{digest, hmac};
 use std::num::NonZeroU32;
 use zeroize::Zeroizing;
 
@@ -54,6 +54,6 @@ pub fn hmac_sha256(key: &[u8], message: &[u8]) -> Digest {
 /// PBKDF2 with HMAC-SHA-256 (RFC 8018 5.2), 32 bytes of it.
 pub fn pbkdf2_hmac_sha256(password: &[u8], salt: &[u8], rounds: NonZeroU32) -> Zeroizing<Digest> {
     let mut out = Zeroizing::new([0; 32]);
-    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, salt, password, &mut *out);
+    pbkdf2::pbkdf2_hmac::<pbkdf2::sha2::Sha256>(password, salt, rounds.get(), &mut *out);
     out
 }
