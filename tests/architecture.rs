@@ -51,6 +51,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("libc", &["sys"]),
     ("sd_notify", &["sys"]),
     ("ring", &["digest"]),
+    ("pbkdf2", &["digest"]),
     ("cedar_policy", &["policy"]),
     ("miette", &["policy"]),
     ("hyper", &["server", "client", "outbound"]),
@@ -68,7 +69,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("toml", &["config"]),
 ];
 
-/// Libraries that must never be linked: a second TLS or crypto beside `rustls` and `ring`.
+/// Libraries that must never be linked: a second TLS beside `rustls`, and crypto of its kind beside `ring`.
 const BANNED: &[&str] = &["openssl", "openssl-sys", "native-tls", "aws-lc-sys", "aws-lc-rs"];
 
 const LINES: usize = 400;

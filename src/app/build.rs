@@ -162,6 +162,7 @@ pub fn build(config: &Config, attestor: Arc<Attestor>, lacking: Vec<String>) -> 
             end_tries: config.leases.end_tries,
             overdue_micros: 300_000_000,
             sweep_micros: u64::from(config.leases.sweep.as_secs()) * 1_000_000,
+            strays_micros: 300_000_000,
             per_identity: config.leases.per_identity,
             freeze_file: config.paths.state.join("frozen"),
             boot: boot.into(),

@@ -76,6 +76,8 @@ pub struct Settings {
     pub overdue_micros: u64,
     /// Microseconds between two looks at every holder's program.
     pub sweep_micros: u64,
+    /// Microseconds between two looks at a source where credentials that are in no journal wait for a person.
+    pub strays_micros: u64,
     /// Live leases of one identity, at most.
     pub per_identity: usize,
     /// The file that keeps a freeze over a restart.

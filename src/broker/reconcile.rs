@@ -82,9 +82,26 @@ impl Broker {
         for (name, engine) in engines {
             let broker = self.clone();
             tokio::spawn(async move {
-                while let Err(error) = broker.reconcile_one(&name, &*engine, May::EndFew, None).await {
-                    tracing::warn!(engine = %name, %error, "what is at the source cannot be listed yet");
-                    tokio::time::sleep(PAUSE).await;
+                let (mut may, mut told) = (May::EndFew, Vec::new());
+                loop {
+                    let pause = match broker.reconcile_one(&name, &*engine, may, None).await {
+                        Ok(Found { orphans, ended, .. }) if orphans.len() == ended.len() => break,
+                        Ok(Found { orphans, .. }) => {
+                            if orphans.iter().any(|id| !told.contains(id)) {
+                                broker.tell_of_strays(&name, &orphans).await;
+                                told = orphans;
+                            }
+                            // They wait for a person, also when they have become few beside what is issued by then.
+                            may = if crate::mutation!("strays-wait") { May::EndFew } else { May::Look };
+                            // Somebody may end them at the source, or they die by themselves.
+                            Duration::from_micros(broker.settings.strays_micros)
+                        }
+                        Err(error) => {
+                            tracing::warn!(engine = %name, %error, "what is at the source cannot be listed yet");
+                            PAUSE
+                        }
+                    };
+                    tokio::time::sleep(pause).await;
                 }
             });
         }
@@ -185,17 +202,10 @@ impl Broker {
         let orphan = |id: &LeaseId| !known.contains(id) && !ended_meanwhile(*id);
         let mut found = Found { there: there.len(), ..Found::default() };
         found.orphans = there.into_iter().filter(orphan).collect();
+        found.orphans.sort_unstable();
         let held_back = too_many(found.orphans.len(), found.there) && !crate::mutation!("reconcile-brake");
         match may {
-            May::EndFew if held_back => {
-                let count = found.orphans.len();
-                let ids: Vec<String> = found.orphans.iter().map(ToString::to_string).collect();
-                tracing::error!(engine = %name, count, ids = ids.join(" "),
-                    "credentials of ours at the source are in no journal; nothing was ended: 'clav engine reconcile {name}' shows them");
-                let event =
-                    Event::new(Kind::Irrevocable).detail("credentials of ours at a source are in no journal, too many to be ended unasked");
-                self.note(event).await;
-            }
+            May::EndFew if held_back => {}
             May::Look => {}
             May::EndFew | May::EndAll(_) => {
                 for id in found.orphans.clone() {
@@ -216,6 +226,14 @@ impl Broker {
             }
         }
         Ok(found)
+    }
+
+    async fn tell_of_strays(&self, name: &EngineName, strays: &[LeaseId]) {
+        let (count, ids) = (strays.len(), strays.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
+        tracing::error!(engine = %name, count, ids,
+            "credentials of ours at the source are in no journal; nothing was ended: 'clav engine reconcile {name}' shows them");
+        let event = Event::new(Kind::Irrevocable).detail("credentials of ours at a source are in no journal, too many to be ended unasked");
+        self.note(event).await;
     }
 
     fn known_leases(&self) -> HashSet<LeaseId> {

@@ -1,4 +1,4 @@
-//! Hashes, signatures, sealing and randomness: the only home of `ring`.
+//! Hashes, signatures, sealing and randomness: the only home of `ring`, and of `pbkdf2` for its rounds.
 //!
 //! Callers name what they want (`sha256`, `Ed25519Key`, `SealKey`); no other module chooses an algorithm.
 

@@ -326,7 +326,7 @@ async fn nginx_lets_a_live_lease_in_and_a_revoked_one_not() {
     let Some(nginx) = Nginx::start(folder.path(), &web, &ca, &list(&server, folder.path())) else { return };
     let serial = attribute(&issued, "serial_number").replace(':', "");
     let (intent, said) = (asked.order(&client).intent_digest(), nginx.ask(&ca, Some(&mine)));
-    assert_eq!(said, format!("{} UID={intent},UID={},CN=orders-service.mesh.example.com", serial.to_uppercase(), asked.lease));
+    assert_eq!(said, format!("{} UID=intent-{intent},UID={},CN=orders-service.mesh.example.com", serial.to_uppercase(), asked.lease));
     assert!(nginx.ask(&ca, Some(&kept)).contains("orders-service") && nginx.ask(&ca, Some(&lapsed)).contains("orders-service"));
     assert!(nginx.ask(&ca, None).contains("No required SSL certificate was sent"));
     assert!(nginx.ask(&ca, Some(&web)).contains("The SSL certificate error"), "a server's is no client's");

@@ -17,10 +17,12 @@ const LIMIT: Duration = Duration::from_millis(1500);
 const KV: &str = "/v1/secret/data/";
 
 /// Whose turn it is.
-/// OpenBao's words where nothing is, and where a version was deleted (2.7).
+/// OpenBao's words where nothing is, where a version was deleted, and where a path is none of a KV store of version 2 (2.7).
 const NOTHING: &str = r#"{"errors":[]}"#;
 const DELETED: &str =
     r#"{"data":{"data":null,"metadata":{"created_time":"2026-01-01T00:00:00Z","deletion_time":"2026-01-02T00:00:00Z","version":1}}}"#;
+const NO_PATH: &str =
+    r#"{"request_id":"1","lease_id":"","data":null,"warnings":["Invalid path for a versioned K/V secrets engine."],"auth":null}"#;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
@@ -87,7 +89,9 @@ async fn a_stored_value_in_bad_weather_is_told_and_none_is_made_up() {
         (Weather::Status(404, ""), "it rains (404)", Turn::Operator),
         (Weather::Reply(404, "", NOTHING), "NoValue", Turn::Nothing),
         (Weather::Reply(404, "", DELETED), "NoValue", Turn::Nothing),
+        (Weather::Reply(404, "", NO_PATH), "Invalid path", Turn::Operator),
         // Somebody between us and the server.
+        (Weather::Reply(404, "", r#"{"code":404,"data":{},"message":"no route matched"}"#), "not what OpenBao answers", Turn::Later),
         (Weather::Reply(404, "", "<html>no such site</html>"), "not what OpenBao answers", Turn::Later),
         (Weather::Reply(404, "", r#"{"message":"no route matched"}"#), "not what OpenBao answers", Turn::Later),
         (Weather::Body("{}"), "not what a KV store of version 2 answers", Turn::Operator),
@@ -106,7 +110,8 @@ async fn a_stored_value_in_bad_weather_is_told_and_none_is_made_up() {
         is_told(after_a_start().renew(&order, &issued.reference).await, &format!("renew, {weather:?}"), wanted, whose);
         // What is kept is given again where the server said nothing about it, and not against its no.
         let kept = engine.read_now(&order, &issued.reference).map(|again| again.unwrap().value.expose().to_vec());
-        let says_no = matches!(whose, Turn::Refused | Turn::Nothing) || matches!(weather, Weather::Status(403 | 404, _));
+        let says_no = matches!(whose, Turn::Refused | Turn::Nothing)
+            || matches!(weather, Weather::Status(403 | 404, _) | Weather::Reply(404, _, NO_PATH));
         // A no about the newest version is one about all; that there is none speaks of the newest alone.
         if says_no {
             assert!(kept.is_none(), "{weather:?}");
@@ -201,7 +206,9 @@ async fn a_list_in_bad_weather_is_an_error_and_never_a_shorter_one() {
         }
         // Anything but an empty list, which a server answers with a 404 of its own, or with words about a token that died meanwhile.
         let others = [Weather::Status(400, ""), Weather::Status(404, ""), Weather::Reply(404, "", "nowhere"), Weather::Status(200, "")];
-        tried.extend(others.into_iter().chain([Weather::Body("{}")]).map(|weather| (call, weather)));
+        let gone = [DELETED, NO_PATH, r#"{"errors":["no handler for route \"auth/token/lookup-accessor\""]}"#, r#"{"data":{}}"#];
+        let gone = gone.map(|body| Weather::Reply(404, "", body));
+        tried.extend(others.into_iter().chain(gone).chain([Weather::Body("{}")]).map(|weather| (call, weather)));
         if call.ends_with("accessors") {
             for body in [r#"{"data":{}}"#, r#"{"data":{"keys":null}}"#, r#"{"data":{"keys":{}}}"#, r#"{"data":{"keys":[7]}}"#] {
                 tried.push((call, Weather::Body(body)));
@@ -228,4 +235,21 @@ async fn a_list_in_bad_weather_is_an_error_and_never_a_shorter_one() {
         assert_eq!(engine.end(asked.lease, reference).await.unwrap(), EndResult::Revoked);
     }
     assert_eq!((lives(&sky), reached.load(Ordering::SeqCst)), (0, 0));
+}
+
+/// A token for one call only has no debt in the journal and dies by itself: nobody takes it for one that was lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_for_one_call_is_no_stray() {
+    for (ends, strays) in [("short-life", 0), ("upstream", 1)] {
+        let (server, sky) = stand_in().await;
+        let (engine, _) = engine_at(server.port, LIMIT);
+        let row = secret("db/orders", &engine, json!({"read": "database/creds/ro", "field": "password", "ends": ends}));
+        // The daemon could as well be killed here.
+        server.set(Some(("/v1/database/creds/ro", Weather::Close)));
+        engine.issue(&Asked::new().order(&row)).await.err().unwrap();
+        server.set(None);
+        assert_eq!(lives(&sky), 1, "{ends}");
+        let there = until_settled(async || engine.inventory().await, |error| turn(error) == Turn::Later).await;
+        assert_eq!(there.len(), strays, "{ends}");
+    }
 }

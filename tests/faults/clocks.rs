@@ -113,6 +113,7 @@ impl Lives<'_> {
                 end_tries: 3,
                 overdue_micros: SECOND,
                 sweep_micros: SECOND,
+                strays_micros: 300 * SECOND,
                 per_identity: 100,
                 freeze_file: self.folder.join("frozen"),
                 boot: "boot".into(),

@@ -1,14 +1,10 @@
 //! What an operator sets for each secret, and what of it goes with an order.
 
-use super::super::{
-    EngineError, Order,
-    bearer::ByTarget,
-    narrows::{least, less_than},
-};
+use super::super::{EngineError, Order, bearer::ByTarget, narrows::ByOperation};
 use crate::model::{Operation, SecretDefinition, Target};
 use serde::Deserialize;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// `requested_token_type` and `issued_token_type` of an access token (RFC 8693, 3).
 pub(super) const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
@@ -24,20 +20,13 @@ pub(super) enum Grant {
     TokenExchange,
 }
 
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
-enum Scopes {
-    One(BTreeSet<String>),
-    ByOperation(BTreeMap<Operation, BTreeSet<String>>),
-}
-
 /// The settings of one secret.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Settings {
     #[serde(default)]
     pub(super) grant: Grant,
-    scope: Scopes,
+    scope: ByOperation<BTreeSet<String>>,
     #[serde(default)]
     targets: ByTarget,
     #[serde(default)]
@@ -66,16 +55,7 @@ impl Settings {
         if self.all_scopes().is_empty() || !self.all_scopes().iter().all(|scope| is_scope(scope)) {
             return Err("scope: at least one, each a word without spaces, quotes and backslashes (RFC 6749, 3.3)".into());
         }
-        if let Scopes::ByOperation(rows) = &self.scope {
-            if rows.keys().next_back().is_none_or(|last| *last < secret.operation) {
-                return Err(format!("scope: has no row for the operation {}, which the secret allows", secret.operation));
-            }
-            for ((low, less), (high, more)) in rows.iter().zip(rows.iter().skip(1)) {
-                if let Some(beyond) = less.iter().find(|scope| !more.contains(*scope)) {
-                    return Err(format!("scope: {low} has {beyond:?}, which the more harmful {high} has not"));
-                }
-            }
-        }
+        self.scope.check(secret.operation).and_then(|()| self.scope.check_growth()).map_err(|what| format!("scope: {what}"))?;
         self.targets.check(secret, &self.all_scopes(), "scope")?;
         if let Some(wrong) = self.resource.iter().find(|uri| place(uri).is_none()) {
             return Err(format!("resource: {wrong:?} is no URI with a host and without a fragment (RFC 8707, 2)"));
@@ -95,27 +75,18 @@ impl Settings {
 
     /// The operations below the worst that have a row of their own, with fewer scopes.
     pub(super) fn narrows(&self, worst: Operation) -> Vec<Operation> {
-        match &self.scope {
-            Scopes::One(_) => Vec::new(),
-            Scopes::ByOperation(rows) => less_than(rows, worst),
-        }
+        self.scope.narrows(worst)
     }
 
     fn all_scopes(&self) -> BTreeSet<&str> {
-        match &self.scope {
-            Scopes::One(scopes) => scopes.iter().map(String::as_str).collect(),
-            Scopes::ByOperation(rows) => rows.values().flatten().map(String::as_str).collect(),
-        }
+        self.scope.all().flatten().map(String::as_str).collect()
     }
 
     /// What goes with the operation and the targets that were granted; never more than the settings say.
     pub(super) fn wanted<'a>(&'a self, order: &Order<'_>) -> Result<Wanted<'a>, EngineError> {
         let name = &order.secret.name;
-        let scopes = match &self.scope {
-            Scopes::One(scopes) => scopes,
-            Scopes::ByOperation(rows) => least(rows, order.operation)
-                .ok_or_else(|| EngineError::Setup(format!("{name}: scope has no row for the operation {}", order.operation)))?,
-        };
+        let missing = || EngineError::Setup(format!("{name}: scope has no row for the operation {}", order.operation));
+        let scopes = self.scope.at(order.operation).ok_or_else(missing)?;
         let scope: BTreeSet<&str> = scopes.iter().map(String::as_str).filter(|scope| self.targets.grants(scope, order.hosts)).collect();
         if scope.is_empty() {
             return Err(EngineError::Refused(format!(
@@ -188,12 +159,10 @@ mod tests {
 
     #[test]
     fn it_is_kept_to_operations_with_a_row_of_their_own() {
-        let narrows = |scope: Value, worst| Settings::parse(&row(json!({"scope": scope}))).unwrap().narrows(worst);
-        assert_eq!(narrows(json!(["a"]), Operation::Write), []);
-        let rows = json!({"read": ["a"], "write": ["a", "b"], "admin": ["a", "b", "c"]});
-        assert_eq!(narrows(rows.clone(), Operation::Write), [Operation::Read]);
-        assert_eq!(narrows(rows, Operation::Admin), [Operation::Read, Operation::Write]);
-        assert_eq!(narrows(json!({"read": ["a"], "write": ["a"]}), Operation::Write), [], "the same is not less");
+        let narrows = |scope: Value| Settings::parse(&row(json!({"scope": scope}))).unwrap().narrows(Operation::Write);
+        assert_eq!(narrows(json!(["a"])), []);
+        assert_eq!(narrows(json!({"read": ["a"], "write": ["a", "b"]})), [Operation::Read]);
+        assert_eq!(narrows(json!({"read": ["b", "a"], "write": ["a", "b"]})), [], "the same is not less");
     }
 
     #[test]
@@ -211,6 +180,7 @@ mod tests {
             (json!({"scope": []}), "scope: at least one"),
             (json!({"scope": ["a b"]}), "scope: at least one"),
             (json!({"scope": {"read": ["a"]}}), "no row for the operation write"),
+            (json!({"scope": {"read": ["a"], "write": ["a"], "admin": ["a", "b"]}}), "has a row for admin"),
             (json!({"scope": {"read": ["a", "c"], "write": ["a", "b"]}}), "read has \"c\""),
             (json!({"scope": ["a"], "targets": {"other.example.com": ["a"]}}), "not among the secret's hosts"),
             (json!({"scope": ["a"], "targets": {"api.example.com:443": ["b"]}}), "not among scope"),

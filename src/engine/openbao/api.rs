@@ -45,6 +45,8 @@ pub(super) enum Fault {
     Denied(String),
     /// 404 as OpenBao says that nothing is there, or not any more.
     Absent,
+    /// 404 with what is known of something that was there: a deleted version.
+    Deleted,
     /// Another 4xx, or a 404 with a reason: the server does not want to.
     Rejected(u16, String),
     /// 429 or 5xx: not now.
@@ -74,7 +76,7 @@ impl Fault {
     pub(super) fn during(self, doing: &str) -> EngineError {
         match self {
             Fault::Denied(text) => EngineError::Setup(format!("{doing}: {text} (403): the policy of the token lacks it")),
-            Fault::Absent => EngineError::Setup(format!("{doing}: there is nothing (404)")),
+            Fault::Absent | Fault::Deleted => EngineError::Setup(format!("{doing}: there is nothing (404)")),
             Fault::Rejected(404, text) => EngineError::Setup(format!("{doing}: {text} (404)")),
             Fault::Rejected(status, text) => EngineError::Refused(format!("{doing}: {text} ({status})")),
             Fault::Busy(status, text, None) => EngineError::Unreachable(format!("{doing}: {text} ({status})")),
@@ -154,19 +156,24 @@ fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Fault> {
     serde_json::from_slice(&answer.body).map_err(|_| Fault::Malformed)
 }
 
-/// OpenBao's 404 has an empty list of reasons, or says what once was there (a deleted version); one with a reason is about the path or the
-/// namespace. Any other is of somebody between us and the server, and says nothing about what is there.
+/// OpenBao's 404 has an empty list of reasons, or says what is known of what was there; one with a reason or a warning, or one that says nothing
+/// in the form of any answer, is about the path or the namespace. Any other is of somebody between us and the server, and says nothing about
+/// what is there.
 fn missing(answer: &Answer) -> Fault {
     #[derive(Deserialize)]
     struct Missing {
+        request_id: Option<String>,
         errors: Option<Vec<String>>,
-        data: Option<serde::de::IgnoredAny>,
+        warnings: Option<Vec<String>>,
+        data: Option<Value>,
     }
+    let known = |data: &Value| data.get("metadata").is_some_and(Value::is_object);
     match read::<Missing>(answer) {
         _ if crate::mutation!("openbao-missing") => Fault::Absent,
         Ok(Missing { errors: Some(errors), .. }) if errors.is_empty() => Fault::Absent,
-        Ok(Missing { errors: Some(_), .. }) => Fault::Rejected(404, words(answer)),
-        Ok(Missing { data: Some(_), .. }) => Fault::Absent,
+        Ok(Missing { errors: Some(errors), .. }) => Fault::Rejected(404, line(&errors)),
+        Ok(Missing { data: Some(data), .. }) if known(&data) => Fault::Deleted,
+        Ok(Missing { warnings, request_id: Some(_), .. }) => Fault::Rejected(404, line(&warnings.unwrap_or_default())),
         Ok(_) | Err(_) => Fault::Malformed,
     }
 }
@@ -177,8 +184,11 @@ fn words(answer: &Answer) -> String {
     struct Errors {
         errors: Vec<String>,
     }
-    let errors: Vec<String> = serde_json::from_slice(&answer.body).map_or_else(|_| Vec::new(), |errors: Errors| errors.errors);
-    let line = errors.join("; ").split_whitespace().collect::<Vec<_>>().join(" ");
+    line(&serde_json::from_slice(&answer.body).map_or_else(|_| Vec::new(), |errors: Errors| errors.errors))
+}
+
+fn line(reasons: &[String]) -> String {
+    let line = reasons.join("; ").split_whitespace().collect::<Vec<_>>().join(" ");
     let line = line.trim_start_matches("1 error occurred: * ");
     match line.is_empty() {
         true => "no reason was given".into(),

@@ -44,6 +44,17 @@ pub(super) struct Children {
     pub(super) space: Option<Space>,
 }
 
+/// What a token is made for.
+#[derive(Clone, Copy)]
+pub(super) enum MadeFor<'a> {
+    /// It is the credential.
+    Itself,
+    /// What the source makes for it at this path hangs on it.
+    Path(&'a str),
+    /// One call, whose outcome lives without it. It has no debt in the journal and dies by itself, so it does not bear our mark.
+    OneCall,
+}
+
 /// A token that was made.
 pub(super) struct Made {
     pub(super) token: SecretBytes,
@@ -81,7 +92,13 @@ impl Children {
     }
 
     /// Makes the lease's token, to live for so many seconds.
-    pub(super) async fn make(&self, order: &Order<'_>, policies: &[String], path: Option<&str>, seconds: u64) -> Result<Made, EngineError> {
+    pub(super) async fn make(
+        &self,
+        order: &Order<'_>,
+        policies: &[String],
+        made_for: MadeFor<'_>,
+        seconds: u64,
+    ) -> Result<Made, EngineError> {
         let mut meta = self.meta(order.lease);
         for (name, value) in [
             ("claviger_request", order.request.to_string()),
@@ -92,8 +109,11 @@ impl Children {
         ] {
             meta.insert(name.into(), value.into());
         }
-        if let Some(path) = path {
-            meta.insert(PATH.into(), path.into());
+        match made_for {
+            MadeFor::Itself => {}
+            MadeFor::Path(path) => drop(meta.insert(PATH.into(), path.into())),
+            MadeFor::OneCall if crate::mutation!("openbao-one-call") => {}
+            MadeFor::OneCall => drop(meta.remove(MARK)),
         }
         let doing = format!("making a token with the role {}", self.role);
         let reply = self.create(order.lease, policies, meta, seconds, &doing).await?.map_err(|fault| fault.during(&doing))?;
@@ -158,7 +178,7 @@ impl Children {
                 Err(EngineError::Setup(format!("{doing}: auth/token/roles/{} gives a fence more policies than {FENCE_POLICY}", self.role)))
             }
             Err(Fault::Rejected(_, text)) if text.contains("duplicate ID") => Ok(false),
-            Err(Fault::Rejected(_, text)) => Err(EngineError::Setup(format!(
+            Err(Fault::Rejected(400, text)) => Err(EngineError::Setup(format!(
                 "{doing}: {text}: allowed_policies of auth/token/roles/{} must have {FENCE_POLICY} beside what leases may",
                 self.role
             ))),
@@ -267,7 +287,7 @@ impl Children {
                     Ok(reply) => Ok(self.mark_of(&reply, accessor)),
                     // It died between the two calls, or never was.
                     Err(Fault::Absent) => Ok(None),
-                    Err(Fault::Rejected(_, text)) if text.contains("accessor") || text.contains("token") => Ok(None),
+                    Err(Fault::Rejected(400, text)) if text.contains("accessor") || text.contains("token") => Ok(None),
                     Err(fault) => Err(fault.during(doing)),
                 }
             });

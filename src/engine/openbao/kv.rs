@@ -186,7 +186,7 @@ impl KvStore {
                 return Err(error);
             }
             // Nothing was ever there, or what was is deleted or destroyed.
-            Ok(Err(Fault::Absent)) => {
+            Ok(Err(Fault::Absent | Fault::Deleted)) => {
                 self.forget(path, version).await;
                 return Err(EngineError::NoValue);
             }

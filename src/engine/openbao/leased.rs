@@ -4,7 +4,7 @@ use super::{
     super::{EngineError, Issued, Order, Over, UpstreamRef},
     OpenBaoEngine,
     api::{Fault, Reply, encoded},
-    child::{Child, keys, lasts},
+    child::{Child, MadeFor, keys, lasts},
     pick::picked,
     session::Token,
     settings::Read,
@@ -35,8 +35,8 @@ impl OpenBaoEngine {
             .path(order.operation)
             .ok_or_else(|| EngineError::Setup(format!("{}: read has no path for the operation {}", order.secret.name, order.operation)))?;
         let seconds = self.seconds(order);
-        let life = if read.short_life { CALL_SECONDS } else { seconds };
-        let made = self.children.make(order, &read.policies, (!read.short_life).then_some(path), life).await?;
+        let (made_for, life) = if read.short_life { (MadeFor::OneCall, CALL_SECONDS) } else { (MadeFor::Path(path), seconds) };
+        let made = self.children.make(order, &read.policies, made_for, life).await?;
         let named = Handle::of(order.lease, made.accessor.as_ref());
         crate::failpoint!("openbao-token-made");
         let (child, api) = (&made.token, &self.children.session.api);
@@ -95,7 +95,7 @@ impl OpenBaoEngine {
 
     /// Makes a token that is the secret itself.
     pub(super) async fn make_token(&self, order: &Order<'_>, policies: &[String]) -> Result<Issued, EngineError> {
-        let made = self.children.make(order, policies, None, self.seconds(order)).await?;
+        let made = self.children.make(order, policies, MadeFor::Itself, self.seconds(order)).await?;
         let mut reference = UpstreamRef::default();
         reference.0.insert("token", true);
         reference.0.insert("mark", self.children.mark.as_str());

@@ -200,7 +200,7 @@ impl Session {
         match reply {
             Ok(_) => self.refused.store(false, Ordering::Release),
             Err(Fault::Denied(_) | Fault::Rejected(..) | Fault::Absent) => self.refused.store(true, Ordering::Release),
-            Err(Fault::Busy(..) | Fault::Malformed | Fault::Call(_)) => {}
+            Err(Fault::Busy(..) | Fault::Deleted | Fault::Malformed | Fault::Call(_)) => {}
         }
     }
 
@@ -253,7 +253,7 @@ impl Session {
         let doing = "unwrapping the secret id";
         let looked = self.api.put(None, "sys/wrapping/lookup", &json!({"token": wrapping}), true).await;
         let data = match looked {
-            Err(Fault::Denied(_) | Fault::Rejected(..)) => {
+            Err(Fault::Denied(_) | Fault::Rejected(400, _)) => {
                 return Err(EngineError::Setup(format!(
                     "{doing}: the wrapping token is over or was used: if not by us, somebody else has the secret id; destroy it and wrap another"
                 )));

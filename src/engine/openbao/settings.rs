@@ -1,17 +1,13 @@
 //! What an operator sets for each secret: one value of a KV store, a path that gives leases, or a token.
 
 use super::{
-    super::{
-        AGE, Order, STALE,
-        narrows::{least, less_than},
-    },
+    super::{AGE, Order, STALE, narrows::ByOperation},
     generate::Generate,
     kv::KEPT_FOR,
 };
 use crate::model::{Operation, SecretDefinition, Ttl};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
 
 /// The settings of one secret.
 pub(super) enum Settings {
@@ -42,7 +38,7 @@ pub(super) struct KvPath {
 
 /// A path that makes something when it is read or written.
 pub(super) struct Read {
-    paths: Paths,
+    paths: ByOperation<String>,
     pub(super) write: Option<Map<String, Value>>,
     pub(super) policies: Vec<String>,
     pub(super) pick: Pick,
@@ -65,13 +61,6 @@ pub(super) struct TokenRow {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum Paths {
-    One(String),
-    ByOperation(BTreeMap<Operation, String>),
-}
-
-#[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Ends {
     Upstream,
@@ -88,7 +77,7 @@ struct Raw {
     max_stale: Option<Ttl>,
     #[serde(default)]
     offline: bool,
-    read: Option<Paths>,
+    read: Option<ByOperation<String>>,
     write: Option<Map<String, Value>>,
     token: Option<TokenRow>,
     field: Option<String>,
@@ -168,27 +157,17 @@ impl Settings {
 impl Read {
     /// The path for what the holder will do: that of the operation, or of the least harmful one above it.
     pub(super) fn path(&self, operation: Operation) -> Option<&str> {
-        match &self.paths {
-            Paths::One(path) => Some(path),
-            Paths::ByOperation(rows) => least(rows, operation).map(String::as_str),
-        }
+        self.paths.at(operation).map(String::as_str)
     }
 
     /// Every path of the row.
     pub(super) fn all(&self) -> impl Iterator<Item = &str> {
-        let (one, many) = match &self.paths {
-            Paths::One(path) => (Some(path), None),
-            Paths::ByOperation(rows) => (None, Some(rows.values())),
-        };
-        one.into_iter().chain(many.into_iter().flatten()).map(String::as_str)
+        self.paths.all().map(String::as_str)
     }
 
     /// The operations below the worst that have a path of their own.
     pub(super) fn narrows(&self, worst: Operation) -> Vec<Operation> {
-        match &self.paths {
-            Paths::One(_) => Vec::new(),
-            Paths::ByOperation(rows) => less_than(rows, worst),
-        }
+        self.paths.narrows(worst)
     }
 
     /// What is written to the path, with the order's words in their places.
@@ -239,17 +218,9 @@ fn check_stale(max: Option<Ttl>, offline: bool, pick: &Pick) -> Result<(), Strin
     }
 }
 
-fn check_paths(paths: &Paths, worst: Operation) -> Result<(), String> {
-    let all: Vec<&String> = match paths {
-        Paths::One(path) => vec![path],
-        Paths::ByOperation(rows) => {
-            if rows.keys().next_back().is_none_or(|last| *last < worst) {
-                return Err(format!("read: has no path for the operation {worst}, which the secret allows"));
-            }
-            rows.values().collect()
-        }
-    };
-    for path in all {
+fn check_paths(paths: &ByOperation<String>, worst: Operation) -> Result<(), String> {
+    paths.check(worst).map_err(|what| format!("read: {what}"))?;
+    for path in paths.all() {
         if !is_path(path) {
             return Err(format!("read: {path:?} is no path: no slash at its ends, no empty parts, no dots alone"));
         }
@@ -316,6 +287,7 @@ mod tests {
             json!({"read": "auth/token/create"}),
             json!({"read": "sys/mounts"}),
             json!({"read": {"read": "database/creds/ro"}}),
+            json!({"read": {"read": "database/creds/ro", "admin": "database/creds/rw"}}),
             json!({"read": "x/y", "version": 1}),
             json!({"read": "x/y", "write": {"a": "{{secret}}"}}),
             json!({"read": "x/y", "attributes": ["a b"]}),
@@ -335,14 +307,10 @@ mod tests {
 
     #[test]
     fn the_operation_chooses_the_path() {
-        let row = parse(serde_json::json!({"read": {"read": "d/ro", "admin": "d/rw"}})).unwrap();
+        let row = parse(serde_json::json!({"read": {"read": "d/ro", "write": "d/rw"}})).unwrap();
         let Settings::Read(read) = row else { panic!() };
-        let path = |operation| read.path(operation);
-        assert_eq!(path(Operation::Read), Some("d/ro"));
-        assert_eq!((path(Operation::Write), path(Operation::Admin)), (Some("d/rw"), Some("d/rw")));
-        assert_eq!(path(Operation::Destroy), None);
-        assert_eq!(read.narrows(Operation::Write), [Operation::Read], "the row of admin is the one for write, which is the worst");
-        assert_eq!(read.narrows(Operation::Read), []);
+        assert_eq!((read.path(Operation::Read), read.path(Operation::Write)), (Some("d/ro"), Some("d/rw")));
+        assert_eq!(read.narrows(Operation::Write), [Operation::Read]);
         let row = parse(serde_json::json!({"read": {"read": "d/ro", "write": "d/ro"}})).unwrap();
         let Settings::Read(read) = row else { panic!() };
         assert_eq!(read.narrows(Operation::Write), [], "the same is not less");

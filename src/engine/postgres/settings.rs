@@ -1,16 +1,13 @@
 //! What an operator sets once per secret: what the role of a lease may do, or which roles are there.
 
 use super::{
-    super::{
-        EngineError, Order,
-        narrows::{least, less_than},
-    },
+    super::{EngineError, Order, narrows::ByOperation},
     config::is_name,
     scram,
 };
 use crate::model::{Operation, SecretDefinition};
 use serde::Deserialize;
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::{collections::BTreeSet, num::NonZeroU32};
 
 /// The settings of one secret.
 pub(super) enum Settings {
@@ -20,17 +17,9 @@ pub(super) enum Settings {
     Static(StaticRoles),
 }
 
-/// What a role may do: the same for every lease, or what goes with the operation.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Grants {
-    One(Vec<String>),
-    ByOperation(BTreeMap<Operation, Vec<String>>),
-}
-
 /// A role for each lease.
 pub(super) struct OwnRole {
-    grants: Grants,
+    grants: ByOperation<Vec<String>>,
     pub(super) database: Option<String>,
     pub(super) connection_limit: u32,
     pub(super) reassign_to: Option<String>,
@@ -46,7 +35,7 @@ pub(super) struct StaticRoles {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
-    grants: Option<Grants>,
+    grants: Option<ByOperation<Vec<String>>>,
     static_role: Option<String>,
     static_roles: Option<[String; 2]>,
     database: Option<String>,
@@ -105,10 +94,7 @@ impl StaticRoles {
 
 impl OwnRole {
     fn checked(self, worst: Operation) -> Result<Self, String> {
-        match &self.grants {
-            Grants::One(grants) => check_grants(grants)?,
-            Grants::ByOperation(rows) => check_rows(rows, worst)?,
-        }
+        self.check_grants(worst).map_err(|what| format!("grants: {what}"))?;
         if !(1..=10_000).contains(&self.connection_limit) {
             return Err("connection_limit must be 1 to 10000".into());
         }
@@ -118,23 +104,35 @@ impl OwnRole {
         Ok(self)
     }
 
-    /// The operations below the worst that have a row of their own, with fewer statements.
-    pub(super) fn narrows(&self, worst: Operation) -> Vec<Operation> {
-        match &self.grants {
-            Grants::One(_) => Vec::new(),
-            Grants::ByOperation(rows) => less_than(rows, worst),
+    fn check_grants(&self, worst: Operation) -> Result<(), String> {
+        for grants in self.grants.all() {
+            if grants.is_empty() {
+                return Err("at least one statement, or the role may do nothing".into());
+            }
+            grants.iter().try_for_each(|grant| check_template(grant).map_err(|what| format!("{grant:?} {what}")))?;
         }
+        self.grants.check(worst)?;
+        self.grants.map(|grants| grants.iter().collect::<BTreeSet<_>>()).check_growth()?;
+        // So that fewer statements are fewer rights.
+        if let ByOperation::Each(rows) = &self.grants
+            && let Some(wrong) = rows.values().flatten().find(|grant| !only_gives(grant))
+        {
+            return Err(format!("{wrong:?}: where they go by the operation, each is a GRANT, without FALSE"));
+        }
+        Ok(())
+    }
+
+    /// The operations below the worst that have a row of their own, with fewer statements. Two that differ in case and spaces alone may be one.
+    pub(super) fn narrows(&self, worst: Operation) -> Vec<Operation> {
+        let plain = |grant: &String| grant.split_whitespace().collect::<Vec<_>>().join(" ").to_ascii_lowercase();
+        self.grants.map(|grants| grants.iter().map(plain).collect::<BTreeSet<_>>()).narrows(worst)
     }
 
     /// What goes with the operation that was granted.
     pub(super) fn rights(&self, order: &Order<'_>) -> Result<Rights<'_>, EngineError> {
-        let grants = match &self.grants {
-            Grants::One(grants) => Some(grants),
-            Grants::ByOperation(rows) if crate::mutation!("postgres-rights") => rows.values().next_back(),
-            Grants::ByOperation(rows) => least(rows, order.operation),
-        };
-        let missing = || EngineError::Setup(format!("{}: grants has no row for the operation {}", order.secret.name, order.operation));
-        grants.map(|grants| Rights(grants)).ok_or_else(missing)
+        let operation = if crate::mutation!("postgres-rights") { order.secret.operation } else { order.operation };
+        let missing = || EngineError::Setup(format!("{}: grants has no row for the operation {operation}", order.secret.name));
+        self.grants.at(operation).map(|grants| Rights(grants)).ok_or_else(missing)
     }
 }
 
@@ -158,31 +156,10 @@ impl Rights<'_> {
     }
 }
 
-fn check_grants(grants: &[String]) -> Result<(), String> {
-    if grants.is_empty() {
-        return Err("grants: at least one statement, or the role may do nothing".into());
-    }
-    grants.iter().try_for_each(|grant| check_template(grant).map_err(|what| format!("grants: {grant:?} {what}")))
-}
-
-/// The more harmful an operation, the more it may: each row has every statement of the one below it, and none takes anything back, so that
-/// fewer statements are fewer rights.
-fn check_rows(rows: &BTreeMap<Operation, Vec<String>>, worst: Operation) -> Result<(), String> {
-    if rows.keys().next_back().is_none_or(|last| *last < worst) {
-        return Err(format!("grants: has no row for the operation {worst}, which the secret allows"));
-    }
-    for grants in rows.values() {
-        check_grants(grants)?;
-        if let Some(wrong) = grants.iter().find(|grant| !["GRANT", "CREATE"].contains(&verb(grant).as_str())) {
-            return Err(format!("grants: {wrong:?}: where they go by the operation, each begins with GRANT or CREATE"));
-        }
-    }
-    for ((low, less), (high, more)) in rows.iter().zip(rows.iter().skip(1)) {
-        if let Some(beyond) = less.iter().find(|grant| !more.contains(grant)) {
-            return Err(format!("grants: {low} has {beyond:?}, which the more harmful {high} has not"));
-        }
-    }
-    Ok(())
+/// Whether a statement can only add rights. `GRANT x TO y WITH INHERIT FALSE` may take away what one before it gave; so may `CREATE POLICY`.
+fn only_gives(template: &str) -> bool {
+    let mut words = template.split(|c: char| !c.is_ascii_alphanumeric());
+    verb(template) == "GRANT" && !words.any(|word| word.eq_ignore_ascii_case("FALSE"))
 }
 
 fn verb(template: &str) -> String {
@@ -256,16 +233,21 @@ mod tests {
         assert_eq!(parse(json!([ro])), Ok(vec![]));
         assert_eq!(parse(json!({"write": [rw]})), Ok(vec![]));
         assert_eq!(parse(json!({"read": [ro], "write": [ro, rw]})), Ok(vec![Operation::Read]));
-        assert_eq!(parse(json!({"read": [ro], "admin": [rw, ro]})), Ok(vec![Operation::Read]), "what is above the worst is for it too");
-        assert_eq!(parse(json!({"read": [ro], "write": [ro]})), Ok(vec![]), "the same is not less");
+        for same in [json!([ro, rw]), json!([rw, ro, ro]), json!([ro, rw, "grant  app_rw to {{role}}"])] {
+            assert_eq!(parse(json!({"read": [rw, ro], "write": same})), Ok(vec![]), "the same is not less: {same}");
+        }
         for (bad, why) in [
             (json!({}), "no row for the operation write"),
             (json!({"read": [ro]}), "no row for the operation write"),
+            (json!({"read": [ro], "write": [ro], "admin": [ro, rw]}), "a row for admin, which is above write"),
             (json!({"read": [], "write": [ro]}), "at least one"),
             (json!({"read": [ro], "write": [rw]}), "which the more harmful write has not"),
-            (json!({"read": [ro], "write": [ro, "REVOKE app_ro FROM {{role}}"]}), "begins with GRANT or CREATE"),
-            (json!({"read": [ro], "write": [ro, "ALTER GROUP app_ro DROP USER {{role}}"]}), "begins with GRANT or CREATE"),
-            (json!({"look": [ro], "write": [ro]}), "did not match"),
+            (json!({"read": [ro], "write": [ro, "REVOKE app_ro FROM {{role}}"]}), "each is a GRANT"),
+            (json!({"read": [ro], "write": [ro, "ALTER GROUP app_ro DROP USER {{role}}"]}), "each is a GRANT"),
+            (json!({"read": [ro], "write": [ro, "CREATE POLICY p ON app.t AS RESTRICTIVE TO {{role}} USING (false)"]}), "each is a GRANT"),
+            (json!({"read": [ro], "write": [ro, "GRANT app_ro TO {{role}} WITH INHERIT\nfalse"]}), "without FALSE"),
+            (json!({"reed": [ro], "write": [ro]}), "unknown variant `reed`"),
+            (json!(ro), "expected a sequence"),
             (json!({"read": ["GRANT app_ro TO PUBLIC"], "write": [ro]}), "must name"),
         ] {
             let said = parse(bad.clone()).unwrap_err();
