@@ -13,7 +13,7 @@ use claviger::{
     config,
     digest::{Ed25519Key, SealKey, SystemRandom},
     engine::{
-        Engine, Engines,
+        Engine, Engines, UpstreamRef,
         jwt::{Algorithm, JwtConfig, JwtEngine},
         local::{LocalEngine, LocalStore},
     },
@@ -113,7 +113,7 @@ impl Lives<'_> {
                 end_tries: 3,
                 overdue_micros: SECOND,
                 sweep_micros: SECOND,
-                strays_micros: 300 * SECOND,
+                strays_micros: SECOND / 20,
                 per_identity: 100,
                 freeze_file: self.folder.join("frozen"),
                 boot: "boot".into(),
@@ -234,6 +234,45 @@ fn what_was_given_up_while_its_source_was_away_ends_when_it_is_back() {
     });
     assert!(lives.source.live().is_empty());
     sound(folder.path());
+}
+
+/// A journal is lost: what it knew waits for a person. It is told once, is not ended when it has become little beside what is issued by then,
+/// and is seen to have gone when somebody has ended it at the source.
+#[test]
+fn what_waits_for_a_person_is_looked_at_again_and_not_ended() {
+    if !is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(BOOTED, now()));
+    let lives = Lives { folder: folder.path(), clock, source: Arc::new(RecordingEngine::new(Duration::from_secs(1))) };
+    let strays =
+        live(&lives, async |life| [life.issue("source").await.unwrap().lease().id, life.issue("source").await.unwrap().lease().id]);
+    std::fs::remove_dir_all(folder.path().join("leases")).unwrap();
+    let told = || records(folder.path()).iter().filter(|record| record["kind"] == "irrevocable").count();
+    live(&lives, async |life| {
+        let waiting = async |count: usize| {
+            for _ in 0..400 {
+                let seen = life.broker.list_engines().into_iter().find(|engine| engine.name == "source").unwrap();
+                if seen.looked.is_some() && seen.waiting == count {
+                    return seen.there;
+                }
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+            panic!("{:?}", life.broker.list_engines());
+        };
+        assert_eq!((waiting(2).await, told()), (2, 1));
+        for _ in 0..15 {
+            drop(life.issue("source").await.unwrap());
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!((waiting(2).await, told()), (17, 1), "nothing is ended unasked, and nothing is said twice");
+        for stray in strays {
+            lives.source.end(stray, &UpstreamRef::default()).await.unwrap();
+        }
+        assert_eq!(waiting(0).await, 15);
+    });
+    assert!(reasons(folder.path()).is_empty(), "what is leased lives");
 }
 
 /// Whoever gives a lease back is told after ten seconds that its end goes on, and it does.
