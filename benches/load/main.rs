@@ -263,7 +263,7 @@ impl Run {
     }
 
     fn database(&self) -> Option<database::Deaths> {
-        let (holders, died) = if self.quick { (100, 20) } else { (1_000, 100) };
+        let (holders, died) = if self.quick { (100, 20) } else { (1_100, 100) };
         self.say(&format!("{holders} holders of database credentials"));
         database::deaths(&self.me, holders, died)
     }

@@ -168,7 +168,7 @@ impl Broker {
             if !told {
                 self.metrics.irrevocable();
             }
-            if error.is_passing() && !crate::mutation!("overdue") {
+            if !crate::mutation!("overdue") {
                 self.overdue.add(&lease.engine, lease.id);
             }
             return EndResult::Irrevocable;

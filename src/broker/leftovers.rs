@@ -70,7 +70,7 @@ impl Broker {
         let defined = || self.governance().lasting();
         found.values = engine.leftovers(&defined).await?;
         let Some(request) = end else {
-            if !found.values.is_empty() {
+            if !found.values.is_empty() && found.values.len() != self.standings.left(name) {
                 let left: Vec<&str> = found.values.iter().take(MANY).map(|left| left.name.as_str()).collect();
                 tracing::warn!(engine = %name, count = found.values.len(), ?left,
                     "no definition names these versions of values that last: 'clav engine reconcile {name} --end-values' takes them back");

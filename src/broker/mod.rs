@@ -70,9 +70,9 @@ use std::{
 /// What an installation may set.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Tries before an ending is given up: told, and left to an operator unless its source only was away.
+    /// Tries before an ending is given up: told, and tried on more seldom.
     pub end_tries: u32,
-    /// Microseconds between two turns of tries at endings that were given up because their source could not be reached.
+    /// Microseconds between two turns of tries at endings that were given up.
     pub overdue_micros: u64,
     /// Microseconds between two looks at every holder's program.
     pub sweep_micros: u64,

@@ -1,7 +1,7 @@
-//! Endings that were given up because their source could not be reached: tried on, more seldom, for as long as that is the reason.
+//! Endings that were given up: tried on, more seldom, for as long as it takes.
 //!
-//! After so many tries an ending is listed, counted and told, so that somebody looks. That a source is away is no reason to leave it at
-//! that: when it comes back, however late, what is owed there ends without anybody's doing.
+//! After so many tries an ending is listed, counted and told, so that somebody looks. That is no reason to leave it at that: when its source is
+//! back, or lets us again, however late, what is owed there ends without anybody's doing.
 
 use super::Broker;
 use crate::model::{EndResult, EngineName, LeaseId};

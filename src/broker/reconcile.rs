@@ -1,4 +1,5 @@
-//! What bears our mark at a source and is in no journal: found once after each start or when an operator asks, and ended.
+//! What bears our mark at a source and is in no journal: found once after each start or when an operator asks, and ended. Where something waits,
+//! it is looked at again until it has gone.
 //!
 //! What a crash leaves is in the journal and ends from there, however much it is. What is in no journal ends by itself where it is little
 //! of what is there. Much of it means that something is wrong with the journal, not with the source, and waits for a person: it is on the
@@ -12,8 +13,8 @@ use crate::{
     wire::{EngineView, ReconcileAnswer, ReconcileRequest},
 };
 use std::{
-    collections::{BTreeMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -23,9 +24,37 @@ const FEW: usize = 10;
 const A_PART: usize = 5;
 const PAUSE: Duration = Duration::from_secs(60);
 
+/// The longest time between two looks at a source where something waits: each asks about all that is there.
+const SELDOM: Duration = Duration::from_secs(3600);
+
 /// How the sources stood when they were looked at last.
 #[derive(Default)]
-pub(super) struct Standings(Mutex<BTreeMap<EngineName, Standing>>);
+pub(super) struct Standings {
+    seen: Mutex<BTreeMap<EngineName, Standing>>,
+    /// One looks at a source at a time: what was seen before others were ended is not what there is after it.
+    turns: Mutex<BTreeMap<EngineName, Arc<tokio::sync::Mutex<()>>>>,
+    /// Sources that are looked at again.
+    again: Mutex<BTreeSet<EngineName>>,
+}
+
+impl Standings {
+    fn seen(&self) -> MutexGuard<'_, BTreeMap<EngineName, Standing>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self, name: &EngineName) -> Arc<tokio::sync::Mutex<()>> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default().clone()
+    }
+
+    fn again(&self) -> MutexGuard<'_, BTreeSet<EngineName>> {
+        self.again.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many versions that no definition names were seen.
+    pub(super) fn left(&self, name: &EngineName) -> usize {
+        self.seen().get(name).map_or(0, |standing| standing.left)
+    }
+}
 
 #[derive(Clone, Default)]
 struct Standing {
@@ -34,6 +63,8 @@ struct Standing {
     waiting: usize,
     left: usize,
     error: Option<String>,
+    /// What was told of.
+    told: HashSet<LeaseId>,
 }
 
 /// What may be ended of what is found.
@@ -59,6 +90,12 @@ pub(super) struct Found {
     pub(super) failed: Vec<String>,
 }
 
+impl Found {
+    fn waits(&self) -> bool {
+        self.orphans.len() > self.ended.len()
+    }
+}
+
 /// The record, which is all that is left of such a lease: with what the engine saw, like any other's.
 fn stray_ended(id: LeaseId, may: May, Over { result, proof }: Over, asked: WallTime, ended: WallTime) -> Event {
     let event = Event::new(Kind::End).lease(id).outcome(Outcome::Done).detail("found at the source, in no journal");
@@ -82,35 +119,52 @@ impl Broker {
         for (name, engine) in engines {
             let broker = self.clone();
             tokio::spawn(async move {
-                let (mut may, mut told) = (May::EndFew, Vec::new());
-                loop {
-                    let pause = match broker.reconcile_one(&name, &*engine, may, None).await {
-                        Ok(Found { orphans, ended, .. }) if orphans.len() == ended.len() => break,
-                        Ok(Found { orphans, .. }) => {
-                            if orphans.iter().any(|id| !told.contains(id)) {
-                                broker.tell_of_strays(&name, &orphans).await;
-                                told = orphans;
-                            }
-                            // They wait for a person, also when they have become few beside what is issued by then.
-                            may = if crate::mutation!("strays-wait") { May::EndFew } else { May::Look };
-                            // Somebody may end them at the source, or they die by themselves.
-                            Duration::from_micros(broker.settings.strays_micros)
-                        }
-                        Err(error) => {
-                            tracing::warn!(engine = %name, %error, "what is at the source cannot be listed yet");
-                            PAUSE
-                        }
-                    };
-                    tokio::time::sleep(pause).await;
+                while broker.may_end() {
+                    match broker.reconcile_one(&name, &*engine, May::EndFew, None).await {
+                        Ok(found) => return broker.look_on(&name, &engine, &found).await,
+                        Err(error) => tracing::warn!(engine = %name, %error, "what is at the source cannot be listed yet"),
+                    }
+                    tokio::time::sleep(PAUSE).await;
                 }
             });
         }
     }
 
+    /// Tells of what waits, and looks again until it has gone: somebody may end it at the source, or it dies by itself. It waits for a person,
+    /// also when it has become little beside what is issued by then.
+    async fn look_on(self: &Arc<Self>, name: &EngineName, engine: &Arc<dyn Engine>, found: &Found) {
+        if !found.waits() {
+            return;
+        }
+        self.tell_of_strays(name, found).await;
+        if !self.standings.again().insert(name.clone()) {
+            return;
+        }
+        let (broker, name, engine) = (self.clone(), name.clone(), engine.clone());
+        let may = if crate::mutation!("strays-wait") { May::EndFew } else { May::Look };
+        tokio::spawn(async move {
+            let mut pause = Duration::from_micros(broker.settings.strays_micros);
+            loop {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(SELDOM);
+                if !broker.may_end() {
+                    break;
+                }
+                match broker.reconcile_one(&name, &*engine, may, None).await {
+                    Ok(found) if found.waits() => broker.tell_of_strays(&name, &found).await,
+                    Ok(found) if found.failed.is_empty() => break,
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!(engine = %name, %error, "what is at the source cannot be listed again"),
+                }
+            }
+            broker.standings.again().remove(&name);
+        });
+    }
+
     /// An operator's look at a source. With `end` whatever is in no journal ends, however much it is; with `end_values` versions of values
     /// that no definition names.
     pub async fn reconcile_now(
-        &self,
+        self: &Arc<Self>,
         operator: &Operator,
         name: &EngineName,
         ReconcileRequest { end, end_values }: ReconcileRequest,
@@ -135,14 +189,18 @@ impl Broker {
         if end || end_values {
             self.acted(operator, &act, found.as_ref().err()).await;
         }
-        let Found { there, orphans, ended, values, values_ended, failed } = found?;
+        let found = found?;
+        if self.may_end() {
+            self.look_on(name, engine, &found).await;
+        }
+        let Found { there, orphans, ended, values, values_ended, failed } = found;
         let values = values.into_iter().map(|left| left.name).collect();
         Ok(ReconcileAnswer { request, engine: name.clone(), there, orphans, ended, values, values_ended, failed })
     }
 
     /// Every engine with how its source stood when it was looked at last.
     pub fn list_engines(&self) -> Vec<EngineView> {
-        let standings = self.standings.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let standings = self.standings.seen();
         let view = |(name, kind): (&EngineName, &'static str)| {
             let standing = standings.get(name).cloned().unwrap_or_default();
             EngineView {
@@ -165,19 +223,23 @@ impl Broker {
         may: May,
         values: Option<RequestId>,
     ) -> Result<Found, EngineError> {
+        let turn = self.standings.turn(name);
+        let _turn = turn.lock().await;
         let mut found = self.compare(name, engine, may).await;
         if let Ok(all) = &mut found
             && let Err(error) = self.look_for_leftovers(name, engine, values, all).await
         {
             match may {
                 // The next look sees both.
-                May::EndFew => found = Err(error),
-                May::Look | May::EndAll(_) => all.failed.push(format!("values that no definition names cannot be looked for: {error}")),
+                May::EndFew if !all.waits() => found = Err(error),
+                _ => all.failed.push(format!("values that no definition names cannot be looked for: {error}")),
             }
         }
-        let mut standings = self.standings.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut standings = self.standings.seen();
+        let before = standings.get(name).cloned().unwrap_or_default();
         let standing = match &found {
             Ok(found) => Standing {
+                told: before.told,
                 looked: Some(self.clock.wall()),
                 there: found.there,
                 waiting: found.orphans.len() - found.ended.len(),
@@ -185,7 +247,7 @@ impl Broker {
                 error: found.failed.first().cloned(),
             },
             // What was seen before stands until somebody sees again.
-            Err(error) => Standing { error: Some(error.to_string()), ..standings.get(name).cloned().unwrap_or_default() },
+            Err(error) => Standing { error: Some(error.to_string()), ..before },
         };
         standings.insert(name.clone(), standing);
         drop(standings);
@@ -202,7 +264,6 @@ impl Broker {
         let orphan = |id: &LeaseId| !known.contains(id) && !ended_meanwhile(*id);
         let mut found = Found { there: there.len(), ..Found::default() };
         found.orphans = there.into_iter().filter(orphan).collect();
-        found.orphans.sort_unstable();
         let held_back = too_many(found.orphans.len(), found.there) && !crate::mutation!("reconcile-brake");
         match may {
             May::EndFew if held_back => {}
@@ -228,11 +289,20 @@ impl Broker {
         Ok(found)
     }
 
-    async fn tell_of_strays(&self, name: &EngineName, strays: &[LeaseId]) {
-        let (count, ids) = (strays.len(), strays.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
-        tracing::error!(engine = %name, count, ids,
+    /// Each is told of once.
+    async fn tell_of_strays(&self, name: &EngineName, found: &Found) {
+        let news: Vec<String> = {
+            let mut standings = self.standings.seen();
+            let told = &mut standings.entry(name.clone()).or_default().told;
+            let ended: HashSet<&LeaseId> = found.ended.iter().collect();
+            found.orphans.iter().filter(|id| !ended.contains(id) && told.insert(**id)).map(ToString::to_string).collect()
+        };
+        if news.is_empty() {
+            return;
+        }
+        tracing::error!(engine = %name, count = news.len(), ids = news.join(" "),
             "credentials of ours at the source are in no journal; nothing was ended: 'clav engine reconcile {name}' shows them");
-        let event = Event::new(Kind::Irrevocable).detail("credentials of ours at a source are in no journal, too many to be ended unasked");
+        let event = Event::new(Kind::Irrevocable).detail("credentials of ours at a source are in no journal and wait for an operator");
         self.note(event).await;
     }
 

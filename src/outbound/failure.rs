@@ -79,7 +79,7 @@ impl fmt::Display for TlsReason {
 }
 
 /// What the TLS library says, if it is behind this error at all: hyper and the runtime wrap it.
-pub(super) fn tls_reason(error: &(dyn Error + 'static)) -> Option<TlsReason> {
+pub fn tls_reason(error: &(dyn Error + 'static)) -> Option<TlsReason> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref::<rustls::Error>() {

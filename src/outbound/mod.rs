@@ -16,6 +16,6 @@ mod waits;
 pub use address::{Address, AddressError};
 pub use certificate::{ClientCertificate, ClientCertificateError};
 pub use client::{Answer, Call, Client, Limits, Method, Unanswered, ahead};
-pub use failure::{CallError, TlsReason};
+pub use failure::{CallError, TlsReason, tls_reason};
 pub use setback::Setback;
 pub use trust::{SYSTEM_AUTHORITIES, Trust, TrustError};

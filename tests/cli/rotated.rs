@@ -111,10 +111,18 @@ fn a_command_is_told_by_a_signal_and_reads_the_new_value_where_it_read_the_old_o
     assert_eq!((daemons.line(), running.line()), ("after a hangup".to_owned(), "after a hangup".to_owned()));
     drop(daemons);
     until("its leases were given back", || live(&daemon) == 4);
+    // Whoever says nothing is left alone: the same process goes on with what it has.
+    let inner = "trap \"echo told\" HUP USR1 TERM; cat $HELLO_FD; echo; sleep 2; cat $HELLO_FD; echo; echo over";
+    let mut left = Running::start(&daemon, &format!("exec clav exec -q --secret hello -- sh -c '{inner}'"));
+    let before = left.line();
+    put(&daemon, "unheard");
+    assert_eq!(running.line(), "unheard");
+    assert_eq!((before.as_str(), left.line().as_str(), left.line().as_str()), ("after a hangup", "after a hangup", "over"));
+    until("its lease was given back", || live(&daemon) == 5);
     put(&daemon, "short");
     assert_eq!(running.line(), "short");
     // Those from before live on for a while: the command may still use them.
-    assert_eq!(live(&daemon), 5);
+    assert_eq!(live(&daemon), 6);
     let refused = daemon.shell("clav exec --on-rotate signal --env A=hello -- true");
     exits(&refused, 2);
     assert!(errors(&refused).contains("cannot change"), "{}", text(&refused));

@@ -160,6 +160,15 @@ async fn an_issue_that_was_answered_is_settled_at_once() {
         assert!(over == EndResult::Revoked && over.proof.as_ref().unwrap().seen == [Finding::TokenUnknown], "{over:?}");
     }
     assert!(!logs_in(&cluster, &issued).await && roles(&cluster).await.is_empty() && server.tokens_in(SPACE).await.is_empty());
+    // A token for one call is nobody's stray, and is found by whoever settles its lease.
+    let (call, mut once) = (Asked::new(), secret.clone());
+    once.settings.extend([("ends", "short-life"), ("field", "nothing")].map(|(key, word)| (key.to_owned(), word.into())));
+    let refused = engine.issue(&call.order(&once)).await.err();
+    assert!(matches!(&refused, Some(EngineError::Setup(text)) if text.contains("nothing")), "{refused:?}");
+    assert_eq!(server.tokens_in(SPACE).await, [call.lease.to_string()]);
+    assert!(engine.inventory().await.unwrap().is_empty());
+    assert_eq!(engine.settle(call.lease, Some(&once)).await.unwrap(), EndResult::Revoked);
+    assert!(server.tokens_in(SPACE).await.is_empty());
     // Of what was settled nothing is kept, so that it is asked about like any other.
     assert!(matches!(engine.settle(made.lease, Some(&secret)).await, Err(EngineError::Busy(..))));
 }

@@ -16,14 +16,15 @@ use std::{sync::atomic::Ordering, time::Duration};
 const LIMIT: Duration = Duration::from_millis(1500);
 const KV: &str = "/v1/secret/data/";
 
-/// Whose turn it is.
 /// OpenBao's words where nothing is, where a version was deleted, and where a path is none of a KV store of version 2 (2.7).
 const NOTHING: &str = r#"{"errors":[]}"#;
-const DELETED: &str =
-    r#"{"data":{"data":null,"metadata":{"created_time":"2026-01-01T00:00:00Z","deletion_time":"2026-01-02T00:00:00Z","version":1}}}"#;
+const DELETED: &str = r#"{"request_id":"1","lease_id":"","auth":null,"data":{"data":null,"metadata":{"created_time":"2026-01-01T00:00:00Z","deletion_time":"2026-01-02T00:00:00Z","version":1}}}"#;
 const NO_PATH: &str =
     r#"{"request_id":"1","lease_id":"","data":null,"warnings":["Invalid path for a versioned K/V secrets engine."],"auth":null}"#;
+/// And those of a gateway.
+const NO_ROUTE: &str = r#"{"message":"no Route matched with those values","request_id":"b2f1"}"#;
 
+/// Whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     /// Another try may help.
@@ -93,7 +94,7 @@ async fn a_stored_value_in_bad_weather_is_told_and_none_is_made_up() {
         // Somebody between us and the server.
         (Weather::Reply(404, "", r#"{"code":404,"data":{},"message":"no route matched"}"#), "not what OpenBao answers", Turn::Later),
         (Weather::Reply(404, "", "<html>no such site</html>"), "not what OpenBao answers", Turn::Later),
-        (Weather::Reply(404, "", r#"{"message":"no route matched"}"#), "not what OpenBao answers", Turn::Later),
+        (Weather::Reply(404, "", NO_ROUTE), "not what OpenBao answers", Turn::Later),
         (Weather::Body("{}"), "not what a KV store of version 2 answers", Turn::Operator),
         (Weather::Body(r#"{"data":{"data":7,"metadata":{}}}"#), "not what a KV store of version 2 answers", Turn::Operator),
         (Weather::Body(r#"{"data":{"password":"canary-of-the-weather"}}"#), "not what a KV store of version 2", Turn::Operator),
@@ -206,7 +207,7 @@ async fn a_list_in_bad_weather_is_an_error_and_never_a_shorter_one() {
         }
         // Anything but an empty list, which a server answers with a 404 of its own, or with words about a token that died meanwhile.
         let others = [Weather::Status(400, ""), Weather::Status(404, ""), Weather::Reply(404, "", "nowhere"), Weather::Status(200, "")];
-        let gone = [DELETED, NO_PATH, r#"{"errors":["no handler for route \"auth/token/lookup-accessor\""]}"#, r#"{"data":{}}"#];
+        let gone = [DELETED, NO_PATH, NO_ROUTE, r#"{"errors":["no handler for route \"auth/token/lookup-accessor\""]}"#, r#"{"data":{}}"#];
         let gone = gone.map(|body| Weather::Reply(404, "", body));
         tried.extend(others.into_iter().chain(gone).chain([Weather::Body("{}")]).map(|weather| (call, weather)));
         if call.ends_with("accessors") {

@@ -427,11 +427,11 @@ async fn a_server_that_cannot_prove_its_name_is_told_nothing() {
     let Some(cluster) = cluster().await else { return };
     let stranger = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap().cert.pem().into_bytes();
     let good = cluster.ca_pem.clone().into_bytes();
-    for (ca_pem, server_name) in [(stranger, None), (good, Some("db.example".to_owned()))] {
+    for (ca_pem, server_name, key) in [(stranger, None, "(ca_file)"), (good, Some("db.example".to_owned()), "(server_name)")] {
         let mut config = config(cluster, Door::Tls);
         config.server = Server::Tls { host: "localhost".into(), port: cluster.port, ca_pem, server_name };
         let error = build(config).inventory().await.unwrap_err();
-        assert!(matches!(&error, EngineError::Unreachable(text) if text.contains("certificate")), "{error}");
+        assert!(matches!(&error, EngineError::Setup(text) if text.contains("certificate") && text.contains(key)), "{error}");
     }
     let mut wrong = config(cluster, Door::Tls);
     wrong.password = Some(SecretBytes::new(b"not its password".to_vec()));

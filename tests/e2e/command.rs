@@ -123,7 +123,7 @@ fn a_login_works_until_its_holder_dies_and_is_kept_nowhere() {
         }
     }
     assert!(needles.within(stage.host.log().as_bytes()).is_empty());
-    // A new daemon ends what bears its mark and is in no journal, and touches no other daemon's.
+    // What bears a new daemon's mark and is in no journal is half of what is there: it waits for a person. No other daemon's is touched.
     stage.host.stop(true);
     let file = stage.made.join("status.read");
     let text = fs::read_to_string(&file).unwrap();
@@ -133,7 +133,12 @@ fn a_login_works_until_its_holder_dies_and_is_kept_nowhere() {
     fs::write(&file, format!("{text}{stray}{foreign}")).unwrap();
     stage.host.launch();
     let lines = |file: &PathBuf| fs::read_to_string(file).unwrap();
-    stage.host.wait_until(Duration::from_secs(20), "the stray ends", |_| lines(&file) == format!("{text}{foreign}"));
+    stage.host.wait_until(Duration::from_secs(20), "the source is looked at", |host| {
+        host.operator("GET", "/v1/engines", "")["engines"].as_array().unwrap().iter().any(|engine| engine["waiting"] == 1)
+    });
+    assert_eq!(lines(&file), format!("{text}{stray}{foreign}"));
+    let ended = stage.host.operator("POST", "/v1/engines/web-users/reconcile", r#"{"end":true}"#);
+    assert_eq!((ended["ended"].as_array().map(Vec::len), lines(&file)), (Some(1), format!("{text}{foreign}")), "{ended}");
     fs::write(&file, &text).unwrap();
     // It gives the same value, also while the program cannot be reached.
     stage.program = None;

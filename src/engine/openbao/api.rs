@@ -160,21 +160,17 @@ fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Fault> {
 /// in the form of any answer, is about the path or the namespace. Any other is of somebody between us and the server, and says nothing about
 /// what is there.
 fn missing(answer: &Answer) -> Fault {
-    #[derive(Deserialize)]
-    struct Missing {
-        request_id: Option<String>,
-        errors: Option<Vec<String>>,
-        warnings: Option<Vec<String>>,
-        data: Option<Value>,
-    }
-    let known = |data: &Value| data.get("metadata").is_some_and(Value::is_object);
-    match read::<Missing>(answer) {
+    let Ok(body) = read::<Map<String, Value>>(answer) else { return Fault::Malformed };
+    let texts = |name: &str| body.get(name).and_then(|texts| Vec::<String>::deserialize(texts).ok());
+    let is_answer = ["request_id", "lease_id", "auth", "data"].iter().all(|name| body.contains_key(*name));
+    let known = body.get("data").and_then(|data| data.get("metadata")).is_some_and(Value::is_object);
+    match texts("errors") {
         _ if crate::mutation!("openbao-missing") => Fault::Absent,
-        Ok(Missing { errors: Some(errors), .. }) if errors.is_empty() => Fault::Absent,
-        Ok(Missing { errors: Some(errors), .. }) => Fault::Rejected(404, line(&errors)),
-        Ok(Missing { data: Some(data), .. }) if known(&data) => Fault::Deleted,
-        Ok(Missing { warnings, request_id: Some(_), .. }) => Fault::Rejected(404, line(&warnings.unwrap_or_default())),
-        Ok(_) | Err(_) => Fault::Malformed,
+        Some(errors) if errors.is_empty() => Fault::Absent,
+        Some(errors) => Fault::Rejected(404, line(&errors)),
+        None if is_answer && known => Fault::Deleted,
+        None if is_answer => Fault::Rejected(404, line(&texts("warnings").unwrap_or_default())),
+        None => Fault::Malformed,
     }
 }
 

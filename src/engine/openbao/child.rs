@@ -34,6 +34,7 @@ const MARK: &str = "claviger_mark";
 const LEASE: &str = "claviger_lease";
 const PATH: &str = "claviger_path";
 const SETTLED: &str = "claviger_settled";
+const ONE_CALL: &str = "claviger_one_call";
 
 pub(super) struct Children {
     pub(super) session: Arc<Session>,
@@ -51,7 +52,7 @@ pub(super) enum MadeFor<'a> {
     Itself,
     /// What the source makes for it at this path hangs on it.
     Path(&'a str),
-    /// One call, whose outcome lives without it. It has no debt in the journal and dies by itself, so it does not bear our mark.
+    /// One call, whose outcome lives without it. It has no debt in the journal and dies by itself, so it is nobody's stray.
     OneCall,
 }
 
@@ -68,6 +69,8 @@ pub(super) struct Marked {
     pub(super) accessor: String,
     /// The path that was read with it, if any.
     pub(super) path: Option<String>,
+    /// It dies by itself.
+    pub(super) one_call: bool,
 }
 
 /// What a lease's token is at the server.
@@ -112,8 +115,7 @@ impl Children {
         match made_for {
             MadeFor::Itself => {}
             MadeFor::Path(path) => drop(meta.insert(PATH.into(), path.into())),
-            MadeFor::OneCall if crate::mutation!("openbao-one-call") => {}
-            MadeFor::OneCall => drop(meta.remove(MARK)),
+            MadeFor::OneCall => drop(meta.insert(ONE_CALL.into(), "true".into())),
         }
         let doing = format!("making a token with the role {}", self.role);
         let reply = self.create(order.lease, policies, meta, seconds, &doing).await?.map_err(|fault| fault.during(&doing))?;
@@ -324,7 +326,8 @@ impl Children {
             return None;
         }
         let lease = LeaseId::parse(word(LEASE)?).ok()?;
-        Some(Marked { lease, accessor: accessor.to_owned(), path: word(PATH).map(str::to_owned) })
+        let one_call = word(ONE_CALL).is_some() && !crate::mutation!("openbao-one-call");
+        Some(Marked { lease, accessor: accessor.to_owned(), path: word(PATH).map(str::to_owned), one_call })
     }
 
     fn meta(&self, lease: LeaseId) -> Map<String, Value> {

@@ -51,7 +51,7 @@ pub fn of_definition(secret: &SecretDefinition) -> Result<OfEngine, String> {
             let ends_by = if read.short_life { EndsBy::ShortLife } else { EndsBy::Upstream };
             OfEngine { ends_by, narrows: read.narrows(secret.operation) }
         }
-        Settings::Token(_) => OfEngine::ends_by(EndsBy::Upstream),
+        Settings::Token(row) => OfEngine { ends_by: EndsBy::Upstream, narrows: row.narrows(secret.operation) },
     })
 }
 
@@ -124,7 +124,7 @@ impl OpenBaoEngine {
                 self.heard(order.lease, made, read.short_life)
             }
             Settings::Token(row) => {
-                let made = self.make_token(order, &row.policies).await;
+                let made = self.make_token(order, &row.policies(order.operation)).await;
                 self.heard(order.lease, made, false)
             }
         }
@@ -385,7 +385,8 @@ impl Engine for OpenBaoEngine {
             if self.children.space.is_none() {
                 self.children.try_fence(LeaseId::from_parts(self.clock.wall().unix_ms(), self.random.u128())).await?;
             }
-            let found: Vec<LeaseId> = self.children.marked().await?.into_iter().map(|mark| mark.lease).collect();
+            let found: Vec<LeaseId> =
+                self.children.marked().await?.into_iter().filter(|mark| !mark.one_call).map(|mark| mark.lease).collect();
             self.children.space.iter().for_each(|space| space.listed(&found));
             Ok(found)
         })

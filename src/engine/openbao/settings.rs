@@ -8,6 +8,7 @@ use super::{
 use crate::model::{Operation, SecretDefinition, Ttl};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 
 /// The settings of one secret.
 pub(super) enum Settings {
@@ -57,7 +58,7 @@ pub(super) struct Pick {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TokenRow {
-    pub(super) policies: Vec<String>,
+    policies: ByOperation<BTreeSet<String>>,
 }
 
 #[derive(Deserialize)]
@@ -104,7 +105,12 @@ impl Settings {
         if pick.attributes.iter().any(|name| !is_word(name)) {
             return Err("attributes: names of 1 to 64 letters, digits and _".into());
         }
-        if raw.policies.iter().chain(raw.token.iter().flat_map(|token| &token.policies)).any(|name| name.is_empty() || name == "root") {
+        if raw
+            .policies
+            .iter()
+            .chain(raw.token.iter().flat_map(|token| token.policies.all().flatten()))
+            .any(|name| name.is_empty() || name == "root")
+        {
             return Err("policies: names of policies that the token role allows, never root".into());
         }
         match (raw.kv, raw.read, raw.token) {
@@ -144,13 +150,30 @@ impl Settings {
                 if others || raw.max_stale.is_some() || raw.offline || !raw.policies.is_empty() || pick != Pick::default() {
                     return Err("token: nothing stands beside it; its policies are in it".into());
                 }
-                if token.policies.is_empty() {
+                if token.policies.all().any(BTreeSet::is_empty) {
                     return Err("token: policies names at least one, or the token may do nothing".into());
                 }
+                token
+                    .policies
+                    .check(worst)
+                    .and_then(|()| token.policies.check_growth())
+                    .map_err(|what| format!("token: policies: {what}"))?;
                 Ok(Settings::Token(token))
             }
             _ => Err("needs exactly one of kv, read and token".into()),
         }
+    }
+}
+
+impl TokenRow {
+    /// The policies for what the holder will do.
+    pub(super) fn policies(&self, operation: Operation) -> Vec<String> {
+        self.policies.at(operation).into_iter().flatten().cloned().collect()
+    }
+
+    /// The operations below the worst that have fewer policies.
+    pub(super) fn narrows(&self, worst: Operation) -> Vec<Operation> {
+        self.policies.narrows(worst)
     }
 }
 
@@ -264,6 +287,7 @@ mod tests {
             json!({"read": {"read": "database/creds/ro", "write": "database/creds/rw"}}),
             json!({"read": "pki/issue/web", "write": {"common_name": "{{identity}}.test", "ttl": "{{ttl}}", "ou": "{{intent}}"}, "ends": "short-life"}),
             json!({"token": {"policies": ["app"]}}),
+            json!({"token": {"policies": {"read": ["app"], "write": ["app", "app-write"]}}}),
             json!({"kv": "secret/app/db", "field": "password", "generate": {"length": 32}}),
             json!({"kv": "secret/app/db", "attributes": ["age"]}),
             json!({"kv": "secret/app/db", "max_stale": "4h", "attributes": ["user"]}),
@@ -293,6 +317,9 @@ mod tests {
             json!({"read": "x/y", "attributes": ["a b"]}),
             json!({"token": {"policies": []}}),
             json!({"token": {"policies": ["root"]}}),
+            json!({"token": {"policies": {}}}),
+            json!({"token": {"policies": {"read": ["app"], "write": ["root"]}}}),
+            json!({"token": {"policies": {"read": ["app"], "write": ["other"]}}}),
             json!({"kv": "secret/x", "offline": true}),
             json!({"kv": "secret/x", "max_stale": "4m"}),
             json!({"kv": "secret/x", "max_stale": "4h", "attributes": ["age"]}),

@@ -4,6 +4,7 @@
 //! they are made of, as deep as the server says.
 
 use super::{super::EngineError, bounds::Bounded, config::Server, pool::lock, tls::Tls};
+use crate::outbound::{TlsReason, tls_reason};
 use futures_util::TryStreamExt;
 use std::{
     error::Error as _,
@@ -50,6 +51,8 @@ pub(super) enum Trouble {
     Asked(tokio_postgres::Error),
     /// The connection could not be made, or is over.
     Lost(String),
+    /// The server could not prove who it is, or we not who we are.
+    Tls(TlsReason),
 }
 
 /// A row of an answer. It keeps no more than is looked at: the library's own rows remember where each column begins, of as many as a server
@@ -85,7 +88,8 @@ impl Link {
                 Ok(Self::carried(client, connection, grace))
             }
             (Server::Tls { .. }, Some(tls)) => {
-                let (client, connection) = settings.connect(tls.clone()).await?;
+                let connected = settings.connect(tls.clone()).await;
+                let (client, connection) = connected.map_err(|why| tls_reason(&why).map_or_else(|| Trouble::from(why), Trouble::Tls))?;
                 Ok(Self::carried(client, connection, grace))
             }
             (Server::Tls { .. }, None) => Err(Trouble::Lost("there is no TCP without TLS".into())),
@@ -181,7 +185,7 @@ impl Trouble {
     pub(super) fn answer(&self) -> Option<&DbError> {
         match self {
             Trouble::Asked(why) => why.as_db_error(),
-            Trouble::Lost(_) => None,
+            Trouble::Lost(_) | Trouble::Tls(_) => None,
         }
     }
 
@@ -195,6 +199,7 @@ pub(super) fn fault(doing: &str, trouble: &Trouble) -> EngineError {
     let text = match trouble {
         Trouble::Asked(why) => format!("{doing}: {}", cause(why)),
         Trouble::Lost(why) => format!("{doing}: {why}"),
+        Trouble::Tls(why) => return EngineError::Setup(format!("{doing}: {why}")),
     };
     let Some(answer) = trouble.answer() else { return EngineError::Unreachable(text) };
     match answer.code().code() {
