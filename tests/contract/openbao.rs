@@ -9,11 +9,11 @@ use async_trait::async_trait;
 use claviger::{
     digest::{SealKey, SystemRandom},
     engine::{
-        Engine, EngineError, Issued, Mark, Over, UpstreamRef, jwt,
+        Engine, EngineError, Issued, Mark, Order, Over, UpstreamRef, jwt,
         local::LocalStore,
         openbao::{Copies, Login, OpenBaoConfig, OpenBaoEngine, Source},
     },
-    model::{EndResult, EndsBy, EngineName, SecretBytes, Ttl, WallTime},
+    model::{EndResult, EndsBy, EngineName, Operation, SecretBytes, Ttl, WallTime},
     outbound::{Client, Limits, Method},
     sys::{Clock, SystemClock},
 };
@@ -640,4 +640,24 @@ async fn a_value_of_the_store_is_made_anew_and_its_neighbours_stay() {
     assert_eq!(engine.rotate(&fresh).await.unwrap().number, 1);
     assert_eq!(text(&engine.issue(&Asked::new().order(&fresh)).await.unwrap()).len(), 64);
     assert!(!server.log().contains(text(&after)) && !server.audit().contains(text(&after)));
+}
+
+/// Whoever asks to read gets a token with the policies for reading.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_policies_of_a_token_go_by_the_operation() {
+    let Some(server) = OpenBao::start().await else { return };
+    server.prepare().await;
+    let role = json!({"allowed_policies": "app,app-write,claviger-fence", "orphan": true, "token_no_default_policy": true});
+    server.put("auth/token/roles/claviger", role).await;
+    let engine = engine(&server, b"state").await;
+    let row = secret("bao/app", &engine, json!({"token": {"policies": {"read": ["app"], "write": ["app", "app-write"]}}}));
+    assert_eq!(engine.narrows(&row), [Operation::Read]);
+    for (operation, policies) in [(Operation::Read, json!(["app"])), (Operation::Write, json!(["app", "app-write"]))] {
+        let asked = Asked::new();
+        let issued = engine.issue(&Order { operation, ..asked.order(&row) }).await.unwrap();
+        let token = std::str::from_utf8(issued.value.expose()).unwrap();
+        let looked = server.put("auth/token/lookup", json!({"token": token})).await;
+        assert_eq!(looked["data"]["policies"], policies, "{operation}");
+        assert_eq!(engine.end(asked.lease, &issued.reference).await.unwrap(), EndResult::Revoked);
+    }
 }
