@@ -1,10 +1,10 @@
 //! The one way a lease ends, whatever the reason.
 //!
 //! The first who asks gets the right to end it. The source is told, and told again with growing pauses until it confirms; the count of
-//! tries survives a restart. After too many it is irrevocable: told, and left to an operator, unless the source only could not be
-//! reached: then it is tried on (`overdue`). It is never forgotten.
+//! tries survives a restart. After too many it is irrevocable: told, so that an operator looks, and tried on more seldom (`overdue`). It is
+//! never forgotten.
 
-use super::{Broker, record};
+use super::{Broker, overdue::Why, record};
 use crate::{
     audit::{Ended, Event, Kind, Outcome},
     engine::{EngineError, Over},
@@ -169,7 +169,7 @@ impl Broker {
                 self.metrics.irrevocable();
             }
             if !crate::mutation!("overdue") {
-                self.overdue.add(&lease.engine, lease.id);
+                self.overdue.add(&lease.engine, lease.id, if error.is_passing() { Why::Away } else { Why::Refused });
             }
             return EndResult::Irrevocable;
         }

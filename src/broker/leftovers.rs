@@ -1,5 +1,5 @@
 //! Versions of values that last, when they are taken back: on the record, by their names at the source. Those that no definition names any more
-//! are told at each start and by every look at a source, and end when an operator says so.
+//! are told at each start and when there are more or fewer of them, shown by every look at a source, and end when an operator says so.
 
 use super::{Broker, reconcile::Found};
 use crate::{

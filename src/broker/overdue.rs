@@ -6,7 +6,7 @@
 use super::Broker;
 use crate::model::{EndResult, EngineName, LeaseId};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -14,21 +14,42 @@ use std::{
 /// So many failures one after the other, and the rest of an engine's waits for the next turn, which begins with them.
 const IN_A_ROW: usize = 16;
 
-/// What is tried on, by engine, each with the one first that has waited longest.
+/// What its source says no to has a turn in so many: it takes a person to mend that.
+const SELDOM: u32 = 6;
+/// And so many tries in such a turn.
+const REFUSED_EACH: usize = 64;
+
+type Queues = BTreeMap<EngineName, VecDeque<LeaseId>>;
+
+/// What is tried on, by engine, each with the one first that has waited longest. What a source says no to keeps nobody else waiting.
 #[derive(Default)]
-pub(super) struct Overdue(Mutex<BTreeMap<EngineName, VecDeque<LeaseId>>>);
+pub(super) struct Overdue {
+    away: Mutex<Queues>,
+    refused: Mutex<Queues>,
+    /// Engines whose turn is not over.
+    busy: Mutex<BTreeSet<EngineName>>,
+}
+
+/// Which of the two.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Its source could not be asked, as far as is known.
+    Away,
+    /// Its source says no.
+    Refused,
+}
 
 impl Overdue {
-    pub(super) fn add(&self, engine: &EngineName, lease: LeaseId) {
-        let mut engines = self.lock();
+    pub(super) fn add(&self, engine: &EngineName, lease: LeaseId, why: Why) {
+        let mut engines = self.lock(why);
         let queue = engines.entry(engine.clone()).or_default();
         if !queue.contains(&lease) {
             queue.push_back(lease);
         }
     }
 
-    fn next(&self, engine: &EngineName) -> Option<LeaseId> {
-        let mut engines = self.lock();
+    fn next(&self, engine: &EngineName, why: Why) -> Option<LeaseId> {
+        let mut engines = self.lock(why);
         let next = engines.get_mut(engine)?.pop_front();
         if next.is_none() {
             engines.remove(engine);
@@ -36,39 +57,60 @@ impl Overdue {
         next
     }
 
-    fn engines(&self) -> Vec<(EngineName, usize)> {
-        self.lock().iter().map(|(engine, queue)| (engine.clone(), queue.len())).collect()
+    fn engines(&self, why: Why) -> Vec<(EngineName, usize)> {
+        self.lock(why).iter().map(|(engine, queue)| (engine.clone(), queue.len())).collect()
     }
 
     /// Changed by whole steps; a panic leaves no half of one.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<EngineName, VecDeque<LeaseId>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self, why: Why) -> MutexGuard<'_, Queues> {
+        let queues = if why == Why::Away { &self.away } else { &self.refused };
+        queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn busy(&self) -> MutexGuard<'_, BTreeSet<EngineName>> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Broker {
     /// For ever: a turn now, as a start is an occasion like any other, and one after each pause.
     pub(super) async fn keep_trying(self: Arc<Self>) {
-        loop {
-            for (engine, count) in self.overdue.engines() {
-                tokio::spawn(self.clone().try_on(engine, count));
+        for turn in 0u32.. {
+            let refused = if turn % SELDOM == SELDOM - 1 { self.overdue.engines(Why::Refused) } else { Vec::new() };
+            let away = self.overdue.engines(Why::Away).into_iter().map(|(engine, count)| (engine, count, Why::Away));
+            for (engine, count, why) in
+                away.chain(refused.into_iter().map(|(engine, count)| (engine, count.min(REFUSED_EACH), Why::Refused)))
+            {
+                tokio::spawn(self.clone().try_on(engine, count, why));
             }
             tokio::time::sleep(Duration::from_micros(self.settings.overdue_micros)).await;
         }
     }
 
-    /// One turn for one engine.
-    async fn try_on(self: Arc<Self>, engine: EngineName, count: usize) {
+    /// One turn for one engine, unless the one before is not over.
+    async fn try_on(self: Arc<Self>, engine: EngineName, count: usize, why: Why) {
+        if why == Why::Away {
+            if !self.overdue.busy().insert(engine.clone()) {
+                return;
+            }
+            self.try_each(&engine, count, why).await;
+            self.overdue.busy().remove(&engine);
+        } else {
+            self.try_each(&engine, count, why).await;
+        }
+    }
+
+    async fn try_each(self: &Arc<Self>, engine: &EngineName, count: usize, why: Why) {
         let mut failed = 0;
         for _ in 0..count {
-            let Some(lease) = self.overdue.next(&engine) else { return };
+            let Some(lease) = self.overdue.next(engine, why) else { return };
             // Forced or given up for good meanwhile, it is not there, or somebody is at it.
             let Some(tries) = self.tries_of(lease) else { continue };
             match self.resume(lease, tries).await {
                 Some(EndResult::Irrevocable | EndResult::Retrying) => failed += 1,
                 _ => failed = 0,
             }
-            if failed == IN_A_ROW {
+            if failed == IN_A_ROW && why == Why::Away {
                 return;
             }
         }
@@ -90,12 +132,12 @@ mod tests {
     fn who_waits_longest_is_next_and_nobody_is_there_twice() {
         let (overdue, engine) = (Overdue::default(), EngineName::parse("pg").unwrap());
         let leases: Vec<LeaseId> = (0..3).map(|n| LeaseId::from_parts(1, n)).collect();
-        leases.iter().chain(&leases).for_each(|lease| overdue.add(&engine, *lease));
-        assert_eq!(overdue.engines(), [(engine.clone(), 3)]);
-        let first = overdue.next(&engine).unwrap();
-        overdue.add(&engine, first);
-        let rest: Vec<LeaseId> = std::iter::from_fn(|| overdue.next(&engine)).collect();
+        leases.iter().chain(&leases).for_each(|lease| overdue.add(&engine, *lease, Why::Away));
+        assert_eq!((overdue.engines(Why::Away), overdue.engines(Why::Refused)), (vec![(engine.clone(), 3)], vec![]));
+        let first = overdue.next(&engine, Why::Away).unwrap();
+        overdue.add(&engine, first, Why::Away);
+        let rest: Vec<LeaseId> = std::iter::from_fn(|| overdue.next(&engine, Why::Away)).collect();
         assert_eq!(rest, [leases[1], leases[2], leases[0]]);
-        assert!(overdue.engines().is_empty());
+        assert!(overdue.engines(Why::Away).is_empty());
     }
 }

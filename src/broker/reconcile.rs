@@ -146,7 +146,6 @@ impl Broker {
             let mut pause = Duration::from_micros(broker.settings.strays_micros);
             loop {
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(SELDOM);
                 if !broker.may_end() {
                     break;
                 }
@@ -154,8 +153,12 @@ impl Broker {
                     Ok(found) if found.waits() => broker.tell_of_strays(&name, &found).await,
                     Ok(found) if found.failed.is_empty() => break,
                     Ok(_) => {}
-                    Err(error) => tracing::warn!(engine = %name, %error, "what is at the source cannot be listed again"),
+                    Err(error) => {
+                        tracing::warn!(engine = %name, %error, "what is at the source cannot be listed again");
+                        continue;
+                    }
                 }
+                pause = (pause * 2).min(SELDOM);
             }
             broker.standings.again().remove(&name);
         });
@@ -264,12 +267,17 @@ impl Broker {
         let orphan = |id: &LeaseId| !known.contains(id) && !ended_meanwhile(*id);
         let mut found = Found { there: there.len(), ..Found::default() };
         found.orphans = there.into_iter().filter(orphan).collect();
+        found.orphans.sort_unstable();
         let held_back = too_many(found.orphans.len(), found.there) && !crate::mutation!("reconcile-brake");
         match may {
             May::EndFew if held_back => {}
             May::Look => {}
             May::EndFew | May::EndAll(_) => {
                 for id in found.orphans.clone() {
+                    if !self.may_end() {
+                        found.failed.push("the rest is left: the daemon stops, or ends nothing any more".to_owned());
+                        break;
+                    }
                     let asked = self.clock.wall();
                     let over = match engine.end(id, &UpstreamRef::default()).await {
                         Ok(over) => over,
@@ -301,7 +309,7 @@ impl Broker {
             return;
         }
         tracing::error!(engine = %name, count = news.len(), ids = news.join(" "),
-            "credentials of ours at the source are in no journal; nothing was ended: 'clav engine reconcile {name}' shows them");
+            "credentials of ours at the source are in no journal and wait for an operator: 'clav engine reconcile {name}' shows them");
         let event = Event::new(Kind::Irrevocable).detail("credentials of ours at a source are in no journal and wait for an operator");
         self.note(event).await;
     }

@@ -120,7 +120,7 @@ impl Broker {
                     tokio::spawn(async move { broker.resume(lease.id, tries).await });
                 }
                 // Why is not known any more: the next try tells.
-                State::Ending { irrevocable: true, .. } => self.overdue.add(&lease.engine, lease.id),
+                State::Ending { irrevocable: true, .. } => self.overdue.add(&lease.engine, lease.id, super::overdue::Why::Away),
                 State::Reserved | State::Live => {}
             }
         }

@@ -89,7 +89,9 @@ fn print(desk: &Desk, answer: &EndAnswer, closed: bool) -> Done {
                 EndResult::Retrying => "the source has not confirmed yet; it is tried again",
                 EndResult::Shared => "shared with other leases, and dead when the last of them ends",
                 EndResult::Irrevocable if closed => "given up for good, as you said: it may be usable still",
-                EndResult::Irrevocable => "given up after many tries; look at the source, then --force, or --give-up REASON",
+                EndResult::Irrevocable => {
+                    "failed many times, and is tried on now and then; look at the source, then --force, or --give-up REASON"
+                }
             };
             table.row(vec![row.id.to_string(), row.secret.to_string(), row.result.as_str().to_owned(), meaning.to_owned()]);
         }

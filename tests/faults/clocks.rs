@@ -215,7 +215,7 @@ fn what_was_given_up_while_its_source_was_away_ends_when_it_is_back() {
         life.none_lives().await;
         assert_eq!((of_kind("retry"), of_kind("irrevocable"), of_kind("end")), (2, 1, 1), "told once");
         assert!(lives.source.live().is_empty());
-        (0..5).for_each(|_| lives.source.plan(Call::End, Mishap::Refused));
+        (0..3).for_each(|_| lives.source.plan(Call::End, Mishap::Refused));
         let refused = life.issue("source").await.unwrap().lease().id;
         assert_eq!(life.broker.end(refused, claviger::model::EndReason::Asked).await, Some(EndResult::Retrying));
         life.none_lives().await;

@@ -124,7 +124,8 @@ impl OpenBaoEngine {
                 self.heard(order.lease, made, read.short_life)
             }
             Settings::Token(row) => {
-                let made = self.make_token(order, &row.policies(order.operation)).await;
+                let missing = || EngineError::Setup(format!("{}: token has no policies for {}", order.secret.name, order.operation));
+                let made = self.make_token(order, &row.policies(order.operation).ok_or_else(missing)?).await;
                 self.heard(order.lease, made, false)
             }
         }

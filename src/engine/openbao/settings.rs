@@ -167,8 +167,8 @@ impl Settings {
 
 impl TokenRow {
     /// The policies for what the holder will do.
-    pub(super) fn policies(&self, operation: Operation) -> Vec<String> {
-        self.policies.at(operation).into_iter().flatten().cloned().collect()
+    pub(super) fn policies(&self, operation: Operation) -> Option<Vec<String>> {
+        self.policies.at(operation).map(|policies| policies.iter().cloned().collect())
     }
 
     /// The operations below the worst that have fewer policies.

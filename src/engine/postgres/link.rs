@@ -89,7 +89,11 @@ impl Link {
             }
             (Server::Tls { .. }, Some(tls)) => {
                 let connected = settings.connect(tls.clone()).await;
-                let (client, connection) = connected.map_err(|why| tls_reason(&why).map_or_else(|| Trouble::from(why), Trouble::Tls))?;
+                let (client, connection) = connected.map_err(|why| match tls_reason(&why) {
+                    // Others may pass.
+                    None | Some(TlsReason::Other(_)) => Trouble::from(why),
+                    Some(reason) => Trouble::Tls(reason),
+                })?;
                 Ok(Self::carried(client, connection, grace))
             }
             (Server::Tls { .. }, None) => Err(Trouble::Lost("there is no TCP without TLS".into())),

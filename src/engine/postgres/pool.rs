@@ -44,7 +44,7 @@ pub(super) struct Pool {
     names: Arc<Names>,
     setback: Setback,
     /// Why the last try failed.
-    failed: Mutex<String>,
+    failed: Mutex<Option<EngineError>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -125,16 +125,19 @@ impl Pool {
         }
         if self.setback.is_waiting() {
             let why = lock(&self.failed).clone();
-            return Err(EngineError::Unreachable(format!(
-                "the server could not be reached a moment ago; waiting before the next try ({why})"
-            )));
+            let text = |why: &str| format!("the server could not be reached a moment ago; waiting before the next try ({why})");
+            return Err(match why {
+                // Whose turn it is has not changed.
+                Some(EngineError::Setup(why)) => EngineError::Setup(text(&why)),
+                why => EngineError::Unreachable(text(&why.map_or_else(String::new, |why| why.to_string()))),
+            });
         }
         let connection = tokio::time::timeout(self.config.connect_timeout, self.connect(database)).await.unwrap_or_else(|_| {
             let waited = self.config.connect_timeout.as_millis();
             Err(EngineError::Unreachable(format!("no connection to {database} within {waited} ms")))
         });
         if let Err(why) = &connection {
-            *lock(&self.failed) = why.to_string();
+            *lock(&self.failed) = Some(why.clone());
         }
         self.setback.note(connection.is_err());
         Ok(Session { connection: connection?, _slot: slot })
