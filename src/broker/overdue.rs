@@ -26,12 +26,12 @@ type Queues = BTreeMap<EngineName, VecDeque<LeaseId>>;
 pub(super) struct Overdue {
     away: Mutex<Queues>,
     refused: Mutex<Queues>,
-    /// Engines whose turn is not over.
-    busy: Mutex<BTreeSet<EngineName>>,
+    /// Whose turn is not over.
+    busy: Mutex<BTreeSet<(EngineName, Why)>>,
 }
 
 /// Which of the two.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Why {
     /// Its source could not be asked, as far as is known.
     Away,
@@ -67,8 +67,27 @@ impl Overdue {
         queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn busy(&self) -> MutexGuard<'_, BTreeSet<EngineName>> {
+    fn busy(&self) -> MutexGuard<'_, BTreeSet<(EngineName, Why)>> {
         self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A turn, given back however it ends.
+struct Turn<'a> {
+    overdue: &'a Overdue,
+    whose: (EngineName, Why),
+}
+
+impl<'a> Turn<'a> {
+    fn take(overdue: &'a Overdue, engine: EngineName, why: Why) -> Option<Self> {
+        let whose = (engine, why);
+        overdue.busy().insert(whose.clone()).then(|| Self { overdue, whose })
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.overdue.busy().remove(&self.whose);
     }
 }
 
@@ -89,21 +108,10 @@ impl Broker {
 
     /// One turn for one engine, unless the one before is not over.
     async fn try_on(self: Arc<Self>, engine: EngineName, count: usize, why: Why) {
-        if why == Why::Away {
-            if !self.overdue.busy().insert(engine.clone()) {
-                return;
-            }
-            self.try_each(&engine, count, why).await;
-            self.overdue.busy().remove(&engine);
-        } else {
-            self.try_each(&engine, count, why).await;
-        }
-    }
-
-    async fn try_each(self: &Arc<Self>, engine: &EngineName, count: usize, why: Why) {
+        let Some(_turn) = Turn::take(&self.overdue, engine.clone(), why) else { return };
         let mut failed = 0;
         for _ in 0..count {
-            let Some(lease) = self.overdue.next(engine, why) else { return };
+            let Some(lease) = self.overdue.next(&engine, why) else { return };
             // Forced or given up for good meanwhile, it is not there, or somebody is at it.
             let Some(tries) = self.tries_of(lease) else { continue };
             match self.resume(lease, tries).await {
@@ -139,5 +147,9 @@ mod tests {
         let rest: Vec<LeaseId> = std::iter::from_fn(|| overdue.next(&engine, Why::Away)).collect();
         assert_eq!(rest, [leases[1], leases[2], leases[0]]);
         assert!(overdue.engines(Why::Away).is_empty());
+        let turn = Turn::take(&overdue, engine.clone(), Why::Away);
+        assert!(turn.is_some() && (0..2).all(|_| Turn::take(&overdue, engine.clone(), Why::Away).is_none()), "one at a time");
+        drop(turn);
+        assert!(Turn::take(&overdue, engine, Why::Away).is_some());
     }
 }
