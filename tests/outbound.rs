@@ -193,7 +193,11 @@ async fn tls_says_what_is_wrong() {
         stream.write_all(&ok("not TLS")).await.unwrap();
         std::future::pending::<()>().await;
     });
-    assert!(matches!(get(&secure(talks, "localhost", None, &ours.pem, None)).await, Err(CallError::Tls(TlsReason::NotTls))));
+    let client = secure(talks, "localhost", None, &ours.pem, None);
+    assert!(matches!(get(&client).await, Err(CallError::Tls(TlsReason::NotTls))));
+    // Whoever comes right after it is told the same.
+    let waiting = get(&client).await.err().unwrap();
+    assert!(matches!(&waiting, CallError::Waiting(why) if matches!(**why, CallError::Tls(TlsReason::NotTls))) && waiting.is_setup());
 }
 
 #[tokio::test]
@@ -219,7 +223,7 @@ async fn a_certificate_that_is_exchanged_is_shown_from_the_next_call_on() {
             Ok(answer) => return Ok(answer.status),
             Err(CallError::Tls(reason)) => return Err(reason),
             // After a failure it waits before it tries again.
-            Err(CallError::Waiting) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(CallError::Waiting(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
             Err(error) => panic!("{error}"),
         }
     };
@@ -307,7 +311,8 @@ async fn every_wait_has_a_deadline() {
     let trust = Authority::new().pem;
     let client = Client::new(address, None, || Trust::named(trust.as_bytes()), None, limits, Arc::new(SystemClock)).unwrap();
     assert!(matches!(get(&client).await, Err(CallError::Unreachable(_))));
-    assert!(matches!(get(&client).await, Err(CallError::Waiting)), "nobody tries again at once");
+    let waiting = get(&client).await.err().unwrap();
+    assert!(matches!(waiting, CallError::Waiting(_)) && !waiting.is_setup(), "nobody tries again at once: {waiting}");
 }
 
 /// Whoever has all turns by asking for what is never answered keeps nobody from taking something back.

@@ -124,7 +124,7 @@ pub struct Client {
     slots: Semaphore,
     endings: Semaphore,
     pool: Pool,
-    setback: Setback,
+    setback: Setback<CallError>,
     waits: Waits,
 }
 
@@ -220,15 +220,15 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<Connection, CallError> {
-        if self.setback.is_waiting() {
-            return Err(CallError::Waiting);
+        if let Some(why) = self.setback.waiting() {
+            return Err(CallError::Waiting(Box::new(why)));
         }
         let limit = self.limits.connect;
         // Before it is opened: one that begins while the certificate is exchanged is not kept.
         let generation = self.generation();
         let opened = timeout(limit, Connection::open(&self.address, self.tls.as_ref(), generation)).await;
         let opened = opened.unwrap_or_else(|_| Err(CallError::Unreachable(format!("no connection within {} ms", limit.as_millis()))));
-        self.setback.note(opened.is_err());
+        self.setback.note(opened.as_ref().err().cloned());
         opened
     }
 

@@ -4,14 +4,14 @@ use rustls::{AlertDescription, CertificateError, InvalidMessage};
 use std::{error::Error, fmt, io, time::Duration};
 
 /// Why a call got no answer. None holds a byte of a request or an answer.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum CallError {
     /// Nobody listens, or the connection broke. Another try may help.
     #[error("{0}")]
     Unreachable(String),
-    /// Nobody tries so soon after a failure.
-    #[error("could not be reached a moment ago; waiting before the next try")]
-    Waiting,
+    /// Nobody tries so soon after a failed connection, which was this.
+    #[error("could not be reached a moment ago; waiting before the next try ({0})")]
+    Waiting(Box<CallError>),
     /// The source asked not to be asked this for so long yet (`Retry-After`).
     #[error("asked us to wait, for {} s more", .0.as_secs().max(1))]
     AskedToWait(Duration),
@@ -38,7 +38,12 @@ pub enum CallError {
 impl CallError {
     /// Whether nothing but an operator can mend it.
     pub fn is_setup(&self) -> bool {
-        matches!(self, CallError::Tls(_) | CallError::Redirect(_) | CallError::Request(_))
+        match self {
+            CallError::Tls(_) | CallError::Redirect(_) | CallError::Request(_) => true,
+            // Whose turn it is has not changed.
+            CallError::Waiting(why) => why.is_setup() && !crate::mutation!("setback-cause"),
+            _ => false,
+        }
     }
 }
 

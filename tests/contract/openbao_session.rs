@@ -1,8 +1,9 @@
 //! The `openbao` engine's own token: renewed early, made anew when that is refused, and used on while the server is too busy to say so. The
-//! stand-in is that of `openbao_weather`.
+//! stand-in is that of `openbao_weather`; the last test has a real server.
 
 use crate::{
-    openbao::{approle, engine_at},
+    openbao::{LIMIT, approle, engine_at, engine_with},
+    openbao_server::OpenBao,
     openbao_weather::{Shared, stand_in},
     suite::{Asked, now, secret},
 };
@@ -12,13 +13,12 @@ use claviger::{
     outbound::{Address, Client, Limits},
     sys::{Clock, ManualClock, SystemClock},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-const LIMIT: Duration = Duration::from_secs(20);
 /// What the stand-in gives our token, in microseconds.
 const LIFE: u64 = 1200 * 1_000_000;
 
@@ -158,4 +158,52 @@ async fn a_token_is_kept_while_nobody_calls() {
     }
     assert_eq!(counts(&sky).0, 1);
     is_served(&engine).await;
+}
+
+/// A real server whose tokens for us live this long, in seconds, unless they are renewed.
+async fn real(ttl: u64) -> Option<(OpenBao, (OpenBaoEngine, SecretDefinition))> {
+    let server = OpenBao::start().await?;
+    server.prepare().await;
+    let (role_id, secret_id) = server.approle(json!({"token_policies": "claviger", "token_ttl": format!("{ttl}s")})).await;
+    let limits = Limits { connect: LIMIT, call: LIMIT, ..Limits::default() };
+    let engine = engine_with(server.client(limits), approle(role_id, secret_id), b"state", LIMIT);
+    let row = secret("bao/app", &engine, json!({"token": {"policies": ["app"]}}));
+    Some((server, (engine, row)))
+}
+
+/// When claviger's calls of this path were answered with a yes, in seconds of the day, as the server's audit log has them; and by which of
+/// its tokens.
+fn answered(server: &OpenBao, path: &str) -> Vec<(f64, String)> {
+    let log = server.audit();
+    let records = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let ours = records.filter(|record| record["type"] == "response" && record["request"]["path"] == path && record["error"].is_null());
+    ours.map(|record| {
+        let (time, token) = (record["time"].as_str().unwrap(), record["auth"]["accessor"].as_str().unwrap_or_default());
+        // 2026-01-02T03:04:05.678Z
+        let clock: Vec<f64> = time[11..].trim_end_matches('Z').split(':').map(|part| part.parse().unwrap()).collect();
+        (clock[0] * 3600.0 + clock[1] * 60.0 + clock[2], token.to_owned())
+    })
+    .collect()
+}
+
+/// Its token lives on beyond the life that it was given, is the same all the time, and is renewed before two thirds of it are over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_server_renews_our_token_early() {
+    let life = 12;
+    let Some((server, engine)) = real(life).await else { return };
+    is_served(&engine).await;
+    tokio::time::sleep(Duration::from_secs(2 * life + 2)).await;
+    is_served(&engine).await;
+    let (logins, renewals) = (answered(&server, "auth/approle/login"), answered(&server, "auth/token/renew-self"));
+    assert!(logins.len() == 1 && (3..=5).contains(&renewals.len()), "{logins:?} {renewals:?}");
+    let own = &renewals[0].1;
+    assert!(!own.is_empty() && renewals.iter().all(|(_, token)| token == own), "{renewals:?}");
+    let made = answered(&server, "auth/token/create/claviger");
+    assert!(made.len() == 2 && made.iter().all(|(_, token)| token == own), "{made:?} by {own}");
+    let times: Vec<f64> = logins.iter().chain(&renewals).map(|(time, _)| *time).collect();
+    for pair in times.windows(2) {
+        // Not a bound of the machine: beyond it the token would have died.
+        let share = (pair[1] - pair[0]).rem_euclid(86_400.0) / life as f64;
+        assert!((0.5..1.0).contains(&share), "{times:?}");
+    }
 }

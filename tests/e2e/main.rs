@@ -22,7 +22,8 @@ mod postgres;
 mod sshd;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
-
+#[path = "../support/tls_front.rs"]
+mod tls_front;
 #[path = "../support/wall.rs"]
 mod wall;
 
@@ -71,3 +72,4 @@ mod stale;
 mod upgrade;
 mod vault;
 mod watch;
+mod weather;

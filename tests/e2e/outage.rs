@@ -21,12 +21,12 @@ use std::{
 };
 
 /// Whoever asks is told to come again, and not why; the record says both, in the engine's name.
-fn is_refused(host: &Host, program: &str, ask: &str, causes: &[&str]) {
+pub(super) fn is_refused(host: &Host, program: &str, ask: &str, causes: &[&str]) {
     let answer = host.act(VICTIM, program, &["call", "POST", "/v1/leases", ask]).remove(0);
     is_told(host, &answer, "engine_unavailable", causes);
 }
 
-fn is_told(host: &Host, answer: &Value, code: &str, causes: &[&str]) {
+pub(super) fn is_told(host: &Host, answer: &Value, code: &str, causes: &[&str]) {
     let error = &answer["body"]["error"];
     assert_eq!((&answer["status"], &error["code"]), (&json!(503), &json!(code)), "{answer}\n{}", host.log());
     assert!(causes.iter().all(|cause| !answer.to_string().contains(cause)), "what is upstream is not the workload's business: {answer}");
@@ -38,7 +38,7 @@ fn is_told(host: &Host, answer: &Value, code: &str, causes: &[&str]) {
 }
 
 /// An end that was tried in vain: its line in the log has the lease, the engine and what was in the way.
-fn is_tried(host: &mut Host, lease: &str, causes: &[&str]) {
+pub(super) fn is_tried(host: &mut Host, lease: &str, causes: &[&str]) {
     host.wait_until(Duration::from_secs(30), "the end is tried", |host| {
         host.records_of("retry").iter().any(|record| record["lease"] == lease)
     });
@@ -52,14 +52,14 @@ fn is_tried(host: &mut Host, lease: &str, causes: &[&str]) {
 }
 
 /// Once the source is there again.
-fn comes_to_its_end(host: &mut Host, lease: &str) {
+pub(super) fn comes_to_its_end(host: &mut Host, lease: &str) {
     let end = host.end_of(lease);
     assert_eq!((&end["ended"]["reason"], &end["ended"]["result"]), (&json!("holder_gone"), &json!("revoked")), "{end}");
     assert!(end["ended"]["attempts"].as_u64().unwrap() > 1 && end["ended"]["dead"].is_string(), "{end}");
 }
 
 /// A lease is given as soon as nobody waits any more before the next try.
-fn is_served(host: &mut Host, program: &str, ask: &str) -> Actor {
+pub(super) fn is_served(host: &mut Host, program: &str, ask: &str) -> Actor {
     let mut holder = None;
     host.wait_until(Duration::from_secs(30), "another is served", |host| {
         let asked = host.hold(VICTIM, program, &["hold", ask]);

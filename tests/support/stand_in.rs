@@ -38,6 +38,8 @@ pub struct Request {
     pub method: String,
     /// Without its query.
     pub path: String,
+    /// With it.
+    pub target: String,
     head: String,
     pub body: Vec<u8>,
 }
@@ -136,8 +138,9 @@ async fn converse(mut stream: TcpStream, sky: StandIn, answer: Arc<Answer>) {
         let head = String::from_utf8(head).unwrap();
         let mut words = head.split(' ');
         let method = words.next().unwrap().to_owned();
-        let path = words.next().unwrap().split('?').next().unwrap().to_owned();
-        let mut request = Request { method, path, head, body: Vec::new() };
+        let target = words.next().unwrap().to_owned();
+        let path = target.split('?').next().unwrap().to_owned();
+        let mut request = Request { method, path, target, head, body: Vec::new() };
         request.body = vec![0; request.header("content-length").map_or(0, |length| length.trim().parse().unwrap())];
         stream.read_exact(&mut request.body).await.unwrap();
         let line = format!("{} {}", request.method, request.path);

@@ -42,9 +42,7 @@ pub(super) struct Pool {
     slots: Semaphore,
     idle: Arc<Mutex<Idle>>,
     names: Arc<Names>,
-    setback: Setback,
-    /// Why the last try failed.
-    failed: Mutex<Option<EngineError>>,
+    setback: Setback<EngineError>,
     clock: Arc<dyn Clock>,
 }
 
@@ -103,7 +101,7 @@ impl Pool {
             Server::Tls { ca_pem, server_name, .. } => Some(Tls::new(ca_pem, server_name.clone())?),
         };
         let (slots, setback) = (Semaphore::new(most), Setback::new(clock.clone()));
-        Ok(Self { config, password, tls, most, slots, idle: Arc::default(), names, setback, failed: Mutex::default(), clock })
+        Ok(Self { config, password, tls, most, slots, idle: Arc::default(), names, setback, clock })
     }
 
     /// Sees to it that there is a connection to that database, whoever has it.
@@ -123,23 +121,19 @@ impl Pool {
         if let Some(connection) = self.take_idle(database) {
             return Ok(Session { connection, _slot: slot });
         }
-        if self.setback.is_waiting() {
-            let why = lock(&self.failed).clone();
+        if let Some(why) = self.setback.waiting() {
             let text = |why: &str| format!("the server could not be reached a moment ago; waiting before the next try ({why})");
             return Err(match why {
                 // Whose turn it is has not changed.
-                Some(EngineError::Setup(why)) => EngineError::Setup(text(&why)),
-                why => EngineError::Unreachable(text(&why.map_or_else(String::new, |why| why.to_string()))),
+                EngineError::Setup(why) => EngineError::Setup(text(&why)),
+                why => EngineError::Unreachable(text(&why.to_string())),
             });
         }
         let connection = tokio::time::timeout(self.config.connect_timeout, self.connect(database)).await.unwrap_or_else(|_| {
             let waited = self.config.connect_timeout.as_millis();
             Err(EngineError::Unreachable(format!("no connection to {database} within {waited} ms")))
         });
-        if let Err(why) = &connection {
-            *lock(&self.failed) = Some(why.clone());
-        }
-        self.setback.note(connection.is_err());
+        self.setback.note(connection.as_ref().err().cloned());
         Ok(Session { connection: connection?, _slot: slot })
     }
 
