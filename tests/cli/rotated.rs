@@ -6,7 +6,11 @@ use std::{
     io::{BufRead, BufReader, Lines},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::PathBuf,
-    process::{Child, ChildStdout, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -216,6 +220,77 @@ fn a_file_is_written_once_or_not_at_all() {
         assert_eq!(fs::read_to_string(&meant).unwrap(), CANARY);
         fs::remove_file(&meant).unwrap();
     }
+}
+
+/// Root keeps a file for a service: whoever looks at any moment finds it the service's with its mode, or half written and closed to all but its
+/// owner.
+#[test]
+fn a_file_for_another_user_is_at_no_moment_anybody_elses() {
+    if claviger::sys::euid() != 0 {
+        eprintln!("\n*** SKIPPED: only root gives files to others ***\n");
+        return;
+    }
+    let (user, group) = (1000, 65_534);
+    let mut daemon = sample();
+    // A parent that is no interpreter, for which the client speaks.
+    let parent = daemon.dir.join("bin/keeper");
+    assert!(Command::new("cp").args(["-L", "/usr/bin/timeout"]).arg(&parent).status().unwrap().success());
+    let of_root = daemon::identities(0).replace("\"unix:uid:0\"", &format!("\"unix:uid:0\", \"unix:path:{}\"", parent.display()));
+    daemon.write("identities.d/tester.toml", &of_root, 0o644);
+    daemon.restart();
+    let folder = tempfile::Builder::new().prefix("claviger-template-").tempdir_in("/dev/shm").unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (page, file) = (folder.path().join("page"), folder.path().join("file"));
+    fs::write(&page, "{{ secret('hello') }}").unwrap();
+    let script = format!(
+        "exec keeper --foreground 600 clav template -q {} -o {} --mode 0440 --owner {user}:{group}",
+        page.display(),
+        file.display()
+    );
+    let over = Arc::new(AtomicBool::new(false));
+    let watcher = std::thread::spawn({
+        let (over, folder) = (over.clone(), folder.path().to_owned());
+        move || {
+            let (mut whole, mut half) = (0, 0);
+            while !over.load(Ordering::Relaxed) {
+                for entry in fs::read_dir(&folder).unwrap().flatten() {
+                    let Ok(meta) = entry.metadata() else { continue };
+                    let (owner, mode) = ((meta.uid(), meta.gid()), meta.mode() & 0o7777);
+                    match entry.file_name().to_str().unwrap() {
+                        "page" => {}
+                        "file" => {
+                            assert_eq!((owner, mode), ((user, group), 0o440));
+                            whole += 1;
+                        }
+                        name => {
+                            let good =
+                                mode == 0o600 && (owner == (0, 0) || owner == (user, group)) || (owner, mode) == ((user, group), 0o440);
+                            assert!(good, "{name}: {owner:?} {mode:o}");
+                            half += 1;
+                        }
+                    }
+                }
+            }
+            (whole, half)
+        }
+    });
+    let mut keeper = daemon.shell_of_operator(&script).spawn().unwrap();
+    let mut value = CANARY.to_owned();
+    for round in 0..40 {
+        until("the file is written", || fs::read_to_string(&file).is_ok_and(|text| text == value));
+        value = format!("value {round}");
+        put(&daemon, &value);
+    }
+    let read = Command::new("setpriv").args(["--reuid=1000", "--regid=1000", "--clear-groups", "cat"]).arg(&file).output().unwrap();
+    assert!(read.status.success(), "{}", text(&read));
+    let stranger = Command::new("setpriv").args(["--reuid=1001", "--regid=1001", "--clear-groups", "cat"]).arg(&file).output().unwrap();
+    assert!(!stranger.status.success(), "{}", text(&stranger));
+    daemon::signal(keeper.id(), "TERM");
+    assert!(keeper.wait().unwrap().success());
+    over.store(true, Ordering::Relaxed);
+    let (whole, half) = watcher.join().unwrap();
+    assert!(whole > 100, "{whole} sights of the file, {half} of one half written");
+    assert!(!file.exists());
 }
 
 #[test]

@@ -262,7 +262,8 @@ max_ttl = "1h"
     )
 }
 
-fn identities(user: u32) -> String {
+/// The sample's identity, for workloads of this uid.
+pub fn identities(user: u32) -> String {
     format!(
         r#"[[identity]]
 name = "tester"
