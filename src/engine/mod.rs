@@ -41,6 +41,7 @@ mod over;
 pub mod postgres;
 mod registry;
 pub mod ssh;
+mod unsent;
 mod version;
 pub mod x509;
 

@@ -169,15 +169,22 @@ impl Client {
 
     /// Sends the request and reads the whole answer.
     pub async fn call(&self, call: Call<'_>) -> Result<Answer, CallError> {
-        let (limit, sent) = (self.limits.call, AtomicBool::new(false));
-        timeout(limit, self.exchange(call, true, &sent)).await.unwrap_or_else(|_| Err(CallError::Late(limit.as_millis())))
+        self.call_told(call).await.map_err(|unanswered| unanswered.error)
     }
 
-    /// The same, for what must not be lost: without an answer it says whether the source may have been asked at all. It takes no kept
-    /// connection, as one that the source closes at that moment would leave it in doubt.
+    /// The same; without an answer it says whether the source may have been asked at all.
+    pub async fn call_told(&self, call: Call<'_>) -> Result<Answer, Unanswered> {
+        self.bounded(call, true).await
+    }
+
+    /// The same, for what must not be lost: it takes no kept connection, as one that the source closes at that moment would leave it in doubt.
     pub async fn try_call(&self, call: Call<'_>) -> Result<Answer, Unanswered> {
+        self.bounded(call, false).await
+    }
+
+    async fn bounded(&self, call: Call<'_>, kept: bool) -> Result<Answer, Unanswered> {
         let (limit, sent) = (self.limits.call, AtomicBool::new(false));
-        let answered = timeout(limit, self.exchange(call, false, &sent)).await;
+        let answered = timeout(limit, self.exchange(call, kept, &sent)).await;
         let answered = answered.unwrap_or_else(|_| Err(CallError::Late(limit.as_millis())));
         answered.map_err(|error| Unanswered { error, sent: sent.into_inner() })
     }

@@ -225,6 +225,32 @@ async fn bad_weather_at_any_call_leaves_nothing() {
     assert_eq!(reached.load(Ordering::SeqCst), 0, "nobody is followed");
 }
 
+/// Who did not get through to the server at all owes it nothing, however long it is away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_never_sent_is_settled_without_the_server() {
+    let (server, sky) = stand_in().await;
+    for logged_in in [false, true] {
+        let (engine, row) = engine_at(server.port, LIMIT);
+        if logged_in {
+            let asked = Asked::new();
+            let issued = engine.issue(&asked.order(&row)).await.unwrap();
+            engine.end(asked.lease, &issued.reference).await.unwrap();
+        }
+        server.stop().await;
+        // The second comes in the pause after the first.
+        for _ in 0..2 {
+            let asked = Asked::new();
+            let error = engine.issue(&asked.order(&row)).await.err().unwrap();
+            assert!(error.is_passing(), "{error}");
+            assert_eq!(engine.settle(asked.lease, Some(&row)).await.unwrap(), Over::LAPSED);
+            // Once: whoever asks again is not told from memory.
+            assert!(engine.settle(asked.lease, Some(&row)).await.is_err());
+        }
+        server.start_again().await;
+    }
+    assert_eq!(lives(&sky), 0);
+}
+
 /// As often as the broker would.
 async fn settle(engine: &OpenBaoEngine, asked: &Asked, row: &SecretDefinition) -> Over {
     until_settled(async || engine.settle(asked.lease, Some(row)).await, |error| error.is_passing()).await
@@ -348,7 +374,7 @@ async fn a_server_that_never_answers_does_not_hold_anybody() {
     let (asked, none, began) = (Asked::new(), UpstreamRef::default(), Instant::now());
     let mut errors = vec![engine.issue(&asked.order(&row)).await.err(), engine.end(asked.lease, &none).await.err()];
     // Listing has ten times as long.
-    errors.extend([engine.settle(asked.lease, Some(&row)).await.err(), engine.inventory().await.err()]);
+    errors.extend([engine.settle(Asked::new().lease, Some(&row)).await.err(), engine.inventory().await.err()]);
     assert!(errors.iter().all(|error| matches!(error, Some(EngineError::Unreachable(_)))), "{errors:?}");
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }

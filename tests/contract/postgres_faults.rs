@@ -8,12 +8,13 @@ use crate::{
 use claviger::{
     digest::SealKey,
     engine::{
-        Engine, EngineError, Mark, UpstreamRef,
+        Engine, EngineError, Mark, Over, UpstreamRef,
         postgres::{PostgresConfig, Server},
     },
     model::{EndResult, EngineName, SecretBytes},
     sys::{ManualClock, SystemClock},
 };
+use serde_json::json;
 use std::{
     sync::{
         Arc,
@@ -474,6 +475,15 @@ async fn a_server_that_is_not_there_is_said_to_be_unreachable_and_left_alone_for
     assert!(text().await.contains("refused"), "but another one later");
     clock.advance(100_000);
     assert!(text().await.contains("a moment ago"), "after twice the time");
+    // Who did not get through to it at all owes it nothing, however long it is away.
+    for settings in [json!({"grants": ["GRANT app_ro TO {{role}}"]}), json!({"static_role": "app_ro"})] {
+        let row = secret("db/away", &engine, settings);
+        let asked = Asked::new();
+        assert!(engine.issue(&asked.order(&row)).await.is_err());
+        assert_eq!(engine.settle(asked.lease, Some(&row)).await.unwrap(), Over::LAPSED);
+        // Once: whoever asks again is not told from memory.
+        assert!(engine.settle(asked.lease, Some(&row)).await.is_err());
+    }
 }
 
 #[test]

@@ -149,7 +149,7 @@ async fn issuing(door: Door, at: &'static str, first: &[u8]) {
         let passing = |error: &EngineError| matches!(error, EngineError::Unreachable(_));
         let settled = until_settled(async || engine.settle(asked.lease, Some(&secret)).await, passing).await;
         assert_eq!(site.roles().await, 0, "{what}: settled as {settled:?}");
-        let good = engine.issue(&asked.order(&secret)).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let good = until_settled(async || engine.issue(&asked.order(&secret)).await, passing).await;
         assert_eq!(engine.end(asked.lease, &good.reference).await.unwrap(), EndResult::Revoked);
         issued.map(drop)
     })

@@ -275,7 +275,7 @@ pub async fn every_wait_has_a_deadline(engine: &dyn Engine, secret: &SecretDefin
     let (order, none) = (asked.order(secret), UpstreamRef::default());
     let began = Instant::now();
     let mut errors = vec![engine.issue(&order).await.err(), engine.renew(&order, &none).await.err(), engine.inventory().await.err()];
-    errors.extend([engine.end(asked.lease, &none).await.err(), engine.settle(asked.lease, Some(secret)).await.err()]);
+    errors.extend([engine.end(asked.lease, &none).await.err(), engine.settle(Asked::new().lease, Some(secret)).await.err()]);
     assert!(began.elapsed() < limit * 5, "{:?}", began.elapsed());
     for error in errors {
         assert!(matches!(error, Some(EngineError::Unreachable(_))), "{error:?}");

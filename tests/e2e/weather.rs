@@ -64,6 +64,8 @@ async fn a_stranger(mut host: Host, ca_file: &str, (engine, program, ask): Case,
     assert_eq!(holder.line()["body"]["secret"]["value"], holder.first["body"]["secret"]["value"]);
     holder.kill();
     is_tried(&mut host, &lease, &[engine, FOREIGN]);
+    // Of the others nothing ever went out.
+    host.wait_until(Duration::from_secs(30), "the others end", |host| host.live().len() == 1);
     assert_eq!(alive().await, 1);
     host.stop(false);
     host.write(ca_file, &good);

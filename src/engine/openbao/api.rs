@@ -1,7 +1,7 @@
 //! The server's HTTP API: one call, its answer, and whose fault a failure is.
 
 use super::super::EngineError;
-use crate::outbound::{Answer, Call, CallError, Client, Method};
+use crate::outbound::{Answer, Call, CallError, Client, Method, Unanswered};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use std::{future::Future, time::Duration};
@@ -54,7 +54,7 @@ pub(super) enum Fault {
     /// Not the JSON that it should be.
     Malformed,
     /// There was no answer.
-    Call(CallError),
+    Call(Unanswered),
 }
 
 impl Fault {
@@ -72,6 +72,11 @@ impl Fault {
         matches!(self, Fault::Denied(text) if text.contains("invalid token"))
     }
 
+    /// Whether it is certain that nothing of the call went out.
+    pub(super) fn is_unsent(&self) -> bool {
+        matches!(self, Fault::Call(unanswered) if !unanswered.sent || crate::mutation!("openbao-unsent"))
+    }
+
     /// The same for the operator, with what was being done.
     pub(super) fn during(self, doing: &str) -> EngineError {
         match self {
@@ -84,9 +89,11 @@ impl Fault {
                 EngineError::Busy(format!("{doing}: {text} ({status}, asks to wait {} s)", after.as_secs()), after)
             }
             Fault::Malformed => EngineError::Unreachable(format!("{doing}: the answer is not what OpenBao answers")),
-            Fault::Call(error) if error.is_setup() => EngineError::Setup(format!("{doing}: {error}")),
-            Fault::Call(CallError::AskedToWait(after)) => EngineError::Busy(format!("{doing}: {}", CallError::AskedToWait(after)), after),
-            Fault::Call(error) => EngineError::Unreachable(format!("{doing}: {error}")),
+            Fault::Call(Unanswered { error, .. }) => match error {
+                error if error.is_setup() => EngineError::Setup(format!("{doing}: {error}")),
+                CallError::AskedToWait(after) => EngineError::Busy(format!("{doing}: {error}"), after),
+                error => EngineError::Unreachable(format!("{doing}: {error}")),
+            },
         }
     }
 }
@@ -136,7 +143,7 @@ impl Api {
         headers.extend(token.map(|token| ("x-vault-token", token)));
         headers.extend(self.namespace.as_deref().map(|namespace| ("x-vault-namespace", namespace.as_bytes())));
         let path = format!("/v1/{path}");
-        let answer = self.client.call(Call { method, path: &path, headers: &headers, body, repeatable }).await.map_err(Fault::Call)?;
+        let answer = self.client.call_told(Call { method, path: &path, headers: &headers, body, repeatable }).await.map_err(Fault::Call)?;
         match answer.status {
             200 => read(&answer),
             202 | 204 => Ok(Reply::default()),

@@ -5,7 +5,7 @@
 //! issue that is still on its way finds the place taken.
 
 use super::{
-    super::{EngineError, Mark, Order},
+    super::{EngineError, Mark, Order, unsent::Unsent},
     api::{Fault, Reply},
     session::{Session, Token},
     space::{Handle, Space},
@@ -43,6 +43,8 @@ pub(super) struct Children {
     pub(super) key: SealKey,
     /// In a namespace ids are the server's.
     pub(super) space: Option<Space>,
+    /// Leases for which the server was asked nothing.
+    pub(super) unsent: Unsent,
 }
 
 /// What a token is made for.
@@ -118,7 +120,14 @@ impl Children {
             MadeFor::OneCall => drop(meta.insert(ONE_CALL.into(), "true".into())),
         }
         let doing = format!("making a token with the role {}", self.role);
-        let reply = self.create(order.lease, policies, meta, seconds, &doing).await?.map_err(|fault| fault.during(&doing))?;
+        // Without a token of ours nothing is asked.
+        self.session.token().await.inspect_err(|_| self.unsent.note(order.lease))?;
+        let reply = self.create(order.lease, policies, meta, seconds, &doing).await?.map_err(|fault| {
+            if fault.is_unsent() {
+                self.unsent.note(order.lease);
+            }
+            fault.during(&doing)
+        })?;
         let auth = reply.auth.unwrap_or_default();
         let setup = |what: &str| Err(EngineError::Setup(format!("auth/token/roles/{}: {what}", self.role)));
         if !auth.orphan {
@@ -137,6 +146,13 @@ impl Children {
             return Err(Fault::Malformed.during(&doing));
         }
         Ok(Made { token: SecretBytes::new(auth.client_token.into_bytes()), accessor: Some(auth.accessor) })
+    }
+
+    /// Whether it is certain that the server was asked nothing for this lease. It is told once.
+    pub(super) fn never_sent(&self, lease: LeaseId) -> bool {
+        let unsent = self.unsent.take(lease);
+        self.space.iter().filter(|_| unsent).for_each(|space| space.forget(lease));
+        unsent
     }
 
     async fn create(

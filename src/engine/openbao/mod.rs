@@ -98,7 +98,7 @@ impl OpenBaoEngine {
         let seal_key = root.derive(&format!("openbao value:{name}"));
         let offline = Offline::new(copies, root.derive(&format!("openbao copy:{name}")), random.clone());
         let kv = KvStore::new(session.clone(), clock.clone(), offline);
-        let children = Children { session, role: token_role, mark, key, space };
+        let children = Children { session, role: token_role, mark, key, space, unsent: Default::default() };
         Ok(Self { name, timeout, children, kv, seal_key, clock, random })
     }
 
@@ -350,7 +350,7 @@ impl Engine for OpenBaoEngine {
 
     async fn settle(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
         // A definition of today may be another than the lease's: it only spares the look where nothing can be there.
-        if secret.is_some_and(|secret| matches!(Settings::parse(secret), Ok(Settings::Kv(_)))) {
+        if self.children.never_sent(lease) || secret.is_some_and(|secret| matches!(Settings::parse(secret), Ok(Settings::Kv(_)))) {
             return Ok(Over::LAPSED);
         }
         let settled = self.within(self.search_limit(), self.settle_lost(lease, secret));

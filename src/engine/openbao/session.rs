@@ -8,7 +8,7 @@ use super::{
 use crate::{
     digest::Random,
     model::{BootTime, EngineName, SecretBytes},
-    outbound::ahead,
+    outbound::{Unanswered, ahead},
     sys::{Clock, VaultBytes},
 };
 use serde_json::json;
@@ -94,7 +94,11 @@ impl Session {
             Err(fault @ Fault::Denied(_)) if !fault.is_unknown_token() && self.discard(&token).await => {
                 tracing::warn!(engine = %self.name, doing, "the server refused our token; logging in anew");
                 match self.token().await {
-                    Ok(token) => Ok(call(token).await),
+                    // Something went out before it.
+                    Ok(token) => Ok(call(token).await.map_err(|fault| match fault {
+                        Fault::Call(unanswered) => Fault::Call(Unanswered { sent: true, ..unanswered }),
+                        fault => fault,
+                    })),
                     // Its no stands, where it is too busy to be asked with another token and it was no word about ours.
                     Err(error) if error.is_passing() && !fault.is_dead_token() => Ok(Err(fault)),
                     Err(error) => Err(error),

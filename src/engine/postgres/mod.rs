@@ -18,7 +18,7 @@ mod tls;
 
 pub use config::{PostgresConfig, Server};
 
-use super::{Again, Engine, EngineError, Issued, Mark, Order, Over, Standing, UpstreamRef, Version, local::LocalStore};
+use super::{Again, Engine, EngineError, Issued, Mark, Order, Over, Standing, UpstreamRef, Version, local::LocalStore, unsent::Unsent};
 use crate::{
     digest::{Random, SealKey},
     model::{EndsBy, Finding, LeaseId, OfEngine, Operation, Proof, ProofBy, SecretBytes, SecretDefinition},
@@ -27,7 +27,7 @@ use crate::{
 use async_trait::async_trait;
 use kept::Passwords;
 use link::{Link, Row, Trouble, fault};
-use pool::{Names, Pool};
+use pool::{Names, Pool, Session};
 use postgres_protocol::escape::escape_literal;
 use revoke::{Ending, Found, Places};
 use role::Role;
@@ -57,6 +57,8 @@ pub struct PostgresEngine {
     mark: Mark,
     key: SealKey,
     passwords: Passwords,
+    /// Leases of which the server knows nothing for certain.
+    unsent: Unsent,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -82,7 +84,7 @@ impl PostgresEngine {
         let pool = Pool::new(config.clone(), password.clone(), names.clone(), config.max_connections, clock.clone())?;
         let silencers = Pool::new(config.clone(), password, names, SILENCERS, clock.clone())?;
         let (silencing, removing) = (Semaphore::new(SILENCERS), Semaphore::new(endings_of(config.max_connections)));
-        Ok(Self { pool, silencers, silencing, removing, config, mark, key, passwords, clock, random })
+        Ok(Self { pool, silencers, silencing, removing, config, mark, key, passwords, unsent: Unsent::default(), clock, random })
     }
 
     fn issued(&self, role: &str, password: SecretBytes, reference: UpstreamRef, database: &str) -> Issued {
@@ -105,7 +107,8 @@ impl PostgresEngine {
     async fn make(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
         match Settings::parse(order.secret).map_err(EngineError::Setup)? {
             Settings::Own(settings) => self.make_role(order, &settings).await,
-            Settings::Static(row) => self.issue_static(order, &row).await,
+            // Nothing at the server is the lease's.
+            Settings::Static(row) => self.issue_static(order, &row).await.inspect_err(|_| self.unsent.note(order.lease)),
         }
     }
 
@@ -117,9 +120,8 @@ impl PostgresEngine {
         let make = || scram::verifier(&password, settings.scram_iterations, &*self.random);
         // A few milliseconds at the most, unless somebody wants more rounds.
         let verifier = if settings.scram_iterations > scram::ITERATIONS { blocking(make) } else { make() };
-        // Nothing is made while there is no way to end it: a holder may take all connections that the server has left.
-        self.silencers.warm(&self.config.database).await?;
-        let session = self.pool.take(database).await?;
+        // Until there is one the server is told nothing.
+        let session = self.session(database).await.inspect_err(|_| self.unsent.note(order.lease))?;
         let sql = |waits| role.create(order, (settings, &rights), &verifier, !session.is_superuser(), waits);
         let answer = match run_apart(session.link(), &sql(true)).await {
             Err(why) if why.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => run_apart(session.link(), &sql(false)).await,
@@ -148,6 +150,13 @@ impl PostgresEngine {
             reference.0.insert("oid", oid);
         }
         Ok(self.issued(&role.name, password, reference, database))
+    }
+
+    /// A connection to make something with. Nothing is made while there is no way to end it: a holder may take all connections that the server
+    /// has left.
+    async fn session(&self, database: &str) -> Result<Session<'_>, EngineError> {
+        self.silencers.warm(&self.config.database).await?;
+        self.pool.take(database).await
     }
 
     async fn finish(&self, lease: LeaseId, known: Known<'_>) -> Result<Found, EngineError> {
@@ -297,6 +306,9 @@ impl Engine for PostgresEngine {
     }
 
     async fn settle(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
+        if self.unsent.take(lease) {
+            return Ok(Over::LAPSED);
+        }
         // Settings that are gone or no longer parse must not keep a role alive.
         let settings = secret.and_then(|secret| match Settings::parse(secret) {
             Ok(Settings::Own(row)) => Some(row),
