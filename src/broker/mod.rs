@@ -33,6 +33,7 @@ mod rota;
 mod rotate;
 mod share;
 mod stop;
+mod turns;
 mod unbound;
 mod view;
 mod watch;

@@ -3,10 +3,10 @@
 //! After so many tries an ending is listed, counted and told, so that somebody looks. That is no reason to leave it at that: when its source is
 //! back, or lets us again, however late, what is owed there ends without anybody's doing.
 
-use super::Broker;
+use super::{Broker, turns::Turns};
 use crate::model::{EndResult, EngineName, LeaseId};
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -27,7 +27,7 @@ pub(super) struct Overdue {
     away: Mutex<Queues>,
     refused: Mutex<Queues>,
     /// Whose turn is not over.
-    busy: Mutex<BTreeSet<(EngineName, Why)>>,
+    busy: Turns<(EngineName, Why)>,
 }
 
 /// Which of the two.
@@ -66,29 +66,6 @@ impl Overdue {
         let queues = if why == Why::Away { &self.away } else { &self.refused };
         queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn busy(&self) -> MutexGuard<'_, BTreeSet<(EngineName, Why)>> {
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A turn, given back however it ends.
-struct Turn<'a> {
-    overdue: &'a Overdue,
-    whose: (EngineName, Why),
-}
-
-impl<'a> Turn<'a> {
-    fn take(overdue: &'a Overdue, engine: EngineName, why: Why) -> Option<Self> {
-        let whose = (engine, why);
-        overdue.busy().insert(whose.clone()).then(|| Self { overdue, whose })
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.overdue.busy().remove(&self.whose);
-    }
 }
 
 impl Broker {
@@ -108,7 +85,7 @@ impl Broker {
 
     /// One turn for one engine, unless the one before is not over.
     async fn try_on(self: Arc<Self>, engine: EngineName, count: usize, why: Why) {
-        let Some(_turn) = Turn::take(&self.overdue, engine.clone(), why) else { return };
+        let Some(_turn) = self.overdue.busy.take((engine.clone(), why)) else { return };
         let mut failed = 0;
         for _ in 0..count {
             let Some(lease) = self.overdue.next(&engine, why) else { return };
@@ -147,9 +124,5 @@ mod tests {
         let rest: Vec<LeaseId> = std::iter::from_fn(|| overdue.next(&engine, Why::Away)).collect();
         assert_eq!(rest, [leases[1], leases[2], leases[0]]);
         assert!(overdue.engines(Why::Away).is_empty());
-        let turn = Turn::take(&overdue, engine.clone(), Why::Away);
-        assert!(turn.is_some() && (0..2).all(|_| Turn::take(&overdue, engine.clone(), Why::Away).is_none()), "one at a time");
-        drop(turn);
-        assert!(Turn::take(&overdue, engine, Why::Away).is_some());
     }
 }

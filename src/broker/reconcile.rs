@@ -5,7 +5,7 @@
 //! of what is there. Much of it means that something is wrong with the journal, not with the source, and waits for a person: it is on the
 //! record, in `clav status`, and `clav engine reconcile NAME --end` ends it.
 
-use super::{Act, Broker, Operator};
+use super::{Act, Broker, Operator, turns::Turns};
 use crate::{
     audit::{Ended, Event, Kind, Need, Outcome},
     engine::{Engine, EngineError, Leftover, Over, UpstreamRef},
@@ -13,7 +13,7 @@ use crate::{
     wire::{EngineView, ReconcileAnswer, ReconcileRequest},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -34,7 +34,7 @@ pub(super) struct Standings {
     /// One looks at a source at a time: what was seen before others were ended is not what there is after it.
     turns: Mutex<BTreeMap<EngineName, Arc<tokio::sync::Mutex<()>>>>,
     /// Sources that are looked at again.
-    again: Mutex<BTreeSet<EngineName>>,
+    again: Turns<EngineName>,
 }
 
 impl Standings {
@@ -44,10 +44,6 @@ impl Standings {
 
     fn turn(&self, name: &EngineName) -> Arc<tokio::sync::Mutex<()>> {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default().clone()
-    }
-
-    fn again(&self) -> MutexGuard<'_, BTreeSet<EngineName>> {
-        self.again.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many versions that no definition names were seen.
@@ -137,21 +133,20 @@ impl Broker {
             return;
         }
         self.tell_of_strays(name, found).await;
-        if !self.standings.again().insert(name.clone()) {
-            return;
-        }
+        let Some(turn) = self.standings.again.take(name.clone()) else { return };
         let (broker, name, engine) = (self.clone(), name.clone(), engine.clone());
         let may = if crate::mutation!("strays-wait") { May::EndFew } else { May::Look };
         tokio::spawn(async move {
+            let _turn = turn;
             let mut pause = Duration::from_micros(broker.settings.strays_micros);
             loop {
                 tokio::time::sleep(pause).await;
                 if !broker.may_end() {
-                    break;
+                    return;
                 }
                 match broker.reconcile_one(&name, &*engine, may, None).await {
                     Ok(found) if found.waits() => broker.tell_of_strays(&name, &found).await,
-                    Ok(found) if found.failed.is_empty() => break,
+                    Ok(found) if found.failed.is_empty() => return,
                     Ok(_) => {}
                     Err(error) => {
                         tracing::warn!(engine = %name, %error, "what is at the source cannot be listed again");
@@ -160,7 +155,6 @@ impl Broker {
                 }
                 pause = (pause * 2).min(SELDOM);
             }
-            broker.standings.again().remove(&name);
         });
     }
 

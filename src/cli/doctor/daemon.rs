@@ -50,7 +50,11 @@ pub(super) async fn look(desk: &Desk, config: &Config, findings: &mut Findings) 
     }
     if status.leases.irrevocable > 0 {
         let found = format!("{} endings were given up", status.leases.irrevocable);
-        findings.fail("leases", found, "look at the source, then clav revoke ID --force ('clav leases --all' lists them)");
+        findings.fail(
+            "leases",
+            found,
+            "are tried on all the same: see to the source ('clav leases --all' lists them); clav revoke ID --give-up REASON where it is gone for good",
+        );
     }
     let problems = audit_problems(&status.audit);
     for problem in &problems {

@@ -122,7 +122,7 @@ impl PostgresEngine {
         let verifier = if settings.scram_iterations > scram::ITERATIONS { blocking(make) } else { make() };
         // Until there is one the server is told nothing.
         let session = self.session(database).await.inspect_err(|_| self.unsent.note(order.lease))?;
-        let sql = |waits| role.create(order, (settings, &rights), &verifier, !session.is_superuser(), waits);
+        let sql = |waits| role.create(order, &rights, &verifier, !session.is_superuser(), waits);
         let answer = match run_apart(session.link(), &sql(true)).await {
             Err(why) if why.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => run_apart(session.link(), &sql(false)).await,
             answer => answer,

@@ -2,7 +2,7 @@
 
 use super::{
     super::{Mark, Order},
-    settings::{OwnRole, Rights},
+    settings::Rights,
 };
 use crate::{
     digest::SealKey,
@@ -69,14 +69,7 @@ impl Role {
     /// number. Where others have to wait for their turn, it does not wait for the server's disk, or they would wait for that too:
     /// [`Role::describe`] follows. Without `waits` it takes no turn.
     /// Of the password it holds a verifier only: 256 random bits stand behind it, so what a server's log may show of it cannot be guessed back.
-    pub(super) fn create(
-        &self,
-        order: &Order<'_>,
-        (settings, rights): (&OwnRole, &Rights<'_>),
-        verifier: &str,
-        join: bool,
-        waits: bool,
-    ) -> Zeroizing<String> {
+    pub(super) fn create(&self, order: &Order<'_>, rights: &Rights<'_>, verifier: &str, join: bool, waits: bool) -> Zeroizing<String> {
         let (role, turns) = (self.quoted(), rights.change_shared());
         let mut sql = Zeroizing::new(String::with_capacity(4096));
         let mut add = |statement: &str| {
@@ -90,7 +83,7 @@ impl Role {
             "CREATE ROLE {role} LOGIN PASSWORD {} VALID UNTIL {} CONNECTION LIMIT {}",
             escape_literal(verifier),
             moment(order.expires),
-            settings.connection_limit
+            rights.connections
         )));
         if join {
             // Only a member may end the role's sessions and reassign what it owns.

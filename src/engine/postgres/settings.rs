@@ -132,12 +132,18 @@ impl OwnRole {
     pub(super) fn rights(&self, order: &Order<'_>) -> Result<Rights<'_>, EngineError> {
         let operation = if crate::mutation!("postgres-rights") { order.secret.operation } else { order.operation };
         let missing = || EngineError::Setup(format!("{}: grants has no row for the operation {operation}", order.secret.name));
-        self.grants.at(operation).map(|grants| Rights(grants)).ok_or_else(missing)
+        let connections = self.connection_limit;
+        self.grants.at(operation).map(|grants| Rights { grants, connections }).ok_or_else(missing)
     }
 }
 
-/// The statements that give the role of one lease its rights.
-pub(super) struct Rights<'a>(&'a [String]);
+/// What the role of one lease may.
+pub(super) struct Rights<'a> {
+    /// The statements that give it its rights.
+    grants: &'a [String],
+    /// How many connections it may have.
+    pub(super) connections: u32,
+}
 
 impl Rights<'_> {
     /// Whether a statement changes a row that the server has once for all roles: the rights of a table, a schema, a database. Becoming a
@@ -147,12 +153,12 @@ impl Rights<'_> {
             let mut words = grant.split_whitespace();
             words.next().is_some_and(|verb| verb.eq_ignore_ascii_case("GRANT")) && !words.any(|word| word.eq_ignore_ascii_case("ON"))
         };
-        !self.0.iter().all(is_membership)
+        !self.grants.iter().all(is_membership)
     }
 
     /// The statements with the role's name, quoted, in its place.
     pub(super) fn of_role(&self, quoted_role: &str) -> impl Iterator<Item = String> {
-        self.0.iter().map(move |grant| grant.replace(ROLE, quoted_role))
+        self.grants.iter().map(move |grant| grant.replace(ROLE, quoted_role))
     }
 }
 
