@@ -16,7 +16,7 @@ const IN_A_ROW: usize = 16;
 
 /// What its source says no to has a turn in so many: it takes a person to mend that.
 const SELDOM: u32 = 6;
-/// And so many tries in such a turn.
+/// And is over after so many tries that failed.
 const REFUSED_EACH: usize = 64;
 
 type Queues = BTreeMap<EngineName, VecDeque<LeaseId>>;
@@ -72,12 +72,13 @@ impl Broker {
     /// For ever: a turn now, as a start is an occasion like any other, and one after each pause.
     pub(super) async fn keep_trying(self: Arc<Self>) {
         for turn in 0u32.. {
-            let refused = if turn % SELDOM == SELDOM - 1 { self.overdue.engines(Why::Refused) } else { Vec::new() };
-            let away = self.overdue.engines(Why::Away).into_iter().map(|(engine, count)| (engine, count, Why::Away));
-            for (engine, count, why) in
-                away.chain(refused.into_iter().map(|(engine, count)| (engine, count.min(REFUSED_EACH), Why::Refused)))
-            {
-                tokio::spawn(self.clone().try_on(engine, count, why));
+            for why in [Why::Away, Why::Refused] {
+                if why == Why::Refused && turn % SELDOM != SELDOM - 1 {
+                    continue;
+                }
+                for (engine, count) in self.overdue.engines(why) {
+                    tokio::spawn(self.clone().try_on(engine, count, why));
+                }
             }
             tokio::time::sleep(Duration::from_micros(self.settings.overdue_micros)).await;
         }
@@ -86,16 +87,21 @@ impl Broker {
     /// One turn for one engine, unless the one before is not over.
     async fn try_on(self: Arc<Self>, engine: EngineName, count: usize, why: Why) {
         let Some(_turn) = self.overdue.busy.take((engine.clone(), why)) else { return };
-        let mut failed = 0;
+        let (mut failed, mut in_a_row) = (0, 0);
         for _ in 0..count {
             let Some(lease) = self.overdue.next(&engine, why) else { return };
             // Forced or given up for good meanwhile, it is not there, or somebody is at it.
             let Some(tries) = self.tries_of(lease) else { continue };
             match self.resume(lease, tries).await {
-                Some(EndResult::Irrevocable | EndResult::Retrying) => failed += 1,
-                _ => failed = 0,
+                Some(EndResult::Irrevocable | EndResult::Retrying) => (failed, in_a_row) = (failed + 1, in_a_row + 1),
+                _ => in_a_row = 0,
             }
-            if failed == IN_A_ROW && why == Why::Away {
+            let enough = match why {
+                Why::Away => in_a_row == IN_A_ROW,
+                // One may be refused and the next not: each has its own reason.
+                Why::Refused => failed == REFUSED_EACH,
+            };
+            if enough {
                 return;
             }
         }

@@ -22,6 +22,7 @@ impl<K> Default for Turns<K> {
 
 impl<K: Ord + Clone> Turns<K> {
     /// A turn for this, unless somebody has it.
+    #[must_use = "it is over when it is dropped"]
     pub(super) fn take(&self, whose: K) -> Option<Turn<K>> {
         lock(&self.0).insert(whose.clone()).then(|| Turn { turns: self.0.clone(), whose })
     }

@@ -1,4 +1,4 @@
-//! Issues of which not a byte went out: whoever settles them need not ask a source that may be away for hours.
+//! Issues of which nothing went out: whoever settles them need not ask a source that may be away for hours.
 
 use crate::model::LeaseId;
 use std::{
@@ -9,12 +9,25 @@ use std::{
 /// More are not kept in mind: the source is asked about them.
 const MOST: usize = 4096;
 
-/// The leases whose issue failed before anything was sent to the source. It is forgotten with the process, and each is told once: who is
-/// settled then asks the source, which is always right as well.
+/// The leases whose issue was over before its source was asked anything for them. Each is told once, and all are forgotten with the process: who
+/// is told nothing asks the source, which is always right as well.
 #[derive(Default)]
 pub(super) struct Unsent(Mutex<HashSet<LeaseId>>);
 
+/// An issue that has sent nothing yet. It is noted when this is dropped, also by a deadline: what is dropped sends nothing later.
+#[must_use = "the issue is over when it is dropped"]
+pub(super) struct Quiet<'a> {
+    unsent: &'a Unsent,
+    lease: LeaseId,
+    sends: bool,
+}
+
 impl Unsent {
+    /// An issue begins.
+    pub(super) fn begin(&self, lease: LeaseId) -> Quiet<'_> {
+        Quiet { unsent: self, lease, sends: false }
+    }
+
     /// Nothing of this lease's issue went out, and nothing will.
     pub(super) fn note(&self, lease: LeaseId) {
         let mut leases = self.leases();
@@ -23,7 +36,7 @@ impl Unsent {
         }
     }
 
-    /// Whether it is certain that the source knows nothing of it.
+    /// Whether it is certain that the source was asked nothing for it.
     pub(super) fn take(&self, lease: LeaseId) -> bool {
         self.leases().remove(&lease)
     }
@@ -34,18 +47,55 @@ impl Unsent {
     }
 }
 
+impl Quiet<'_> {
+    /// From here on the source may know of it.
+    pub(super) fn sends(mut self) {
+        self.sends = !crate::mutation!("unsent-late");
+    }
+}
+
+impl Drop for Quiet<'_> {
+    fn drop(&mut self) {
+        if !self.sends {
+            self.unsent.note(self.lease);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn lease(number: u128) -> LeaseId {
+        LeaseId::from_parts(1, number)
+    }
+
     #[test]
     fn each_is_told_once_and_what_is_too_much_is_asked_about() {
-        let (unsent, lease) = (Unsent::default(), |number: u128| LeaseId::from_parts(1, number));
+        let unsent = Unsent::default();
         assert!(!unsent.take(lease(0)));
         (0..=MOST as u128).for_each(|number| unsent.note(lease(number)));
         assert!(unsent.take(lease(0)) && !unsent.take(lease(0)));
         assert!(!unsent.take(lease(MOST as u128)));
         unsent.note(lease(MOST as u128));
         assert!(unsent.take(lease(MOST as u128)));
+    }
+
+    #[tokio::test]
+    async fn a_deadline_that_comes_before_anything_is_sent_is_noted_and_none_that_comes_after() {
+        let (unsent, short) = (Unsent::default(), std::time::Duration::from_millis(20));
+        for sends in [false, true] {
+            let issue = async {
+                let quiet = unsent.begin(lease(u128::from(sends)));
+                if sends {
+                    quiet.sends();
+                    return std::future::pending::<()>().await;
+                }
+                std::future::pending::<()>().await;
+                quiet.sends();
+            };
+            assert!(tokio::time::timeout(short, issue).await.is_err());
+            assert_eq!(unsent.take(lease(u128::from(sends))), !sends);
+        }
     }
 }

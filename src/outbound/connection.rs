@@ -52,6 +52,7 @@ impl Connection {
                 let stream = dial(host, *port).await.map_err(refused)?;
                 let stream = TlsConnector::from(config.clone()).connect(name.clone(), stream).await;
                 let stream = stream.map_err(|error| match tls_reason(&error) {
+                    Some(reason @ TlsReason::BrokenOff(_)) => CallError::Unreachable(format!("TLS: {reason}")),
                     Some(reason) => CallError::Tls(reason),
                     None => CallError::Unreachable(format!("the TLS handshake broke off: {error}")),
                 })?;

@@ -64,6 +64,8 @@ pub enum TlsReason {
     OurCertificate,
     /// What answers does not speak TLS.
     NotTls,
+    /// It broke off for a reason of its own, which may pass: a proxy whose server is not there yet says so.
+    BrokenOff(String),
     /// Anything else, in the library's words.
     Other(String),
 }
@@ -78,6 +80,7 @@ impl fmt::Display for TlsReason {
             TlsReason::Revoked => "the server's certificate was revoked",
             TlsReason::OurCertificate => "the server wants a client certificate, or does not accept ours",
             TlsReason::NotTls => "what answers there does not speak TLS",
+            TlsReason::BrokenOff(alert) => return write!(f, "the server broke off: {alert}"),
             TlsReason::Other(text) => text,
         })
     }
@@ -119,6 +122,9 @@ fn reason(error: &rustls::Error) -> TlsReason {
             // It cannot make anything of our signature.
             | AlertDescription::DecryptError,
         ) => TlsReason::OurCertificate,
+        rustls::Error::AlertReceived(alert @ (AlertDescription::InternalError | AlertDescription::UserCanceled | AlertDescription::CloseNotify)) => {
+            TlsReason::BrokenOff(format!("{alert:?}"))
+        }
         rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion) => TlsReason::NotTls,
         other => TlsReason::Other(other.to_string()),
     }

@@ -5,10 +5,11 @@ use crate::{
     openbao::{LIMIT, approle, engine_at, engine_with},
     openbao_server::OpenBao,
     openbao_weather::{Shared, stand_in},
+    stand_in::Weather,
     suite::{Asked, now, secret},
 };
 use claviger::{
-    engine::{Engine, openbao::OpenBaoEngine},
+    engine::{Engine, EngineError, openbao::OpenBaoEngine},
     model::{EndResult, SecretDefinition},
     outbound::{Address, Client, Limits},
     sys::{Clock, ManualClock, SystemClock},
@@ -142,6 +143,44 @@ async fn a_server_that_is_too_busy_to_renew_it_is_called_with_the_old_one() {
     clock.advance(LIFE + 1);
     is_served(&engine).await;
     assert_eq!(counts(&sky), (2, before + 1));
+}
+
+/// What is in the way to the server, an operator's matter or not, is no word about the token.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_that_does_not_reach_the_server_costs_no_token() {
+    let (server, sky) = stand_in().await;
+    let (engine, clock) = logged_in(server.port).await;
+    clock.advance(LIFE * 7 / 10);
+    for weather in [Weather::Redirect(1), Weather::Close, Weather::Giant] {
+        server.set(Some(("/v1/auth/token/renew-self", weather.clone())));
+        is_served(&engine).await;
+        assert_eq!(counts(&sky), (1, 0), "{weather:?}");
+    }
+    server.set(None);
+    is_served(&engine).await;
+    assert_eq!(counts(&sky), (1, 1));
+}
+
+/// The server says no to a value, and nobody can log in anew to hear it again: it was said all the same, and what was known is given to nobody
+/// when the server is away after that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_no_stands_where_no_other_token_can_be_had() {
+    for weather in [Weather::Redirect(1), Weather::Status(503, ""), Weather::Close] {
+        let (server, sky) = stand_in().await;
+        let ((engine, _), clock) = logged_in(server.port).await;
+        let row = secret("app/db", &engine, json!({"kv": "secret/app/db", "field": "password", "max_stale": "10h"}));
+        let issue = async || engine.issue(&Asked::new().order(&row)).await;
+        issue().await.unwrap();
+        clock.advance(60 * 1_000_000);
+        // Nobody's token may any more.
+        sky.lock().unwrap().logins = 0;
+        server.set(Some(("/v1/auth/approle/login", weather.clone())));
+        let said = issue().await.err().unwrap();
+        assert!(matches!(&said, EngineError::Setup(why) if why.contains("permission denied")), "{weather:?}: {said:?}");
+        server.stop().await;
+        let away = issue().await.map(|issued| issued.attributes);
+        assert!(matches!(away, Err(EngineError::Unreachable(_))), "{weather:?}: {away:?}");
+    }
 }
 
 /// Nobody calls, and it is renewed all the same: whoever comes hours later waits for no login.

@@ -242,11 +242,26 @@ async fn what_was_never_sent_is_settled_without_the_server() {
             let asked = Asked::new();
             let error = engine.issue(&asked.order(&row)).await.err().unwrap();
             assert!(error.is_passing(), "{error}");
-            assert_eq!(engine.settle(asked.lease, Some(&row)).await.unwrap(), Over::LAPSED);
+            assert_eq!(engine.settle(asked.lease, Some(&row)).await.unwrap(), Over::lapsed(Proof::NEVER));
             // Once: whoever asks again is not told from memory.
             assert!(engine.settle(asked.lease, Some(&row)).await.is_err());
         }
         server.start_again().await;
+    }
+    // A deadline that comes before anything is asked for the lease is no less certain; one that comes after it is.
+    for (stalls, sent) in [("/v1/auth/approle/login", false), ("/v1/auth/token/create", true)] {
+        let (engine, row) = engine_at(server.port, Duration::from_millis(300));
+        server.set(Some((stalls, Weather::Stall)));
+        let asked = Asked::new();
+        // One calls and the others wait for it.
+        let others: Vec<Asked> = (0..3).map(|_| Asked::new()).collect();
+        let all = std::iter::once(&asked).chain(&others).map(|asked| async { engine.issue(&asked.order(&row)).await.is_err() });
+        assert!(futures_util::future::join_all(all).await.into_iter().all(|failed| failed));
+        for asked in others.iter().chain([&asked]) {
+            let settled = engine.settle(asked.lease, Some(&row)).await;
+            assert_eq!(settled.is_err(), sent, "{stalls}: {settled:?}");
+        }
+        server.set(None);
     }
     assert_eq!(lives(&sky), 0);
 }

@@ -11,7 +11,7 @@ use claviger::{
         Engine, EngineError, Mark, Over, UpstreamRef,
         postgres::{PostgresConfig, Server},
     },
-    model::{EndResult, EngineName, SecretBytes},
+    model::{EndResult, EngineName, Proof, SecretBytes},
     sys::{ManualClock, SystemClock},
 };
 use serde_json::json;
@@ -480,7 +480,7 @@ async fn a_server_that_is_not_there_is_said_to_be_unreachable_and_left_alone_for
         let row = secret("db/away", &engine, settings);
         let asked = Asked::new();
         assert!(engine.issue(&asked.order(&row)).await.is_err());
-        assert_eq!(engine.settle(asked.lease, Some(&row)).await.unwrap(), Over::LAPSED);
+        assert_eq!(engine.settle(asked.lease, Some(&row)).await.unwrap(), Over::lapsed(Proof::NEVER));
         // Once: whoever asks again is not told from memory.
         assert!(engine.settle(asked.lease, Some(&row)).await.is_err());
     }

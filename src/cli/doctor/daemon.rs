@@ -53,7 +53,7 @@ pub(super) async fn look(desk: &Desk, config: &Config, findings: &mut Findings) 
         findings.fail(
             "leases",
             found,
-            "are tried on all the same: see to the source ('clav leases --all' lists them); clav revoke ID --give-up REASON where it is gone for good",
+            "they are tried on all the same: see to the source ('clav leases --all' lists them); then clav revoke ID --force, or --give-up REASON",
         );
     }
     let problems = audit_problems(&status.audit);

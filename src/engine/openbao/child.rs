@@ -5,7 +5,10 @@
 //! issue that is still on its way finds the place taken.
 
 use super::{
-    super::{EngineError, Mark, Order, unsent::Unsent},
+    super::{
+        EngineError, Mark, Order,
+        unsent::{Quiet, Unsent},
+    },
     api::{Fault, Reply},
     session::{Session, Token},
     space::{Handle, Space},
@@ -96,9 +99,10 @@ impl Children {
         SecretBytes::take_from(&mut text)
     }
 
-    /// Makes the lease's token, to live for so many seconds.
+    /// Makes the lease's token, to live for so many seconds. Nothing was sent for it yet.
     pub(super) async fn make(
         &self,
+        quiet: Quiet<'_>,
         order: &Order<'_>,
         policies: &[String],
         made_for: MadeFor<'_>,
@@ -121,8 +125,10 @@ impl Children {
         }
         let doing = format!("making a token with the role {}", self.role);
         // Without a token of ours nothing is asked.
-        self.session.token().await.inspect_err(|_| self.unsent.note(order.lease))?;
+        self.session.token().await?;
+        quiet.sends();
         let reply = self.create(order.lease, policies, meta, seconds, &doing).await?.map_err(|fault| {
+            // It could not be.
             if fault.is_unsent() {
                 self.unsent.note(order.lease);
             }

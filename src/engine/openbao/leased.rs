@@ -7,7 +7,7 @@ use super::{
     child::{Child, MadeFor, keys, lasts},
     pick::picked,
     session::Token,
-    settings::Read,
+    settings::{Read, TokenRow},
     space::{Handle, leased_paths},
     until,
 };
@@ -31,12 +31,13 @@ const CALL_SECONDS: u64 = 60;
 impl OpenBaoEngine {
     /// Makes the lease's token and reads the path with it.
     pub(super) async fn make_leased(&self, order: &Order<'_>, read: &Read) -> Result<Issued, EngineError> {
+        let quiet = self.children.unsent.begin(order.lease);
         let path = read
             .path(order.operation)
             .ok_or_else(|| EngineError::Setup(format!("{}: read has no path for the operation {}", order.secret.name, order.operation)))?;
         let seconds = self.seconds(order);
         let (made_for, life) = if read.short_life { (MadeFor::OneCall, CALL_SECONDS) } else { (MadeFor::Path(path), seconds) };
-        let made = self.children.make(order, &read.policies, made_for, life).await?;
+        let made = self.children.make(quiet, order, &read.policies, made_for, life).await?;
         let named = Handle::of(order.lease, made.accessor.as_ref());
         crate::failpoint!("openbao-token-made");
         let (child, api) = (&made.token, &self.children.session.api);
@@ -94,8 +95,11 @@ impl OpenBaoEngine {
     }
 
     /// Makes a token that is the secret itself.
-    pub(super) async fn make_token(&self, order: &Order<'_>, policies: &[String]) -> Result<Issued, EngineError> {
-        let made = self.children.make(order, policies, MadeFor::Itself, self.seconds(order)).await?;
+    pub(super) async fn make_token(&self, order: &Order<'_>, row: &TokenRow) -> Result<Issued, EngineError> {
+        let quiet = self.children.unsent.begin(order.lease);
+        let missing = || EngineError::Setup(format!("{}: token has no policies for {}", order.secret.name, order.operation));
+        let policies = row.policies(order.operation).ok_or_else(missing)?;
+        let made = self.children.make(quiet, order, &policies, MadeFor::Itself, self.seconds(order)).await?;
         let mut reference = UpstreamRef::default();
         reference.0.insert("token", true);
         reference.0.insert("mark", self.children.mark.as_str());

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     digest::{Random, SealKey},
-    model::{EndsBy, EngineName, LeaseId, OfEngine, Operation, ProofBy, SecretDefinition},
+    model::{EndsBy, EngineName, LeaseId, OfEngine, Operation, Proof, ProofBy, SecretDefinition},
     sys::Clock,
 };
 use api::Api;
@@ -124,8 +124,7 @@ impl OpenBaoEngine {
                 self.heard(order.lease, made, read.short_life)
             }
             Settings::Token(row) => {
-                let missing = || EngineError::Setup(format!("{}: token has no policies for {}", order.secret.name, order.operation));
-                let made = self.make_token(order, &row.policies(order.operation).ok_or_else(missing)?).await;
+                let made = self.make_token(order, &row).await;
                 self.heard(order.lease, made, false)
             }
         }
@@ -350,8 +349,11 @@ impl Engine for OpenBaoEngine {
 
     async fn settle(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
         // A definition of today may be another than the lease's: it only spares the look where nothing can be there.
-        if self.children.never_sent(lease) || secret.is_some_and(|secret| matches!(Settings::parse(secret), Ok(Settings::Kv(_)))) {
+        if secret.is_some_and(|secret| matches!(Settings::parse(secret), Ok(Settings::Kv(_)))) {
             return Ok(Over::LAPSED);
+        }
+        if self.children.never_sent(lease) {
+            return Ok(Over::lapsed(Proof::NEVER));
         }
         let settled = self.within(self.search_limit(), self.settle_lost(lease, secret));
         match self.children.space {

@@ -99,8 +99,8 @@ impl Session {
                         Fault::Call(unanswered) => Fault::Call(Unanswered { sent: true, ..unanswered }),
                         fault => fault,
                     })),
-                    // Its no stands, where it is too busy to be asked with another token and it was no word about ours.
-                    Err(error) if error.is_passing() && !fault.is_dead_token() => Ok(Err(fault)),
+                    // Its no stands, where it cannot be asked with another token and it was no word about ours.
+                    Err(_) if !fault.is_dead_token() && !self.is_refused() && !crate::mutation!("openbao-no") => Ok(Err(fault)),
                     Err(error) => Err(error),
                 }
             }
@@ -163,7 +163,13 @@ impl Session {
             return Err(EngineError::Refused("it is not renewable".into()));
         }
         let reply = self.api.put(Some(token.expose()), "auth/token/renew-self", &json!({}), true).await;
-        let auth = reply.map_err(|fault| fault.during("renewing our token"))?.auth.unwrap_or_default();
+        let doing = "renewing our token";
+        let reply = reply.map_err(|fault| match fault {
+            // Whatever is in the way to the server, a certificate too, is no word about the token.
+            Fault::Call(Unanswered { error, .. }) => EngineError::Unreachable(format!("{doing}: {error}")),
+            fault => fault.during(doing),
+        });
+        let auth = reply?.auth.unwrap_or_default();
         if auth.lease_duration == 0 {
             return Err(EngineError::Refused("the server gives it no more time".into()));
         }

@@ -91,7 +91,7 @@ impl Link {
                 let connected = settings.connect(tls.clone()).await;
                 let (client, connection) = connected.map_err(|why| match tls_reason(&why) {
                     // Others may pass.
-                    None | Some(TlsReason::Other(_)) => Trouble::from(why),
+                    None | Some(TlsReason::Other(_) | TlsReason::BrokenOff(_)) => Trouble::from(why),
                     Some(reason) => Trouble::Tls(reason),
                 })?;
                 Ok(Self::carried(client, connection, grace))

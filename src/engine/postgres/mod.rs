@@ -107,12 +107,12 @@ impl PostgresEngine {
     async fn make(&self, order: &Order<'_>) -> Result<Issued, EngineError> {
         match Settings::parse(order.secret).map_err(EngineError::Setup)? {
             Settings::Own(settings) => self.make_role(order, &settings).await,
-            // Nothing at the server is the lease's.
-            Settings::Static(row) => self.issue_static(order, &row).await.inspect_err(|_| self.unsent.note(order.lease)),
+            Settings::Static(row) => self.issue_static(order, &row).await,
         }
     }
 
     async fn make_role(&self, order: &Order<'_>, settings: &OwnRole) -> Result<Issued, EngineError> {
+        let quiet = self.unsent.begin(order.lease);
         let (role, rights) = (Role::of(&self.mark, order.lease), settings.rights(order)?);
         let database = settings.database.as_deref().unwrap_or(&self.config.database);
         let password = role.password(&self.key);
@@ -120,8 +120,8 @@ impl PostgresEngine {
         let make = || scram::verifier(&password, settings.scram_iterations, &*self.random);
         // A few milliseconds at the most, unless somebody wants more rounds.
         let verifier = if settings.scram_iterations > scram::ITERATIONS { blocking(make) } else { make() };
-        // Until there is one the server is told nothing.
-        let session = self.session(database).await.inspect_err(|_| self.unsent.note(order.lease))?;
+        let session = self.session(database).await?;
+        quiet.sends();
         let sql = |waits| role.create(order, &rights, &verifier, !session.is_superuser(), waits);
         let answer = match run_apart(session.link(), &sql(true)).await {
             Err(why) if why.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => run_apart(session.link(), &sql(false)).await,
@@ -307,7 +307,7 @@ impl Engine for PostgresEngine {
 
     async fn settle(&self, lease: LeaseId, secret: Option<&SecretDefinition>) -> Result<Over, EngineError> {
         if self.unsent.take(lease) {
-            return Ok(Over::LAPSED);
+            return Ok(Over::lapsed(Proof::NEVER));
         }
         // Settings that are gone or no longer parse must not keep a role alive.
         let settings = secret.and_then(|secret| match Settings::parse(secret) {

@@ -28,9 +28,12 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(25);
 impl PostgresEngine {
     /// A lease's credential: the password that is given now.
     pub(super) async fn issue_static(&self, order: &Order<'_>, row: &StaticRoles) -> Result<Issued, EngineError> {
+        // Nothing at the server is the lease's, whatever is asked there: who is given nothing owes nothing.
+        let quiet = self.unsent.begin(order.lease);
         let name = &order.secret.name;
         let kept = self.settled(name, row).await?;
         let value = kept.current.as_ref().filter(|value| row.roles.contains(&value.role)).ok_or(EngineError::NoValue)?;
+        quiet.sends();
         let database = self.database_of(row);
         let mut reference = UpstreamRef::default();
         reference.0.insert("static", true);

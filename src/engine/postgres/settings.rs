@@ -265,7 +265,7 @@ mod tests {
     fn what_others_have_to_wait_for_is_told_from_what_they_need_not() {
         let changes = |grants: &[&str]| {
             let grants: Vec<String> = grants.iter().map(ToString::to_string).collect();
-            Rights(&grants).change_shared()
+            Rights { grants: &grants, connections: 1 }.change_shared()
         };
         assert!(!changes(&["GRANT app_ro TO {{role}}", "grant a, b to {{role}} WITH INHERIT TRUE"]));
         for grant in [
