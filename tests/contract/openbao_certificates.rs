@@ -190,7 +190,7 @@ async fn sshd_lets_in_whom_the_role_lets_be_and_nobody_after_the_lease() {
     sshd.lets_in(&own);
 
     // After its short life.
-    short.expires = WallTime(short.issued.0 + 6_000_000);
+    short.expires = WallTime(short.issued.0 + 12_000_000);
     let brief = put("brief", &issue(&engine, &release, &short).await);
     sshd.lets_in(&brief);
     while crate::suite::now().unix_secs() <= short.expires.unix_secs() + 1 {

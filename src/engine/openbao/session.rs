@@ -100,7 +100,10 @@ impl Session {
                         fault => fault,
                     })),
                     // Its no stands, where it cannot be asked with another token and it was no word about ours.
-                    Err(_) if !fault.is_dead_token() && !self.is_refused() && !crate::mutation!("openbao-no") => Ok(Err(fault)),
+                    Err(error) if !fault.is_dead_token() && !self.is_refused() && !crate::mutation!("openbao-no") => {
+                        tracing::warn!(engine = %self.name, doing, %error, "there is no other token to ask with");
+                        Ok(Err(fault))
+                    }
                     Err(error) => Err(error),
                 }
             }
