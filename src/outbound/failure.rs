@@ -64,6 +64,8 @@ pub enum TlsReason {
     OurCertificate,
     /// What answers does not speak TLS.
     NotTls,
+    /// It is asked for TLS in a protocol of its own, and offers none.
+    NotOffered,
     /// It broke off for a reason of its own, which may pass: a proxy whose server is not there yet says so.
     BrokenOff(String),
     /// Anything else, in the library's words.
@@ -80,6 +82,7 @@ impl fmt::Display for TlsReason {
             TlsReason::Revoked => "the server's certificate was revoked",
             TlsReason::OurCertificate => "the server wants a client certificate, or does not accept ours",
             TlsReason::NotTls => "what answers there does not speak TLS",
+            TlsReason::NotOffered => "the server offers no TLS",
             TlsReason::BrokenOff(alert) => return write!(f, "the server broke off: {alert}"),
             TlsReason::Other(text) => text,
         })

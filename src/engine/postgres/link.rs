@@ -90,6 +90,7 @@ impl Link {
             (Server::Tls { .. }, Some(tls)) => {
                 let connected = settings.connect(tls.clone()).await;
                 let (client, connection) = connected.map_err(|why| match tls_reason(&why) {
+                    None if offers_no_tls(&why) => Trouble::Tls(TlsReason::NotOffered),
                     // Others may pass.
                     None | Some(TlsReason::Other(_) | TlsReason::BrokenOff(_)) => Trouble::from(why),
                     Some(reason) => Trouble::Tls(reason),
@@ -196,6 +197,11 @@ impl Trouble {
     pub(super) fn code(&self) -> Option<&SqlState> {
         self.answer().map(DbError::code)
     }
+}
+
+/// Whether the server said no to TLS as such (`ssl = off`), for which the library has words only.
+fn offers_no_tls(why: &tokio_postgres::Error) -> bool {
+    why.source().is_some_and(|source| source.to_string() == "server does not support TLS")
 }
 
 /// Says whose fault it is.
