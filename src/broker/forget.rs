@@ -18,11 +18,14 @@ impl Broker {
         }
         let given_up = |state: &State| matches!(state, State::Ending { irrevocable: true, .. });
         let leases = self.leases.all().into_iter().filter(|lease| given_up(&lease.state) && selects(selection, lease, &HashSet::new()));
-        let mut rows = Vec::new();
+        let (mut rows, mut tried_now) = (Vec::new(), false);
         for lease in leases {
             let _under_way = self.ending.read().await;
             // Whoever tries it once more at this moment has the right to end it.
-            let Some(ending) = self.may_end().then(|| self.leases.resume_end(lease.id)).flatten() else { continue };
+            let Some(ending) = self.may_end().then(|| self.leases.resume_end(lease.id)).flatten() else {
+                tried_now = self.may_end();
+                continue;
+            };
             let State::Ending { tries, .. } = lease.state else { continue };
             let now = self.clock.wall();
             let result = EndResult::Irrevocable;
@@ -36,8 +39,10 @@ impl Broker {
             rows.push(EndRow { id: lease.id, secret: lease.secret.clone(), result });
         }
         if rows.is_empty() {
-            let what = format!("No ending {selection} was given up after its tries; what is still tried ends by itself.");
-            return Err(Refusal::new(Code::NOT_FOUND).message(what));
+            return Err(Refusal::new(Code::NOT_FOUND).message(match tried_now {
+                true => format!("No ending {selection} could be given up: it is being tried at this moment. Ask again in a minute."),
+                false => format!("No ending {selection} was given up after its tries; what is still tried ends by itself."),
+            }));
         }
         Ok(rows)
     }
