@@ -225,7 +225,7 @@ fn answered(server: &OpenBao, path: &str) -> Vec<(f64, String)> {
     .collect()
 }
 
-/// Its token lives on beyond the life that it was given, is the same all the time, and is renewed before two thirds of it are over.
+/// Its token lives on beyond the life that it was given, is the same all the time, and is renewed well before it is over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_server_renews_our_token_early() {
     let life = 12;

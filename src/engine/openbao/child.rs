@@ -128,7 +128,7 @@ impl Children {
         self.session.token().await?;
         quiet.sends();
         let reply = self.create(order.lease, policies, meta, seconds, &doing).await?.map_err(|fault| {
-            // It could not be.
+            // No connection came up: it did not go out after all.
             if fault.is_unsent() {
                 self.unsent.note(order.lease);
             }

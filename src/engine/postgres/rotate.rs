@@ -28,7 +28,7 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(25);
 impl PostgresEngine {
     /// A lease's credential: the password that is given now.
     pub(super) async fn issue_static(&self, order: &Order<'_>, row: &StaticRoles) -> Result<Issued, EngineError> {
-        // Nothing at the server is the lease's, whatever is asked there: who is given nothing owes nothing.
+        // Nothing at the server is the lease's, whatever is asked there: until it is given a value it owes nothing.
         let quiet = self.unsent.begin(order.lease);
         let name = &order.secret.name;
         let kept = self.settled(name, row).await?;
