@@ -68,6 +68,26 @@ impl Overdue {
     }
 }
 
+/// How a turn goes.
+#[derive(Default)]
+struct Failures {
+    all: usize,
+    in_a_row: usize,
+}
+
+impl Failures {
+    /// Counts one more try. Whether the rest waits for the next turn.
+    fn are_enough(&mut self, why: Why, failed: bool) -> bool {
+        self.all += usize::from(failed);
+        self.in_a_row = if failed { self.in_a_row + 1 } else { 0 };
+        match why {
+            Why::Away => self.in_a_row == IN_A_ROW,
+            // One may be refused and the next not: each has its own reason.
+            Why::Refused => self.all == REFUSED_EACH,
+        }
+    }
+}
+
 impl Broker {
     /// For ever: a turn now, as a start is an occasion like any other, and one after each pause.
     pub(super) async fn keep_trying(self: Arc<Self>) {
@@ -87,21 +107,13 @@ impl Broker {
     /// One turn for one engine, unless the one before is not over.
     async fn try_on(self: Arc<Self>, engine: EngineName, count: usize, why: Why) {
         let Some(_turn) = self.overdue.busy.take((engine.clone(), why)) else { return };
-        let (mut failed, mut in_a_row) = (0, 0);
+        let mut failures = Failures::default();
         for _ in 0..count {
             let Some(lease) = self.overdue.next(&engine, why) else { return };
             // Forced or given up for good meanwhile, it is not there, or somebody is at it.
             let Some(tries) = self.tries_of(lease) else { continue };
-            match self.resume(lease, tries).await {
-                Some(EndResult::Irrevocable | EndResult::Retrying) => (failed, in_a_row) = (failed + 1, in_a_row + 1),
-                _ => in_a_row = 0,
-            }
-            let enough = match why {
-                Why::Away => in_a_row == IN_A_ROW,
-                // One may be refused and the next not: each has its own reason.
-                Why::Refused => failed == REFUSED_EACH,
-            };
-            if enough {
+            let failed = matches!(self.resume(lease, tries).await, Some(EndResult::Irrevocable | EndResult::Retrying));
+            if failures.are_enough(why, failed) {
                 return;
             }
         }
@@ -130,5 +142,19 @@ mod tests {
         let rest: Vec<LeaseId> = std::iter::from_fn(|| overdue.next(&engine, Why::Away)).collect();
         assert_eq!(rest, [leases[1], leases[2], leases[0]]);
         assert!(overdue.engines(Why::Away).is_empty());
+    }
+
+    #[test]
+    fn a_turn_is_over_after_failures_and_not_after_tries() {
+        let tried = |why, failed: fn(usize) -> bool| {
+            let mut failures = Failures::default();
+            (0..1_000).find(|n| failures.are_enough(why, failed(*n)))
+        };
+        assert_eq!(tried(Why::Refused, |_| true), Some(REFUSED_EACH - 1));
+        assert_eq!(tried(Why::Refused, |n| n % 2 == 1), Some(2 * REFUSED_EACH - 1));
+        assert_eq!(tried(Why::Away, |_| true), Some(IN_A_ROW - 1));
+        for why in [Why::Away, Why::Refused] {
+            assert_eq!(tried(why, |n| n % IN_A_ROW == 0), None, "what comes through goes on");
+        }
     }
 }

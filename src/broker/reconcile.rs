@@ -46,6 +46,11 @@ impl Standings {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default().clone()
     }
 
+    /// Whether something was seen that waits for a person.
+    fn waits(&self, name: &EngineName) -> bool {
+        self.seen().get(name).is_some_and(|standing| standing.waiting > 0)
+    }
+
     /// How many versions that no definition names were seen.
     pub(super) fn left(&self, name: &EngineName) -> usize {
         self.seen().get(name).map_or(0, |standing| standing.left)
@@ -137,8 +142,7 @@ impl Broker {
         let (broker, name, engine) = (self.clone(), name.clone(), engine.clone());
         let may = if crate::mutation!("strays-wait") { May::EndFew } else { May::Look };
         tokio::spawn(async move {
-            let _turn = turn;
-            let mut pause = Duration::from_micros(broker.settings.strays_micros);
+            let (mut turn, mut pause) = (Some(turn), Duration::from_micros(broker.settings.strays_micros));
             loop {
                 tokio::time::sleep(pause).await;
                 if !broker.may_end() {
@@ -146,7 +150,14 @@ impl Broker {
                 }
                 match broker.reconcile_one(&name, &*engine, may, None).await {
                     Ok(found) if found.waits() => broker.tell_of_strays(&name, &found).await,
-                    Ok(found) if found.failed.is_empty() => return,
+                    Ok(found) if found.failed.is_empty() => {
+                        drop(turn.take());
+                        // Whoever saw some at this moment found the turn taken.
+                        turn = broker.standings.waits(&name).then(|| broker.standings.again.take(name.clone())).flatten();
+                        if turn.is_none() {
+                            return;
+                        }
+                    }
                     Ok(_) => {}
                     Err(error) => {
                         tracing::warn!(engine = %name, %error, "what is at the source cannot be listed again");

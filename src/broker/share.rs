@@ -36,7 +36,7 @@ struct Use {
 }
 
 /// The newest credential of a use. Held by whoever makes or prolongs one.
-pub(super) type Turn = OwnedMutexGuard<Option<LeaseId>>;
+pub(super) type Newest = OwnedMutexGuard<Option<LeaseId>>;
 
 /// The credentials that may be joined.
 #[derive(Default)]
@@ -44,7 +44,7 @@ pub(super) struct Shares(Mutex<HashMap<Use, Arc<tokio::sync::Mutex<Option<LeaseI
 
 impl Shares {
     /// Waits for a turn.
-    async fn turn(&self, lease: &Lease) -> Turn {
+    async fn turn(&self, lease: &Lease) -> Newest {
         let key = Use {
             identity: lease.identity.clone(),
             secret: lease.secret.clone(),
@@ -77,7 +77,7 @@ fn has_its_own(lease: &Lease) -> bool {
 impl Broker {
     /// A place beside those who have a credential for the same use. Without one, a turn to make it, or nothing where each has its own: what
     /// is counted is one holder's, and so is what an agent has, whose every call must be told from all others.
-    pub(super) async fn join(&self, secret: &SecretDefinition, draft: &Lease) -> Result<(Option<Slot>, Option<Turn>), Stop> {
+    pub(super) async fn join(&self, secret: &SecretDefinition, draft: &Lease) -> Result<(Option<Slot>, Option<Newest>), Stop> {
         if secret.share != Share::Identity || has_its_own(draft) {
             return Ok((None, None));
         }
@@ -97,7 +97,7 @@ impl Broker {
     }
 
     /// A turn to prolong a credential that others may have too. Whoever has waited for one decides anew.
-    pub(super) async fn turn_to_prolong(&self, lease: &Lease) -> Result<Option<Turn>, Stop> {
+    pub(super) async fn turn_to_prolong(&self, lease: &Lease) -> Result<Option<Newest>, Stop> {
         let is_shared = |secret: &Arc<SecretDefinition>| secret.share == Share::Identity;
         // Before uses were counted, leases with a number of them had others' credentials too.
         if has_its_own(lease) && lease.shares.is_none() {

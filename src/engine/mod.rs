@@ -286,7 +286,9 @@ pub trait Engine: Send + Sync {
     }
 
     /// Whether something of this secret's leases exists upstream, so that the reservation must be durable before `issue`.
-    fn has_upstream(&self, secret: &SecretDefinition) -> bool;
+    fn has_upstream(&self, secret: &SecretDefinition) -> bool {
+        self.ends_by(secret) == EndsBy::Upstream
+    }
 
     /// Checks a definition's settings at load; the text names what is wrong.
     fn check(&self, secret: &SecretDefinition) -> Result<(), String>;

@@ -19,13 +19,13 @@ pub(super) struct Unsent(Mutex<HashSet<LeaseId>>);
 pub(super) struct Quiet<'a> {
     unsent: &'a Unsent,
     lease: LeaseId,
-    sends: bool,
+    owes: bool,
 }
 
 impl Unsent {
     /// An issue begins.
     pub(super) fn begin(&self, lease: LeaseId) -> Quiet<'_> {
-        Quiet { unsent: self, lease, sends: false }
+        Quiet { unsent: self, lease, owes: false }
     }
 
     /// Nothing of this lease's issue went out, and nothing will.
@@ -48,15 +48,15 @@ impl Unsent {
 }
 
 impl Quiet<'_> {
-    /// From here on the source may know of it.
-    pub(super) fn sends(mut self) {
-        self.sends = !crate::mutation!("unsent-late");
+    /// From here on something may be owed: the source may know of it, or a value that was there is given.
+    pub(super) fn owes(mut self) {
+        self.owes = !crate::mutation!("unsent-late");
     }
 }
 
 impl Drop for Quiet<'_> {
     fn drop(&mut self) {
-        if !self.sends {
+        if !self.owes {
             self.unsent.note(self.lease);
         }
     }
@@ -88,11 +88,11 @@ mod tests {
             let issue = async {
                 let quiet = unsent.begin(lease(u128::from(sends)));
                 if sends {
-                    quiet.sends();
+                    quiet.owes();
                     return std::future::pending::<()>().await;
                 }
                 std::future::pending::<()>().await;
-                quiet.sends();
+                quiet.owes();
             };
             assert!(tokio::time::timeout(short, issue).await.is_err());
             assert_eq!(unsent.take(lease(u128::from(sends))), !sends);

@@ -139,10 +139,6 @@ impl Engine for RecordingEngine {
         Some(LOOKED.by)
     }
 
-    fn has_upstream(&self, _secret: &SecretDefinition) -> bool {
-        true
-    }
-
     fn check(&self, _secret: &SecretDefinition) -> Result<(), String> {
         Ok(())
     }

@@ -24,6 +24,8 @@ mod sshd;
 mod stand_in;
 #[path = "../support/tls_front.rs"]
 mod tls_front;
+#[path = "../support/told.rs"]
+mod told;
 #[path = "../support/wall.rs"]
 mod wall;
 

@@ -7,10 +7,11 @@ use super::{
     host::*,
     openbao,
     openbao_server::OpenBao,
-    outage::{authorization_server, comes_to_its_end, is_refused, is_served, is_told, is_tried},
+    outage::authorization_server,
     postgres::{BROKER, BROKER_PASSWORD, Postgres},
     stand_in::{CANARY, Request, StandIn, Weather, counted_port},
     tls_front::{TlsFront, stranger},
+    told::{comes_to_its_end, is_refused, is_served, is_told, is_tried},
 };
 use claviger::outbound::{Call, Client, Limits, Method};
 use std::{collections::BTreeSet, os::unix::fs::PermissionsExt, sync::atomic::Ordering, time::Duration};

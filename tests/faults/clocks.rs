@@ -3,289 +3,19 @@
 
 use super::{
     host::*,
+    lives::*,
     site::{ASK, Site, setup},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use claviger::{
-    attest::{Attestor, ExeHashes, Gatherer, Names, Roll, Source},
-    audit::{Audit, Options, Word},
-    broker::{Broker, Caller, Delivery, Governance, KeyPlaces, Parts, Revived, Settings},
-    config,
-    digest::{Ed25519Key, SealKey, SystemRandom},
-    engine::{
-        Engine, Engines, UpstreamRef,
-        jwt::{Algorithm, JwtConfig, JwtEngine},
-        local::{LocalEngine, LocalStore},
-    },
-    intent::Ask,
-    lease::Leases,
-    model::{Catalogue, EndResult, EngineName, LeaseId, Refusal, Ttl, WallTime},
-    policy::{BASELINE, Bundle, Source as Policy},
-    sys::{Clock, DiskVolume, Host as Machine, Kernel, ManualClock, SystemClock, append::Reserve},
-    testing::{Call, Mishap, RecordingEngine},
+    broker::{Delivery, Revived},
+    model::{EndReason, EndResult, LeaseId, WallTime},
+    sys::{Clock as _, ManualClock},
+    testing::{Call, Mishap},
 };
-use std::{
-    os::unix::net::{UnixListener, UnixStream},
-    path::Path,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
-const SECOND: u64 = 1_000_000;
-const HOUR: u64 = 3600 * SECOND;
 const YEARS: u64 = 10 * 365 * 24 * HOUR;
-/// Where the boot clock stands at first.
-const BOOTED: u64 = 100 * HOUR;
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64
-}
-
-/// What outlives a daemon.
-struct Lives<'a> {
-    folder: &'a Path,
-    clock: Arc<ManualClock>,
-    /// A source that goes on, like a database.
-    source: Arc<RecordingEngine>,
-}
-
-/// One daemon without its sockets, and this process as its caller.
-struct Life {
-    broker: Arc<Broker>,
-    caller: Arc<Caller>,
-    revived: Revived,
-    _connection: (UnixStream, UnixStream),
-}
-
-impl Lives<'_> {
-    async fn begin(&self) -> Life {
-        let kernel = Kernel::probe().unwrap();
-        let hashes = ExeHashes::new(1 << 28, 1 << 26, Arc::new(SystemClock));
-        let gatherer = Gatherer::new(kernel, Machine::probe().unwrap(), hashes, Arc::new(SystemClock));
-        let random = Arc::new(SystemRandom::default());
-        let attestor = Arc::new(Attestor::new(Source::Here(Box::new(gatherer)), kernel, Vec::new(), random.clone()));
-        let clock: Arc<dyn Clock> = self.clock.clone();
-        let key = || SealKey::from_bytes(&[7; 32]).unwrap();
-        let local = Arc::new(LocalStore::open(&self.folder.join("store"), key(), None, random.clone(), clock.clone()).unwrap());
-        let signing = local.load_own("test").unwrap().unwrap_or_else(|| {
-            let key = Ed25519Key::generate().unwrap();
-            local.save_own("test", &key).unwrap();
-            key
-        });
-        let name = |text: &str| EngineName::parse(text).unwrap();
-        let tokens = JwtConfig {
-            name: name("tokens"),
-            issuer: "https://host.example".into(),
-            algorithms: vec![Algorithm::EdDsa],
-            max_ttl: Ttl::parse("1h").unwrap(),
-        };
-        let tokens = Arc::new(JwtEngine::open(tokens, local.clone(), clock.clone()).unwrap());
-        let rows: Vec<(EngineName, Arc<dyn Engine>)> = vec![
-            (name("local"), Arc::new(LocalEngine::new(local.clone()))),
-            (name("tokens"), tokens.clone()),
-            (name("source"), self.source.clone()),
-        ];
-        let engines = Engines::new(rows).unwrap();
-        let reserve = Reserve { bytes: 0, ..Reserve::default() };
-        let volume = |name: &str| {
-            let at = self.folder.join(name);
-            std::fs::create_dir_all(&at).unwrap();
-            Box::new(DiskVolume::new(at, 0))
-        };
-        let (leases, recovered) = Leases::open(volume("leases"), "test", reserve, 64).unwrap();
-        let word = |text: &str| Word::parse(text).unwrap();
-        let options = Options { reserve, ..Options::new(word("test"), word("boot")) };
-        let signer = Ed25519Key::from_pkcs8(signing.expose()).unwrap();
-        let audit = Audit::open(options, volume("audit"), signer, clock.clone(), Vec::new()).unwrap();
-        let governance = governance(&engines, WallTime(now()));
-        let broker = Broker::new(Parts {
-            attestor,
-            engines,
-            local,
-            tokens: vec![(name("tokens"), tokens)],
-            leases,
-            audit,
-            governance,
-            loader: Box::new(|_, _| unreachable!("nothing reloads")),
-            clock,
-            random,
-            settings: Settings {
-                end_tries: 3,
-                overdue_micros: SECOND,
-                sweep_micros: SECOND,
-                strays_micros: SECOND / 20,
-                per_identity: 100,
-                freeze_file: self.folder.join("frozen"),
-                boot: "boot".into(),
-
-                lacking: Vec::new(),
-                launcher: "/usr/lib/claviger/clav-launch".into(),
-            },
-            read_only: None,
-            keys: KeyPlaces {
-                log: self.folder.join("audit"),
-                local_file: None,
-                previous_file: None,
-                credential: String::new(),
-                read_local: Box::new(move || Ok(key())),
-            },
-        });
-        let revived = broker.start(recovered, &claviger::audit::Books::default()).await;
-        let at = self.folder.join("socket");
-        let _ = std::fs::remove_file(&at);
-        let listener = UnixListener::bind(&at).unwrap();
-        let ours = UnixStream::connect(&at).unwrap();
-        let (theirs, _) = listener.accept().unwrap();
-        let caller = Arc::new(broker.accept(&theirs).await.unwrap());
-        Life { broker, caller, revived, _connection: (ours, theirs) }
-    }
-}
-
-/// The shipped baseline, this process as an identity, and one secret of each engine, granted.
-fn governance(engines: &Engines, today: WallTime) -> Governance {
-    let exe = std::env::current_exe().unwrap().canonicalize().unwrap();
-    let uid = claviger::sys::euid();
-    let row = identity("orders", uid, "").replace("$DIR/bin/orders", &exe.display().to_string());
-    let file = |text: String| config::File { path: "test".into(), text };
-    let registry = config::identities(&[file(row)]).unwrap();
-    let rows = ["source", "tokens", "local"].map(|engine| {
-        let more = if engine == "tokens" { "settings = { audience = \"orders-api\", algorithm = \"EdDSA\" }" } else { "" };
-        secret(&format!("app/{engine}"), "internal", more).replace("engine = \"local\"", &format!("engine = \"{engine}\""))
-    });
-    let drafts = config::secrets(&[file(rows.concat())]).unwrap_or_else(|errors| panic!("{errors:?}"));
-    let rows = drafts.into_iter().map(|draft| {
-        let engine = engines.find(&draft.row().engine).unwrap();
-        engine.check(draft.row()).unwrap();
-        let completed = engine.completes(draft.row());
-        draft.with(completed)
-    });
-    let catalogue = Catalogue::new(rows.collect());
-    let grants: String = ["source", "tokens", "local"].map(|engine| grant("orders", &format!("app/{engine}"))).concat();
-    let policy = |name: &str, text: &str| Policy { name: name.into(), text: text.into() };
-    let sources = vec![policy("00.cedar", BASELINE), policy("50.cedar", &grants)];
-    let (bundle, _) = Bundle::load(sources, &catalogue, &registry, today).unwrap_or_else(|problems| panic!("{problems:?}"));
-    Governance { roll: Roll::new(registry, Names::default()), catalogue, bundle, generation: 1, since: today, warnings: Vec::new() }
-}
-
-impl Life {
-    async fn issue(&self, engine: &str) -> Result<Delivery, Refusal> {
-        let body = format!(r#"{{"secret":"app/{engine}","purpose":"testing","ttl":"1h"}}"#);
-        let ask = Ask::parse(body.as_bytes())?;
-        self.broker.issue(self.caller.clone(), ask, body.as_bytes(), self.broker.request_id(), None).await
-    }
-
-    async fn read(&self, lease: LeaseId) -> Result<Delivery, Refusal> {
-        self.broker.read(self.caller.clone(), lease, self.broker.request_id(), None).await
-    }
-
-    /// What still lives after the loop that looks at deadlines, at least once a second, has looked.
-    async fn living(&self) -> Vec<LeaseId> {
-        tokio::time::sleep(Duration::from_millis(1300)).await;
-        self.broker.all_leases().iter().map(|lease| lease.id).collect()
-    }
-
-    async fn none_lives(&self) {
-        // Endings go through tasks of their own.
-        for _ in 0..200 {
-            if self.broker.all_leases().is_empty() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("these do not end: {:?}", self.broker.all_leases());
-    }
-}
-
-/// A source that is away, or says no, for longer than an ending is tried: it is given up, told once, and ends all the same when the source is
-/// back, or lets us again.
-#[test]
-fn what_was_given_up_while_its_source_was_away_ends_when_it_is_back() {
-    if !is_root() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let clock = Arc::new(ManualClock::new(BOOTED, now()));
-    let lives = Lives { folder: folder.path(), clock: clock.clone(), source: Arc::new(RecordingEngine::new(Duration::from_secs(1))) };
-    let of_kind = |kind: &str| records(folder.path()).iter().filter(|record| record["kind"] == kind).count();
-    live(&lives, async |life| {
-        // Three tries are what there is; two turns of what is overdue fail as well.
-        (0..5).for_each(|_| lives.source.plan(Call::End, Mishap::Unreachable));
-        let away = life.issue("source").await.unwrap().lease().id;
-        assert_eq!(life.broker.end(away, claviger::model::EndReason::Asked).await, Some(EndResult::Retrying));
-        life.none_lives().await;
-        assert_eq!((of_kind("retry"), of_kind("irrevocable"), of_kind("end")), (2, 1, 1), "told once");
-        assert!(lives.source.live().is_empty());
-        (0..3).for_each(|_| lives.source.plan(Call::End, Mishap::Refused));
-        let refused = life.issue("source").await.unwrap().lease().id;
-        assert_eq!(life.broker.end(refused, claviger::model::EndReason::Asked).await, Some(EndResult::Retrying));
-        life.none_lives().await;
-        assert_eq!((of_kind("irrevocable"), of_kind("end")), (2, 2), "told once");
-    });
-    assert!(lives.source.live().is_empty());
-    sound(folder.path());
-}
-
-/// A journal is lost: what it knew waits for a person. It is told once, is not ended when it has become little beside what is issued by then,
-/// and is seen to have gone when somebody has ended it at the source.
-#[test]
-fn what_waits_for_a_person_is_looked_at_again_and_not_ended() {
-    if !is_root() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let clock = Arc::new(ManualClock::new(BOOTED, now()));
-    let lives = Lives { folder: folder.path(), clock, source: Arc::new(RecordingEngine::new(Duration::from_secs(1))) };
-    let strays =
-        live(&lives, async |life| [life.issue("source").await.unwrap().lease().id, life.issue("source").await.unwrap().lease().id]);
-    std::fs::remove_dir_all(folder.path().join("leases")).unwrap();
-    let told = || records(folder.path()).iter().filter(|record| record["kind"] == "irrevocable").count();
-    live(&lives, async |life| {
-        let waiting = async |count: usize| {
-            for _ in 0..400 {
-                let seen = life.broker.list_engines().into_iter().find(|engine| engine.name == "source").unwrap();
-                if seen.looked.is_some() && seen.waiting == count && told() == 1 {
-                    return seen.there;
-                }
-                tokio::time::sleep(Duration::from_millis(25)).await;
-            }
-            panic!("{:?}", life.broker.list_engines());
-        };
-        assert_eq!(waiting(2).await, 2);
-        for _ in 0..15 {
-            drop(life.issue("source").await.unwrap());
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        assert_eq!((waiting(2).await, told()), (17, 1), "nothing is ended unasked, and nothing is said twice");
-        for stray in strays {
-            lives.source.end(stray, &UpstreamRef::default()).await.unwrap();
-        }
-        assert_eq!(waiting(0).await, 15);
-    });
-    assert!(reasons(folder.path()).is_empty(), "what is leased lives");
-}
-
-/// Whoever gives a lease back is told after ten seconds that its end goes on, and it does.
-#[test]
-fn an_end_whose_source_hangs_is_not_waited_for_and_goes_on() {
-    if !is_root() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let clock = Arc::new(ManualClock::new(BOOTED, now()));
-    let lives = Lives { folder: folder.path(), clock, source: Arc::new(RecordingEngine::new(Duration::from_secs(16))) };
-    live(&lives, async |life| {
-        lives.source.plan(Call::End, Mishap::Stall);
-        let id = life.issue("source").await.unwrap().lease().id;
-        assert_eq!(life.broker.end(id, claviger::model::EndReason::Asked).await, Some(EndResult::Retrying));
-        let retried = records(folder.path()).iter().filter(|record| record["kind"] == "retry").count();
-        assert_eq!((retried, lives.source.live().len()), (0, 1), "the first try goes on");
-        while lives.source.live().len() == 1 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        life.none_lives().await;
-    });
-    sound(folder.path());
-}
 
 /// Until when a token says that it is good, in seconds.
 fn expiry(token: &Delivery) -> u64 {
@@ -294,47 +24,14 @@ fn expiry(token: &Delivery) -> u64 {
     serde_json::from_slice::<serde_json::Value>(&claims).unwrap()["exp"].as_u64().unwrap()
 }
 
-/// Runs one life and ends it: tasks, files and locks are given back.
-fn live<T>(lives: &Lives, run: impl AsyncFnOnce(&Life) -> T) -> T {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let done = runtime.block_on(async {
-        let life = lives.begin().await;
-        let done = run(&life).await;
-        let closing = life.broker.clone();
-        tokio::task::spawn_blocking(move || closing.close()).await.unwrap();
-        done
-    });
-    runtime.shutdown_timeout(Duration::from_secs(5));
-    done
-}
-
-fn records(folder: &Path) -> Vec<serde_json::Value> {
-    let mut files: Vec<_> = std::fs::read_dir(folder.join("audit")).unwrap().flatten().map(|entry| entry.path()).collect();
-    files.retain(|path| path.extension().is_some_and(|ending| ending == "jsonl"));
-    files.sort();
-    let text: String = files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-fn reasons(folder: &Path) -> Vec<String> {
-    let records = records(folder).into_iter();
-    records.filter(|record| record["kind"] == "end").map(|record| record["ended"]["reason"].as_str().unwrap().to_owned()).collect()
-}
-
-fn sound(folder: &Path) {
-    let pinned = claviger::audit::Pinned { keys: Vec::new(), anchors: Vec::new(), max_unsigned: 0 };
-    let report = claviger::audit::verify(&folder.join("audit"), &pinned).unwrap();
-    assert!(report.problems.is_empty(), "{:?}", report.problems);
-}
-
 #[test]
 fn a_wall_clock_that_is_set_extends_nothing_and_strands_nothing() {
     if !is_root() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let (clock, true_wall) = (Arc::new(ManualClock::new(BOOTED, now())), now());
-    let lives = Lives { folder: folder.path(), clock: clock.clone(), source: Arc::new(RecordingEngine::new(Duration::from_secs(1))) };
+    let lives = Lives::new(folder.path(), Duration::from_secs(1));
+    let (clock, true_wall) = (lives.clock.clone(), now());
     let until = |lease: LeaseId| lives.source.live().into_iter().find(|(id, _)| *id == lease).unwrap().1;
     live(&lives, async |life| {
         let mut issued = Vec::new();
@@ -404,9 +101,8 @@ fn a_suspend_counts_and_another_clock_extends_nothing() {
         [(true, BOOTED, 2), (false, BOOTED + 2 * HOUR, 2), (false, BOOTED - 2 * HOUR, 2), (false, BOOTED, 0)]
     {
         let folder = tempfile::tempdir().unwrap();
-        let clock = Arc::new(ManualClock::new(BOOTED, now()));
-        let mut lives =
-            Lives { folder: folder.path(), clock: clock.clone(), source: Arc::new(RecordingEngine::new(Duration::from_secs(1))) };
+        let mut lives = Lives::new(folder.path(), Duration::from_secs(1));
+        let clock = lives.clock.clone();
         live(&lives, async |life| {
             let _ = life.issue("source").await.unwrap();
             let _ = life.issue("tokens").await.unwrap();
@@ -484,8 +180,8 @@ fn a_lease_is_prolonged_once_at_a_time() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let clock = Arc::new(ManualClock::new(BOOTED, now()));
-    let lives = Lives { folder: folder.path(), clock: clock.clone(), source: Arc::new(RecordingEngine::new(Duration::from_secs(1))) };
+    let lives = Lives::new(folder.path(), Duration::from_secs(1));
+    let clock = lives.clock.clone();
     let asked = || lives.source.calls().iter().filter(|(call, _)| *call == Call::Renew).count();
     live(&lives, async |life| {
         let lease = life.issue("source").await.unwrap().lease().id;
@@ -508,7 +204,7 @@ fn a_lease_is_prolonged_once_at_a_time() {
         lives.source.plan(Call::Renew, Mishap::Unreachable);
         assert_eq!(renew().await.err().unwrap().code.as_str(), "engine_unavailable");
         assert_eq!(renew().await.unwrap().deadline.0, BOOTED + HOUR / 4 * 3 + HOUR, "it goes on all the same");
-        assert_eq!(life.broker.end(lease, claviger::model::EndReason::Asked).await, Some(EndResult::Revoked));
+        assert_eq!(life.broker.end(lease, EndReason::Asked).await, Some(EndResult::Revoked));
     });
     sound(folder.path());
 }

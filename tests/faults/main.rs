@@ -15,6 +15,8 @@ mod cases;
 mod clients;
 mod clocks;
 mod disk;
+mod lives;
+mod overdue;
 mod rotation;
 mod site;
 mod tracer;

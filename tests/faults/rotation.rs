@@ -53,9 +53,6 @@ impl Engine for Lasting {
     fn ends_by(&self, _: &SecretDefinition) -> EndsBy {
         EndsBy::None
     }
-    fn has_upstream(&self, _: &SecretDefinition) -> bool {
-        false
-    }
     fn check(&self, _: &SecretDefinition) -> Result<(), String> {
         Ok(())
     }

@@ -153,10 +153,6 @@ impl<S: TokenSource> Engine for BearerEngine<S> {
         self.source.revokes().then_some(if self.source.looks() { ProofBy::Looked } else { ProofBy::Told })
     }
 
-    fn has_upstream(&self, _secret: &SecretDefinition) -> bool {
-        self.source.revokes()
-    }
-
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {
         self.source.check(secret)?;
         let most = self.source.longest();

@@ -314,10 +314,6 @@ impl Engine for CommandEngine {
         self.has_upstream(secret).then_some(self.proof().by)
     }
 
-    fn has_upstream(&self, secret: &SecretDefinition) -> bool {
-        self.ends_by(secret) == EndsBy::Upstream
-    }
-
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {
         of_definition(secret, self.probes).map(drop)
     }

@@ -243,10 +243,6 @@ impl Engine for JwtEngine {
         EndsBy::ShortLife
     }
 
-    fn has_upstream(&self, _secret: &SecretDefinition) -> bool {
-        false
-    }
-
     fn reads_by_definition(&self) -> bool {
         true
     }

@@ -90,10 +90,6 @@ impl Engine for LocalEngine {
         EndsBy::None
     }
 
-    fn has_upstream(&self, _secret: &SecretDefinition) -> bool {
-        false
-    }
-
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {
         check(secret)
     }

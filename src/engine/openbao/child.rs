@@ -126,7 +126,7 @@ impl Children {
         let doing = format!("making a token with the role {}", self.role);
         // Without a token of ours nothing is asked.
         self.session.token().await?;
-        quiet.sends();
+        quiet.owes();
         let reply = self.create(order.lease, policies, meta, seconds, &doing).await?.map_err(|fault| {
             // No connection came up: it did not go out after all.
             if fault.is_unsent() {

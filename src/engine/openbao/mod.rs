@@ -224,10 +224,6 @@ impl Engine for OpenBaoEngine {
         self.has_upstream(secret).then_some(ProofBy::Looked)
     }
 
-    fn has_upstream(&self, secret: &SecretDefinition) -> bool {
-        self.ends_by(secret) == EndsBy::Upstream
-    }
-
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {
         Settings::parse(secret).map(drop)
     }

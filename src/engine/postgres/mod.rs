@@ -121,7 +121,7 @@ impl PostgresEngine {
         // A few milliseconds at the most, unless somebody wants more rounds.
         let verifier = if settings.scram_iterations > scram::ITERATIONS { blocking(make) } else { make() };
         let session = self.session(database).await?;
-        quiet.sends();
+        quiet.owes();
         let sql = |waits| role.create(order, &rights, &verifier, !session.is_superuser(), waits);
         let answer = match run_apart(session.link(), &sql(true)).await {
             Err(why) if why.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => run_apart(session.link(), &sql(false)).await,
@@ -215,10 +215,6 @@ impl Engine for PostgresEngine {
 
     fn proves(&self, secret: &SecretDefinition) -> Option<ProofBy> {
         self.has_upstream(secret).then_some(ProofBy::Looked)
-    }
-
-    fn has_upstream(&self, secret: &SecretDefinition) -> bool {
-        self.ends_by(secret) == EndsBy::Upstream
     }
 
     fn check(&self, secret: &SecretDefinition) -> Result<(), String> {

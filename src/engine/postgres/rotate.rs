@@ -33,7 +33,7 @@ impl PostgresEngine {
         let name = &order.secret.name;
         let kept = self.settled(name, row).await?;
         let value = kept.current.as_ref().filter(|value| row.roles.contains(&value.role)).ok_or(EngineError::NoValue)?;
-        quiet.sends();
+        quiet.owes();
         let database = self.database_of(row);
         let mut reference = UpstreamRef::default();
         reference.0.insert("static", true);

@@ -154,10 +154,6 @@ impl Engine for SshEngine {
         self.list.as_ref().map(|_| ProofBy::Listed)
     }
 
-    fn has_upstream(&self, _secret: &SecretDefinition) -> bool {
-        false
-    }
-
     fn reads_by_definition(&self) -> bool {
         true
     }
