@@ -131,7 +131,12 @@ pub fn load(places: &Places, engines: ByEngine<'_>, generation: u64, now: WallTi
     let catalogue = Catalogue::new(definitions);
     let sources = policy_files.into_iter().map(|file| Source { name: file.path, text: file.text }).collect();
     let rows = config::rows(&identity_files, "identity");
-    let doubts = doubts(&registry, &catalogue, &rows, now);
+    let unread_files =
+        [(&places.identities, ".toml"), (&places.secrets, ".toml"), (&places.policy, ".cedar")].into_iter().flat_map(|(folder, ending)| {
+            let files = sys::unread_in_folder(folder, ending).into_iter();
+            files.map(move |path| format!("{}: is not read, as its name does not end with {ending}", path.display()))
+        });
+    let doubts = doubts(&registry, &catalogue, &rows, now).into_iter().chain(unread_files);
     match Bundle::load(sources, &catalogue, &registry, now)
         .map(|(bundle, warnings)| (bundle, warnings.iter().map(ToString::to_string).chain(doubts).collect::<Vec<_>>()))
     {

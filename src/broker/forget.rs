@@ -1,23 +1,30 @@
 //! Closing the books on endings that will not come through: the source is gone for good, or somebody has ended the credential by hand. An
 //! operator says so and why; nothing is forgotten unasked.
 
-use super::{Broker, Selection, operator::selects};
+use super::{Broker, Selection, selection::Chosen};
 use crate::{
     audit::{Ended, Kind, Outcome},
     lease::State,
     model::{Code, EndResult, Line, Refusal, RequestId},
     wire::EndRow,
 };
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 impl Broker {
     /// Closes the books on everything selected whose ending was given up after its tries; what may still end by itself is not touched.
     pub async fn forget_selected(self: &Arc<Self>, selection: &Selection, why: &Line, request: RequestId) -> Result<Vec<EndRow>, Refusal> {
-        if matches!(selection, Selection::Tree(_)) {
-            return Err(Refusal::field("tree", "cannot be given up: name the lease, its identity or its secret"));
+        // Whoever held what is given up is gone as a rule, and its number somebody else's.
+        let numbered = match selection {
+            Selection::Process(_) => Some("pid"),
+            Selection::Tree(_) => Some("tree"),
+            _ => None,
+        };
+        if let Some(field) = numbered {
+            return Err(Refusal::field(field, "cannot be given up: name the lease, its identity or its secret"));
         }
+        let chosen = Chosen::now(selection, &self.settings.boot);
         let given_up = |state: &State| matches!(state, State::Ending { irrevocable: true, .. });
-        let leases = self.leases.all().into_iter().filter(|lease| given_up(&lease.state) && selects(selection, lease, &HashSet::new()));
+        let leases = self.leases.all().into_iter().filter(|lease| given_up(&lease.state) && chosen.has(lease));
         let (mut rows, mut tried_now) = (Vec::new(), false);
         for lease in leases {
             let _under_way = self.ending.read().await;

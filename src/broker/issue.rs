@@ -72,7 +72,7 @@ impl Broker {
         let key = ask.idempotency_key.clone().map(|key| (key, digest));
         if let Some(lease) = self.repeated(&key, &bound, clearance.permit())? {
             self.bound(&lease.holder.key()).await;
-            self.leases.note_decided(lease.id, governance.generation);
+            self.note_decided(&lease, clearance.permit().workload(), &governance);
             return self.give_again(peer, &lease, trail).await;
         }
         // Clients of other protocols know no leases and ask again and again.
@@ -80,7 +80,7 @@ impl Broker {
             && let Some(lease) = self.of_same_use(clearance.permit(), &bound)
         {
             self.bound(&lease.holder.key()).await;
-            self.leases.note_decided(lease.id, governance.generation);
+            self.note_decided(&lease, clearance.permit().workload(), &governance);
             return self.give_again(peer, &lease, trail).await;
         }
         self.must_have_room().await?;

@@ -31,6 +31,7 @@ mod renew;
 mod revive;
 mod rota;
 mod rotate;
+mod selection;
 mod share;
 mod stop;
 mod turns;
@@ -44,8 +45,9 @@ pub use delivery::{Delivery, Pinned};
 pub use govern::{Governance, LoadProblems, Loader};
 pub use keys::{AUDIT_KEY, KeyPlaces, NEXT_AUDIT_KEY, PublishError, publish_audit_key};
 pub use metrics::Metrics;
-pub use operator::{Operator, Selection};
+pub use operator::Operator;
 pub use revive::Revived;
+pub use selection::Selection;
 pub use stop::{Fault, Stop};
 pub use watch::LeaseWatch;
 

@@ -1,55 +1,18 @@
 //! What operators may do: end leases, keep the local store, look at identities.
 
 use super::{
-    Broker, Fault, Governance, Stop,
+    Broker, Fault, Governance, Selection, Stop,
     end::{HEARD_BY_OPERATORS, heard},
+    selection::Chosen,
 };
 use crate::{
     attest::Facts,
     audit::{Event, Kind, Need, Outcome, Person, Word},
     lease::{Cause, Lease, State},
-    model::{Code, EndReason, EndResult, IdentityName, LeaseId, Line, Refusal, RequestId, SecretBytes, SecretName},
-    sys::ProcDir,
+    model::{Code, EndReason, EndResult, LeaseId, Refusal, RequestId, SecretBytes, SecretName},
     wire::{EndRow, IdentityRow, IdentityTry, LeaseCounts, SelectorView, StoredView},
 };
-use std::{
-    collections::{HashMap, HashSet},
-    fmt,
-    sync::Arc,
-    time::Duration,
-};
-
-/// Which leases an operator means.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Selection {
-    /// One.
-    Lease(LeaseId),
-    /// Those held by a process.
-    Process(u32),
-    /// Those held by a process and its descendants.
-    Tree(u32),
-    /// Those held within a systemd unit.
-    Unit(Line),
-    /// Those of an identity.
-    Identity(IdentityName),
-    /// Those of a secret.
-    Secret(SecretName),
-}
-
-impl fmt::Display for Selection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Selection::Lease(id) => write!(f, "{id}"),
-            Selection::Process(pid) => write!(f, "held by process {pid}"),
-            Selection::Tree(pid) => write!(f, "held by process {pid} or below it"),
-            // The one selection that is free text.
-            Selection::Unit(unit) => write!(f, "held in the unit {:?}", unit.as_str()),
-            Selection::Identity(name) => write!(f, "of identity {name}"),
-            Selection::Secret(name) => write!(f, "of secret {name}"),
-        }
-    }
-}
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 /// Who acted on the operator socket.
 pub struct Operator {
@@ -80,14 +43,10 @@ impl Broker {
 
     /// Ends everything that is selected and says what became of each. With `force`, endings that were given up are tried once more.
     pub async fn end_selected(self: &Arc<Self>, selection: &Selection, force: bool, request: RequestId) -> Result<Vec<EndRow>, Refusal> {
-        let tree = match selection {
-            Selection::Tree(root) => descendants(*root),
-            _ => HashSet::new(),
-        };
+        let chosen = Chosen::now(selection, &self.settings.boot);
         // Whoever wants a lease's credential dead wants it dead for all who have it, and for those who are about to.
         let all = self.leases.all();
-        let mut credentials: HashSet<LeaseId> =
-            all.iter().filter(|lease| selects(selection, lease, &tree)).map(|lease| lease.credential()).collect();
+        let mut credentials: HashSet<LeaseId> = all.iter().filter(|lease| chosen.has(lease)).map(|lease| lease.credential()).collect();
         if let Selection::Lease(ended) = selection {
             credentials.insert(*ended);
         }
@@ -301,45 +260,4 @@ impl Broker {
     pub fn describe_bundle(governance: &Governance) -> (String, Vec<String>) {
         (governance.bundle.hash().to_string(), governance.warnings.clone())
     }
-}
-
-pub(super) fn selects(selection: &Selection, lease: &Lease, tree: &HashSet<u32>) -> bool {
-    match selection {
-        Selection::Lease(id) => lease.id == *id,
-        Selection::Process(pid) => lease.holder.pid == *pid,
-        Selection::Tree(root) => lease.holder.pid == *root || tree.contains(&lease.holder.pid),
-        Selection::Unit(unit) => {
-            // Paths of holders are kept escaped.
-            let escaped = crate::sys::printable_group(unit.as_str().as_bytes());
-            lease.holder.cgroup.as_ref().is_some_and(|group| group.path.split('/').any(|part| part == escaped))
-                || pid_in_unit(lease.holder.pid, unit.as_str())
-        }
-        Selection::Identity(name) => lease.identity == *name,
-        Selection::Secret(name) => lease.secret == *name,
-    }
-}
-
-fn pid_in_unit(pid: u32, unit: &str) -> bool {
-    let path = ProcDir::open(pid).and_then(|dir| dir.cgroup()).ok().flatten();
-    path.is_some_and(|path| path.split(|b| *b == b'/').any(|part| part == unit.as_bytes()))
-}
-
-/// Every descendant of a process, from one look at all of `/proc`.
-fn descendants(root: u32) -> HashSet<u32> {
-    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
-    for pid in crate::sys::all_pids() {
-        if let Ok(stat) = ProcDir::open(pid).and_then(|dir| dir.stat()) {
-            children.entry(stat.ppid).or_default().push(pid);
-        }
-    }
-    let mut found = HashSet::new();
-    let mut next = vec![root];
-    while let Some(pid) = next.pop() {
-        for child in children.get(&pid).into_iter().flatten() {
-            if found.insert(*child) {
-                next.push(*child);
-            }
-        }
-    }
-    found
 }

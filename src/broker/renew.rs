@@ -73,7 +73,7 @@ impl Broker {
             {
                 // Policy is another than when this was decided, and the pass over all leases has not come to this one.
                 let _permit = self.decide_lease(&governance, &workload, &lease, false, &mut trail)?;
-                self.leases.note_decided(id, governance.generation);
+                self.note_decided(&lease, &workload, &governance);
             }
             self.give_again(&peer, &lease, &trail).await
         };

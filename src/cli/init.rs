@@ -31,6 +31,12 @@ pub(super) fn run(desk: &Desk, arguments: Arguments) -> Done {
     if arguments.root.is_none() && sys::euid() != 0 {
         return Err(Failure::Usage("init makes root's files: run it as root, or with --root DIR".into()));
     }
+    if desk.config != Path::new(super::CONFIG) {
+        return Err(Failure::Usage(format!(
+            "init makes the files of {} and what belongs to it; it takes no --config, and --root DIR puts all of it below another folder",
+            super::CONFIG
+        )));
+    }
     let image = arguments.root.is_some();
     let mut work = Work { root: arguments.root.unwrap_or_else(|| "/".into()), made: 0, desk };
     let folders = [

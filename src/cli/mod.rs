@@ -50,6 +50,11 @@ use std::{
 /// What a verb comes back with: the exit code, or why not.
 type Done = Result<u8, Failure>;
 
+/// Where things are unless it is said otherwise.
+const CONFIG: &str = "/etc/claviger/clavigerd.toml";
+const WORKLOAD: &str = "/run/claviger/workload.sock";
+const OPERATOR: &str = "/run/claviger/operator.sock";
+
 #[derive(Parser)]
 #[command(name = "clav", version, about = "Ask the keeper of this host's keys, and look after it", max_term_width = 100)]
 #[command(
@@ -57,13 +62,13 @@ type Done = Result<u8, Failure>;
 )]
 struct Arguments {
     /// The workload socket.
-    #[arg(long, global = true, env = "CLAVIGER_SOCKET", default_value = "/run/claviger/workload.sock", value_name = "PATH")]
+    #[arg(long, global = true, env = "CLAVIGER_SOCKET", default_value = WORKLOAD, value_name = "PATH")]
     socket: PathBuf,
     /// The operator socket.
-    #[arg(long, global = true, env = "CLAVIGER_OPERATOR_SOCKET", default_value = "/run/claviger/operator.sock", value_name = "PATH")]
+    #[arg(long, global = true, env = "CLAVIGER_OPERATOR_SOCKET", default_value = OPERATOR, value_name = "PATH")]
     operator_socket: PathBuf,
     /// The daemon's configuration file, for what is looked at offline.
-    #[arg(long, global = true, env = "CLAVIGER_CONFIG", default_value = "/etc/claviger/clavigerd.toml", value_name = "PATH")]
+    #[arg(long, global = true, env = "CLAVIGER_CONFIG", default_value = CONFIG, value_name = "PATH")]
     config: PathBuf,
     /// Print what the daemon answered, as JSON.
     #[arg(long, global = true)]
@@ -146,6 +151,7 @@ enum Verb {
 }
 
 /// What every verb needs.
+#[derive(Clone)]
 struct Desk {
     workload: PathBuf,
     operator: PathBuf,

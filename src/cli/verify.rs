@@ -40,12 +40,18 @@ pub(super) fn run(desk: &Desk, arguments: &Arguments) -> Done {
         return Err(Failure::Usage("--key names a file without a key".into()));
     }
     let given = anchors.len();
+    if arguments.anchors.is_some() && given == 0 {
+        return Err(Failure::Usage("--anchors names a file without a head of a log".into()));
+    }
     let pinned = Pinned { keys, anchors, ..Pinned::default() };
     let folder = match &arguments.folder {
         Some(folder) => folder.clone(),
         None => configured(desk)?,
     };
     let report = verify(&folder, &pinned).map_err(|error| fault(&folder, &error))?;
+    if report.segments == 0 {
+        return Err(Failure::fault(format!("{}: there is no audit log in this folder", folder.display())));
+    }
     let exit = if report.is_sound() { 0 } else { code::FAULT };
     if desk.json {
         let problems: Vec<_> = report.problems.iter().map(|problem| {

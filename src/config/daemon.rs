@@ -283,10 +283,8 @@ impl Config {
                 return Err(ConfigError::at(file, 0, format!("engine {} is configured twice (\"local\" is built in)", engine.name())));
             }
             names.push(engine.name().as_str());
-            if let EngineConfig::Command(command) = engine
-                && !command.socket().is_absolute()
-            {
-                return Err(ConfigError::at(file, 0, format!("engine {}: socket must be an absolute path", command.name)));
+            if let Some(fault) = engine.fault() {
+                return Err(ConfigError::at(file, 0, format!("engine {}: {fault}", engine.name())));
             }
         }
         let PathConfig { policy, secrets, identities, state, audit } = &config.paths;

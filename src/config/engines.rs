@@ -29,6 +29,21 @@ pub enum EngineConfig {
 }
 
 impl EngineConfig {
+    /// What can be told of it without its source, and would keep it from starting.
+    pub(super) fn fault(&self) -> Option<&'static str> {
+        match self {
+            EngineConfig::Jwt(jwt) => match jwt.issuer.strip_prefix("https://") {
+                None | Some("") => Some("issuer must be an https URL"),
+                Some(rest) => rest.ends_with('/').then_some("issuer must not end with a slash"),
+            },
+            EngineConfig::Postgres(server) if !server.host.starts_with('/') && server.ca_file.is_none() => {
+                Some("a host name needs ca_file: there is no connection without TLS")
+            }
+            EngineConfig::Command(program) if !program.socket().is_absolute() => Some("socket must be an absolute path"),
+            _ => None,
+        }
+    }
+
     /// What secrets call it.
     pub fn name(&self) -> &EngineName {
         match self {

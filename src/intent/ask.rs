@@ -73,6 +73,9 @@ const MAX_USES: u64 = 1_000_000;
 const TTL: &str = "a number of seconds from 1 to 2592000, such as 900, or a text with a unit (s, m, h, d), such as \"15m\" or \"1h\"";
 const REASON: std::ops::RangeInclusive<usize> = 3..=500;
 
+/// What a body may have.
+const FIELDS: &str = "secret, purpose, operation, channel, holder, targets, tickets, ttl, uses, reason and idempotency_key";
+
 impl Ask {
     /// What a client of another protocol asks for: a secret, and nothing about why.
     pub fn through(adapter: Adapter, secret: SecretName) -> Ask {
@@ -107,7 +110,7 @@ impl Ask {
                 "reason" => ask.reason = Some(reason(value)?),
                 "idempotency_key" => ask.idempotency_key = Some(key(value)?),
                 // The name is the caller's text: it is not repeated.
-                _ => return Err(Refusal::field("body", "has a field that the API does not know")),
+                _ => return Err(Refusal::field("body", format_args!("has a field that the API does not know; there is {FIELDS}"))),
             }
         }
         Ok(ask)

@@ -194,6 +194,8 @@ impl Folded {
             Event::Heading { .. } => {}
             // An event that lies behind its lease's end is an older copy from a snapshot.
             Event::Lease(lease) if self.over.contains(&lease.id) => {}
+            // What is known already is no reservation any more, or the same one: an heir that is written down twice.
+            Event::Lease(lease) if lease.state == super::State::Reserved && self.leases.contains_key(&lease.id) => {}
             Event::Lease(lease) => {
                 self.leases.insert(lease.id, *lease);
             }

@@ -161,7 +161,8 @@ impl Leases {
     }
 
     /// Takes a place beside those who have this credential, if one of them lives and has at least half of the time left that is wanted;
-    /// no longer than that; never one that an operator withdrew. Whoever ends from now on leaves the credential alone. Written at commit.
+    /// no longer than that; never one that an operator withdrew. Whoever ends from now on leaves the credential alone, and writes it down if
+    /// it is not yet. Written at commit otherwise.
     pub fn join(&self, lease: Lease, credential: LeaseId, now: BootTime) -> Result<Option<Slot>, ReserveError> {
         let lease = Lease { state: State::Reserved, shares: Some(credential), ..lease };
         match self.table.join(lease, now) {
@@ -357,6 +358,13 @@ impl Leases {
     /// Closes the books on a lease. The line need not be on the disk: an end that is forgotten is carried through again.
     pub async fn end(&self, ending: Ending, result: EndResult, at: WallTime) -> (Ended, Result<(), AppendError>) {
         let ended = self.table.end(&ending, result, at);
+        // Whoever has the credential now may not be in the journal yet: before it forgets this one, it has one of them.
+        if let Some(heir) = (result == EndResult::Shared).then(|| self.table.heir(ending.lease().credential())).flatten()
+            && !crate::mutation!("share-heir")
+            && let Err(error) = self.log.append(journal::now(&heir), Sync::Soon, Room::Ending).await
+        {
+            return (ended, Err(error));
+        }
         let written = self.log.append(Event::Ended(Box::new(ended.clone())), Sync::Soon, Room::Ending).await;
         (ended, written)
     }

@@ -87,7 +87,7 @@ impl Ending {
     pub fn since(&self) -> WallTime {
         self.since
     }
-    /// It was never committed: there is no reference, only the name that follows from its id.
+    /// It was never committed: there is no reference, only the name that follows from its id. One that joined others has theirs.
     pub fn was_reserved(&self) -> bool {
         self.was_reserved
     }
@@ -265,7 +265,7 @@ impl Table {
         let mut inner = self.lock();
         let lease = inner.leases.get(&id)?.lease.clone();
         let was_reserved = match lease.state {
-            State::Reserved if cause.reason == EndReason::Unfinished => true,
+            State::Reserved if cause.reason == EndReason::Unfinished => lease.shares.is_none(),
             State::Live => false,
             State::Reserved | State::Ending { .. } => return None,
         };

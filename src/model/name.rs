@@ -16,8 +16,10 @@ pub enum NameError {
     Character,
     #[error("may hold only letters, digits, '.', '_' and '-', and must not start with a dot")]
     Credential,
-    #[error("must be up to 8 such parts joined by single slashes")]
+    #[error("must be up to 8 parts joined by single slashes, each of a-z, 0-9, '.', '_' and '-' and beginning with a letter or digit")]
     Parts,
+    #[error("must read SYSTEM:ID, such as jira:OPS-1: the system as a-z, 0-9, '.', '_' and '-', the id as letters, digits and -_.#/")]
+    Ticket,
 }
 
 fn check_part(part: &str) -> Result<(), NameError> {
@@ -42,7 +44,7 @@ fn check(text: &str, max_bytes: usize, max_parts: usize) -> Result<(), NameError
     }
     let mut parts = 0;
     for part in text.split('/') {
-        check_part(part)?;
+        check_part(part).map_err(|error| if max_parts == 1 { error } else { NameError::Parts })?;
         parts += 1;
     }
     if parts > max_parts { Err(if max_parts == 1 { NameError::Character } else { NameError::Parts }) } else { Ok(()) }
@@ -159,10 +161,10 @@ impl TicketId {
         if text.len() > 96 {
             return Err(NameError::TooLong(96));
         }
-        let (system, id) = text.split_once(':').ok_or(NameError::Character)?;
-        check(system, 32, 1)?;
+        let (system, id) = text.split_once(':').ok_or(NameError::Ticket)?;
+        check(system, 32, 1).map_err(|_| NameError::Ticket)?;
         if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.#/".contains(&b)) {
-            return Err(NameError::Character);
+            return Err(NameError::Ticket);
         }
         Ok(Self(text.into()))
     }

@@ -20,8 +20,8 @@ pub enum SelectorError {
     Shape,
     #[error("is not of a kind that this version attests; there is {}", Selector::kinds().collect::<Vec<_>>().join(", "))]
     Kind,
-    #[error("has a value that this kind never has")]
-    Value,
+    #[error("has a value that {0} never has: it is {1}")]
+    Value(&'static str, &'static str),
 }
 
 /// `kind:value`, for instance `unix:uid:1000`, `unix:path:/usr/bin/psql`, `systemd:id:orders.service`.
@@ -34,25 +34,33 @@ pub struct Selector {
 super::text::as_text!(Selector);
 
 /// A kind, what its value must look like, and how strong it is.
-type Kind = (&'static str, fn(&str) -> bool, Strength);
+type Kind = (&'static str, Form, Strength);
+
+/// What a value looks like, and in words.
+type Form = (fn(&str) -> bool, &'static str);
+
+const ID: Form = (is_id, "a number, such as 1000");
+const WORD: Form = (is_word, "a name without a slash");
+const PATH: Form = (is_path, "an absolute path without '.', '..' or doubled slashes");
+const SHA256: Form = (is_sha256, "64 characters of 0-9a-f");
 
 /// Kinds with what their value must look like and how strong they are.
 const KINDS: &[Kind] = &[
-    ("unix:uid", is_id, Strength::Strong),
-    ("unix:user", is_word, Strength::Strong),
-    ("unix:gid", is_id, Strength::Strong),
-    ("unix:group", is_word, Strength::Strong),
-    ("unix:supplementary_gid", is_id, Strength::Strong),
-    ("unix:supplementary_group", is_word, Strength::Strong),
-    ("unix:path", is_path, Strength::Weak),
-    ("unix:sha256", is_sha256, Strength::Weak),
-    ("exe:root-owned", is_path, Strength::Weak),
-    ("cgroup:path", is_path, Strength::Strong),
-    ("systemd:id", is_word, Strength::Strong),
-    ("systemd:loads", is_word, Strength::Strong),
-    ("systemd:user-unit", is_word, Strength::Weak),
-    ("container:id", is_word, Strength::Strong),
-    ("launch:id", is_word, Strength::Strong),
+    ("unix:uid", ID, Strength::Strong),
+    ("unix:user", WORD, Strength::Strong),
+    ("unix:gid", ID, Strength::Strong),
+    ("unix:group", WORD, Strength::Strong),
+    ("unix:supplementary_gid", ID, Strength::Strong),
+    ("unix:supplementary_group", WORD, Strength::Strong),
+    ("unix:path", PATH, Strength::Weak),
+    ("unix:sha256", SHA256, Strength::Weak),
+    ("exe:root-owned", PATH, Strength::Weak),
+    ("cgroup:path", PATH, Strength::Strong),
+    ("systemd:id", WORD, Strength::Strong),
+    ("systemd:loads", WORD, Strength::Strong),
+    ("systemd:user-unit", WORD, Strength::Weak),
+    ("container:id", WORD, Strength::Strong),
+    ("launch:id", WORD, Strength::Strong),
 ];
 
 fn is_id(value: &str) -> bool {
@@ -77,8 +85,8 @@ impl Selector {
         let mut colons = text.match_indices(':').map(|(at, _)| at);
         let at = colons.nth(1).ok_or(SelectorError::Shape)?;
         let (kind, value) = (&text[..at], &text[at + 1..]);
-        let &(_, check, _) = KINDS.iter().find(|(k, _, _)| *k == kind).ok_or(SelectorError::Kind)?;
-        if check(value) { Ok(Self { text: text.into(), value_at: (at + 1) as u16 }) } else { Err(SelectorError::Value) }
+        let &(name, (fits, form), _) = KINDS.iter().find(|(k, _, _)| *k == kind).ok_or(SelectorError::Kind)?;
+        if fits(value) { Ok(Self { text: text.into(), value_at: (at + 1) as u16 }) } else { Err(SelectorError::Value(name, form)) }
     }
 
     /// A fact that was attested; `None` when the value cannot be written as a selector (an executable's odd name, say),

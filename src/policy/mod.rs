@@ -49,5 +49,5 @@ pub use evidence::{Evidence, Signs};
 pub use explain::{Blocker, Mention, Told};
 pub use near::{Misfit, NearMiss};
 pub use rule::{Cap, GrantNote, Need, Requirement, RuleClass, RuleNote};
-pub use source::{Fault, Notice, Place, Problem, Source, Warning};
+pub use source::{Fault, Notice, Place, Problem, Source, Warning, permits};
 pub use words::SCHEMA;

@@ -142,6 +142,12 @@ pub(super) fn statements(source: &Source) -> Result<Vec<Statement<'_>>, Problem>
     if rest.text.is_empty() { Ok(found) } else { Err(Problem { place: rest.place(0), fault: Fault::Unclosed }) }
 }
 
+/// The statements of a file that permit something, without the comments in front of each; none of a file whose last is not closed.
+pub fn permits(source: &Source) -> Vec<&str> {
+    let all = statements(source).unwrap_or_default().into_iter().map(|statement| statement.text);
+    all.filter(|text| text.contains("permit")).collect()
+}
+
 /// Bytes of white space and comments in front.
 fn leading_blank(text: &str) -> usize {
     let mut at = 0;

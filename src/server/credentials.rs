@@ -21,6 +21,8 @@ use tokio::{
 const AT_ONCE: usize = 64;
 /// For the answer to be taken.
 const TAKEN_WITHIN: Duration = Duration::from_secs(10);
+/// And for a refusal: longer than a start waits, as a rule. Only systemd asks here, so nobody else can make us wait.
+const REFUSED_WITHIN: Duration = Duration::from_secs(600);
 /// More than any credential may have (systemd: 1 MiB, and 128 KiB more for encrypted ones).
 const TOO_MUCH: usize = 2 << 20;
 
@@ -61,8 +63,8 @@ async fn answer(mut stream: UnixStream, broker: &Arc<Broker>) {
         }
         std::io::Result::Ok(())
     };
-    // It hangs up when it has had more than enough.
-    let _ = timeout(TAKEN_WITHIN, no).await;
+    // It hangs up when it has had more than enough. Until then: the beginning of it would be a credential.
+    let _ = timeout(REFUSED_WITHIN, no).await;
 }
 
 async fn give(stream: &mut UnixStream, asked: &Asked, broker: &Arc<Broker>, id: RequestId) -> Result<(), Refusal> {

@@ -11,6 +11,7 @@ use nix::{
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
+    hash::{BuildHasher, Hasher, RandomState},
     io::{Read, Write},
     os::fd::OwnedFd,
     path::{Component, Path, PathBuf},
@@ -97,6 +98,11 @@ pub fn read_private(path: &Path, max: usize) -> Result<SecretBytes, FileError> {
     Ok(SecretBytes::take_from(&mut bytes))
 }
 
+/// Whether a file could be written there, as far as its path tells.
+pub fn check_place(path: &Path) -> Result<(), FileError> {
+    open_parent(path).map(drop)
+}
+
 /// Replaces or makes the file in one step: whoever opens the path sees all old or all new bytes, also after a power cut. The folder's
 /// path is held to the same rules as in [`read_private`]. One writer at a time per path.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
@@ -109,6 +115,10 @@ pub fn write_atomic_for(path: &Path, bytes: &[u8], mode: u32, owner: Option<File
     let folder = openat(&parent, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(|e| io(path, e))?;
     let mut temporary = OsString::from(".");
     temporary.push(&name);
+    if fstat(&folder).map_err(|errno| io(path, errno))?.st_mode & 0o022 != 0 {
+        // Anybody may take a name that is known beforehand.
+        temporary.push(format!(".{:016x}", RandomState::new().build_hasher().finish()));
+    }
     temporary.push(".tmp");
     // What a crash left; the name belongs to us alone.
     match unlinkat(&folder, temporary.as_os_str(), UnlinkatFlags::NoRemoveDir) {

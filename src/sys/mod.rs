@@ -42,7 +42,9 @@ pub use confine::{Reach, Role, Shortfall, confine, harden};
 #[cfg(feature = "testing")]
 pub use exe::file_system_in;
 pub use exe::{Executable, FileId, TRUSTED_FILE_SYSTEMS, file_id};
-pub use file::{FileError, FileLock, file_names, last_written, private_folder, read_private, share_folder, write_atomic, write_atomic_for};
+pub use file::{
+    FileError, FileLock, check_place, file_names, last_written, private_folder, read_private, share_folder, write_atomic, write_atomic_for,
+};
 pub use host::{Host, HostFile};
 pub use journal::{JOURNAL_SOCKET, SYSLOG_SOCKET, send_journal, send_syslog};
 pub use launch::{
@@ -75,6 +77,6 @@ pub use socket::{
 pub use storage::{DiskVolume, Keep, Space, Storage, Volume};
 pub use stream::{CheckedStream, Cut, Leave, Reading};
 pub use terminal::{in_foreground, prompt_secret};
-pub use trusted::{TrustError, read_trusted, read_trusted_folder};
+pub use trusted::{TrustError, read_trusted, read_trusted_folder, unread_in_folder};
 pub use vault::{VaultBytes, Vaulted, vault_shortfall};
 pub use wiping::{WipingAllocator, scrub_stack};

@@ -8,6 +8,7 @@ mod programs;
 use super::{Desk, Done, Failure, failure::code, output::line};
 use crate::config::{Config, File};
 use serde::Serialize;
+use std::path::Path;
 
 /// How a check went.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -52,6 +53,13 @@ impl Findings {
 pub(super) async fn run(desk: &Desk) -> Done {
     let mut findings = Findings::default();
     let config = config(desk, &mut findings);
+    // A socket that is said counts; otherwise it is where this configuration puts it.
+    let place = |said: &Path, usual: &str, configured: &Path| if said == Path::new(usual) { configured } else { said }.to_owned();
+    let desk = &Desk {
+        workload: place(&desk.workload, super::WORKLOAD, &config.sockets.workload),
+        operator: place(&desk.operator, super::OPERATOR, &config.sockets.operator),
+        ..desk.clone()
+    };
     host::look(&config, &mut findings);
     files::look(desk, &config, &mut findings);
     programs::look(&config, &mut findings);

@@ -69,7 +69,9 @@ fn mode(text: &str) -> Result<u32, String> {
 
 pub(super) async fn run(desk: &Desk, arguments: Arguments) -> Done {
     let owner = arguments.owner.as_deref().map(FileOwner::parse).transpose().map_err(Failure::Usage)?;
-    let folder = arguments.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let output = std::path::absolute(&arguments.output).map_err(Failure::fault)?;
+    sys::check_place(&output).map_err(|error| Failure::Usage(error.to_string()))?;
+    let folder = output.parent().unwrap_or(Path::new("/"));
     let in_memory = sys::in_memory(folder).map_err(|error| Failure::Usage(format!("{}: {error}", folder.display())))?;
     if !in_memory && !arguments.on_disk {
         return Err(Failure::Usage(format!(
@@ -81,7 +83,8 @@ pub(super) async fn run(desk: &Desk, arguments: Arguments) -> Done {
     let mut signals = Signals::own()?;
     let (holder, replacing) = if arguments.once { (None, Replacing::Never) } else { (Some("client".to_owned()), Replacing::Told) };
     let mut held = Held::new(desk, arguments.declaration.clone(), holder, replacing, arguments.quiet).await?;
-    let mut keeper = Keeper { arguments: &arguments, owner, page, values: BTreeMap::new(), reloading: None, again: false };
+    let mut keeper =
+        Keeper { arguments: &arguments, owner, output, written: false, page, values: BTreeMap::new(), reloading: None, again: false };
     let done = keeper.go(desk, &mut signals, &mut held).await;
     if !arguments.once || done.is_err() {
         held.end().await;
@@ -93,6 +96,10 @@ pub(super) async fn run(desk: &Desk, arguments: Arguments) -> Done {
 struct Keeper<'a> {
     arguments: &'a Arguments,
     owner: Option<FileOwner>,
+    /// The file, by its whole path.
+    output: PathBuf,
+    /// It may be there by now.
+    written: bool,
     page: Page,
     values: BTreeMap<String, Delivered>,
     reloading: Option<Child>,
@@ -102,17 +109,20 @@ struct Keeper<'a> {
 
 impl Keeper<'_> {
     async fn go(&mut self, desk: &Desk, signals: &mut Signals, held: &mut Held) -> Done {
-        self.write(held).await?;
-        sys::notify_ready("the file is written");
-        if self.arguments.once {
-            return self.reloaded(signals).await;
-        }
-        let done = self.keep(desk, signals, held).await;
-        if !self.arguments.keep {
+        let done = self.write_and_keep(desk, signals, held).await;
+        let stays = if self.arguments.once { done.is_ok() } else { self.arguments.keep };
+        if self.written && !stays {
             // Before the leases are given back: nobody reads dead credentials.
-            std::fs::remove_file(&self.arguments.output).map_err(|error| self.about(&error))?;
+            let removed = std::fs::remove_file(&self.output).map_err(|error| self.about(&error));
+            return done.and_then(|code| removed.map(|()| code));
         }
         done
+    }
+
+    async fn write_and_keep(&mut self, desk: &Desk, signals: &mut Signals, held: &mut Held) -> Done {
+        self.write(held).await?;
+        sys::notify_ready("the file is written");
+        if self.arguments.once { self.reloaded(signals).await } else { self.keep(desk, signals, held).await }
     }
 
     async fn keep(&mut self, desk: &Desk, signals: &mut Signals, held: &mut Held) -> Done {
@@ -175,7 +185,9 @@ impl Keeper<'_> {
                 Written::Lacks(name) => drop(self.values.insert(name.clone(), held.fetch(&name).await?)),
             }
         };
-        sys::write_atomic_for(&self.arguments.output, text.as_bytes(), self.arguments.mode, self.owner).map_err(Failure::fault)?;
+        // A failure may come after the new file has its name.
+        self.written = true;
+        sys::write_atomic_for(&self.output, text.as_bytes(), self.arguments.mode, self.owner).map_err(Failure::fault)?;
         self.reload()
     }
 
@@ -213,7 +225,7 @@ impl Keeper<'_> {
     }
 
     fn about(&self, error: &std::io::Error) -> Failure {
-        Failure::fault(format!("{}: {error}", self.arguments.output.display()))
+        Failure::fault(format!("{}: {error}", self.output.display()))
     }
 }
 

@@ -170,8 +170,8 @@ impl<'a> Case<'a> {
                 let ask = self.ask.clone();
                 self.ask_again(&ask);
             }
-            "engine_unavailable" => self.engine("does not answer"),
-            "engine_refused" => self.engine("refuses, or is not set up for what was asked"),
+            "engine_unavailable" => self.engine(false),
+            "engine_refused" => self.engine(true),
             "not_operator" => {
                 self.plan.say("An agent must not lift its own limits, so no operator shares its uid or runs below it.");
                 self.plan.say("From a login that no agent runs below, as root or in the operators' group:");
@@ -318,12 +318,11 @@ impl<'a> Case<'a> {
         self.plan.or("to end them all now:", end);
     }
 
-    fn engine(&mut self, what: &str) {
+    fn engine(&mut self, refuses: bool) {
+        let what = if refuses { "refuses, or is not set up for what was asked" } else { "does not answer" };
         let name = self.get("/secret/engine");
         self.plan.say(format!("Engine {name} ({}): its source {what}. See 'because' above.", self.host.config_path));
-        if let Some(check) = self.host.probe(&name) {
-            self.plan.run(check);
-        }
+        self.host.look_at(&mut self.plan, &name, refuses);
         let ask = self.ask.clone();
         self.ask_again(&ask);
     }

@@ -4,7 +4,7 @@ use super::plan::{Edit, Plan, quoted};
 use crate::{
     config::{Config, EngineConfig, File, RowPlace, rows},
     model::WallTime,
-    policy::Mention,
+    policy::{Mention, Source, permits},
     sys::{self, Clock, SystemClock},
 };
 use std::path::Path;
@@ -58,7 +58,7 @@ impl Host {
     pub(super) fn policy(&self, id: &str) -> String {
         let needle = format!("@id(\"{id}\")");
         let found =
-            self.policies.iter().find_map(|file| file.text.lines().position(|line| line.contains(&needle)).map(|at| (&file.path, at + 1)));
+            self.policies.iter().find_map(|file| file.text.lines().position(|line| says(line, &needle)).map(|at| (&file.path, at + 1)));
         found.map_or_else(|| id.to_owned(), |(path, line)| format!("{id} ({path}:{line})"))
     }
 
@@ -75,7 +75,7 @@ impl Host {
     /// Whether a policy bears this id.
     pub(super) fn has_policy(&self, id: &str) -> bool {
         let needle = format!("@id(\"{id}\")");
-        self.policies.iter().any(|file| file.text.contains(&needle))
+        self.policies.iter().any(|file| file.text.lines().any(|line| says(line, &needle)))
     }
 
     /// The purposes of a grant.
@@ -87,7 +87,8 @@ impl Host {
 
     /// Secrets that a grant names beside this identity, each with the first of its purposes.
     pub(super) fn granted(&self, identity: &str) -> Vec<(String, String)> {
-        let statements = self.policies.iter().flat_map(|file| file.text.split(';'));
+        let sources = self.policies.iter().map(|file| Source { name: file.path.clone(), text: file.text.clone() }).collect::<Vec<_>>();
+        let statements = sources.iter().flat_map(permits);
         let between = |text: &str, from: &str| Some(text.split_once(from)?.1.split_once('"')?.0.to_owned());
         let of_identity = statements.filter(|text| text.contains(&format!("::\"{identity}\"")));
         of_identity
@@ -111,15 +112,30 @@ impl Host {
         }
     }
 
-    /// A command that looks whether an engine's source answers.
-    pub(super) fn probe(&self, engine: &str) -> Option<String> {
-        match self.config.engines.iter().find(|known| known.name().as_str() == engine)? {
-            EngineConfig::Postgres(server) => Some(format!("pg_isready -h {} -p {}", quoted(&server.host), server.port)),
-            EngineConfig::GitHub(server) => Some(format!("curl -s {}/meta", quoted(&server.api))),
-            EngineConfig::OAuth2(server) => Some(format!("curl -sv -o /dev/null {}", quoted(&server.token_endpoint))),
-            EngineConfig::OpenBao(server) => Some(format!("curl -s {}/v1/sys/health", quoted(&server.address))),
-            EngineConfig::Command(program) => Some(format!("journalctl -n 20 -u 'claviger-command-{}@*'", program.name)),
-            EngineConfig::Jwt(_) | EngineConfig::X509(_) | EngineConfig::Ssh(_) => None,
+    /// Where to look at an engine's source: with a command whether it answers, in its page what it needs where it does and says no.
+    pub(super) fn look_at(&self, plan: &mut Plan, engine: &str, refuses: bool) {
+        let curl = |more: &str, ca_file: Option<&Path>, url: String| {
+            let trusting = ca_file.map_or_else(String::new, |file| format!("--cacert {} ", quoted(&file.display().to_string())));
+            format!("curl -sS {more}{trusting}{}", quoted(&url))
+        };
+        let (page, command) = match self.config.engines.iter().find(|known| known.name().as_str() == engine) {
+            Some(EngineConfig::Postgres(server)) => ("postgres", format!("pg_isready -h {} -p {}", quoted(&server.host), server.port)),
+            Some(EngineConfig::GitHub(server)) => ("github-app", curl("", server.ca_file.as_deref(), format!("{}/meta", server.api))),
+            Some(EngineConfig::OAuth2(server)) => {
+                ("oauth2", curl("-v -o /dev/null ", server.ca_file.as_deref(), server.token_endpoint.clone()))
+            }
+            Some(EngineConfig::OpenBao(server)) => {
+                ("openbao", curl("", server.ca_file.as_deref(), format!("{}/v1/sys/health", server.address)))
+            }
+            Some(EngineConfig::Command(program)) => {
+                plan.run(format!("systemctl status 'claviger-command-{}.socket'", program.name));
+                return plan.run(format!("journalctl -n 20 -u 'claviger-command-{}@*'", program.name));
+            }
+            Some(EngineConfig::Jwt(_) | EngineConfig::X509(_) | EngineConfig::Ssh(_)) | None => return,
+        };
+        match refuses {
+            true => plan.say(format!("What it has to be given there is in docs/engines/{page}.md; the program may ask again when it is.")),
+            false => plan.run(command),
         }
     }
 
@@ -169,6 +185,11 @@ impl Host {
     pub(super) fn grants_file(&self, identity: &str) -> String {
         self.config.paths.policy.join(format!("60-{identity}.cedar")).display().to_string()
     }
+}
+
+/// Whether a line of a policy says so, and not in a comment.
+fn says(line: &str, needle: &str) -> bool {
+    line.split("//").next().is_some_and(|said| said.contains(needle))
 }
 
 /// A list as TOML.

@@ -65,7 +65,10 @@ impl Settings {
             return Err(format!("repositories: {wrong:?} is no name of a repository: without its owner, who is the installation's"));
         }
         let is_permission = |name: &String| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-        if self.permissions.is_empty() || !self.permissions.keys().all(is_permission) {
+        if let Some(wrong) = self.permissions.keys().find(|name| !is_permission(name)) {
+            return Err(format!("permissions: {wrong:?} is none: a-z and _, such as pull_requests"));
+        }
+        if self.permissions.is_empty() {
             return Err("permissions: at least one, such as contents = \"read\"".into());
         }
         let all = self.repositories.iter().map(String::as_str).collect();

@@ -25,7 +25,8 @@ impl Table {
             return Some(Err(KeyTaken));
         }
         let (expires, deadline) = (lease.expires.min(longest.expires), lease.deadline.min(longest.deadline));
-        let lease = Lease { expires, deadline, ..lease };
+        // With the reference, by which it is ended if it is the last and never becomes a lease.
+        let lease = Lease { expires, deadline, reference: longest.reference.clone(), ..lease };
         inner.insert(Arc::new(lease.clone()));
         Some(Ok((lease, longest.reference.clone())))
     }
@@ -41,6 +42,13 @@ impl Table {
         self.lock().withdrawn.contains(&credential)
     }
 
+    /// One who has this credential, is about to have it, or ends it, as a reservation: whatever becomes of it, a start finds who owes the credential.
+    pub(in crate::lease) fn heir(&self, credential: LeaseId) -> Option<Lease> {
+        let inner = self.lock();
+        let entry = inner.leases.get(inner.having(credential).next()?)?;
+        Some(Lease { state: State::Reserved, ..Lease::clone(&entry.lease) })
+    }
+
     pub(in crate::lease) fn longest(&self, credential: LeaseId) -> Option<(WallTime, BootTime)> {
         let inner = self.lock();
         let ends = inner.users(credential).map(|lease| (lease.expires, lease.deadline));
@@ -49,10 +57,15 @@ impl Table {
 }
 
 impl Inner {
+    /// All leases of a credential that are not over.
+    fn having(&self, credential: LeaseId) -> impl Iterator<Item = &LeaseId> {
+        let first = self.leases.get_key_value(&credential).map(|(id, _)| id);
+        first.into_iter().chain(self.by_credential.get(&credential).into_iter().flatten())
+    }
+
     /// Who has this credential, or is about to.
     pub(super) fn users(&self, credential: LeaseId) -> impl Iterator<Item = &Arc<Lease>> {
-        let others = self.by_credential.get(&credential).into_iter().flatten().copied();
-        let all = std::iter::once(credential).chain(others).filter_map(|id| self.leases.get(&id));
+        let all = self.having(credential).filter_map(|id| self.leases.get(id));
         all.map(|entry| &entry.lease).filter(|lease| !matches!(lease.state, State::Ending { .. }))
     }
 }
