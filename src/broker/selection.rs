@@ -74,7 +74,7 @@ impl<'a> Chosen<'a> {
 
     fn has_process(&self, holder: &Holder) -> bool {
         let Some(now) = self.processes.get(&holder.pid) else { return false };
-        self.is_process_of_this_boot(holder) && (now.is_none_or(|start| start == holder.start) || crate::mutation!("selected-by-number"))
+        self.is_process_of_this_boot(holder) && now.is_none_or(|start| start == holder.start)
     }
 
     fn is_within(&self, holder: &Holder, unit: &str) -> bool {

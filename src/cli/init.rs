@@ -171,6 +171,6 @@ fn grant() -> String {
 
 fn next_steps(user: u32) -> String {
     format!(
-        "  systemctl enable --now clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket clavigerd-credentials.socket\n  printf %s 'hello, world' | clav secret put hello\n  clav get hello --purpose try-claviger                               # as user {user}\n  clav audit tail\n  clav doctor\n  Copy /etc/claviger/key to where your other keys are kept: without it the stored values are lost."
+        "  systemctl enable --now clavigerd-workload.socket clavigerd-operator.socket clavigerd-launch.socket clavigerd-credentials.socket clavigerd.service\n  printf %s 'hello, world' | clav secret put hello\n  clav get hello --purpose try-claviger                               # as user {user}\n  clav audit tail\n  clav doctor\n  Copy /etc/claviger/key to where your other keys are kept: without it the stored values are lost."
     )
 }

@@ -92,7 +92,7 @@ pub(super) fn run(desk: &Desk, arguments: &Arguments) -> Done {
         table(desk, &who)?;
     }
     if !desk.json {
-        let looked = format!("{} of {} files, {} MiB", searched.found, searched.segments, searched.bytes >> 20);
+        let looked = format!("{} records found in {} files of {} MiB", searched.found, searched.segments, searched.bytes >> 20);
         eprintln!("{looked}. What was found is as true as the log: see clav audit verify.");
     }
     Ok(0)

@@ -209,6 +209,20 @@ fn a_file_is_written_once_or_not_at_all() {
         let foreign = template("{{ secret('hello') }}", "--once --owner 0:0");
         assert!(!text(&foreign).contains(CANARY) && !file.exists(), "{}", text(&foreign));
     }
+    // What cannot be told of its file has none.
+    if daemon.user != 0 {
+        let told = format!("exec prlimit --nproc=1 clav template -q {} -o {} --once --reload true", page.display(), file.display());
+        let untold = daemon.shell(&told);
+        assert!(errors(&untold).contains("/bin/sh") && !file.exists(), "{}", text(&untold));
+    }
+    // Where everybody may write, nobody takes the name that it needs on its way.
+    let shared = std::path::PathBuf::from(format!("/dev/shm/claviger-shared-{}", std::process::id()));
+    let taken = std::path::PathBuf::from(format!("/dev/shm/.claviger-shared-{}.tmp", std::process::id()));
+    fs::create_dir(&taken).unwrap();
+    let written = daemon.shell(&format!("clav template -q {} -o {} --once", page.display(), shared.display()));
+    fs::remove_dir(&taken).unwrap();
+    assert!(fs::read_to_string(&shared).is_ok_and(|value| value == CANARY), "{}", text(&written));
+    fs::remove_file(&shared).unwrap();
     // A disk outlasts its files: only where that is said.
     if !claviger::sys::in_memory(&daemon.dir).unwrap() {
         let path = if daemon.apart { "/var/tmp".into() } else { daemon.dir.join("run") };

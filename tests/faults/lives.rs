@@ -152,6 +152,9 @@ fn governance(engines: &Engines, today: WallTime) -> Governance {
         let more = if engine == "tokens" { "settings = { audience = \"orders-api\", algorithm = \"EdDSA\" }" } else { "" };
         secret(&format!("app/{engine}"), "internal", more).replace("engine = \"local\"", &format!("engine = \"{engine}\""))
     });
+    // The same source's, for all of an identity together.
+    let shared = secret("app/shared", "internal", "share = \"identity\"").replace("engine = \"local\"", "engine = \"source\"");
+    let rows = [rows.concat(), shared];
     let drafts = config::secrets(&[file(rows.concat())]).unwrap_or_else(|errors| panic!("{errors:?}"));
     let rows = drafts.into_iter().map(|draft| {
         let engine = engines.find(&draft.row().engine).unwrap();
@@ -160,7 +163,7 @@ fn governance(engines: &Engines, today: WallTime) -> Governance {
         draft.with(completed)
     });
     let catalogue = Catalogue::new(rows.collect());
-    let grants: String = ["source", "tokens", "local"].map(|engine| grant("orders", &format!("app/{engine}"))).concat();
+    let grants: String = ["source", "tokens", "local", "shared"].map(|engine| grant("orders", &format!("app/{engine}"))).concat();
     let policy = |name: &str, text: &str| Policy { name: name.into(), text: text.into() };
     let sources = vec![policy("00.cedar", BASELINE), policy("50.cedar", &grants)];
     let (bundle, _) = Bundle::load(sources, &catalogue, &registry, today).unwrap_or_else(|problems| panic!("{problems:?}"));
@@ -198,12 +201,23 @@ impl Life {
 
 /// Runs one life and ends it: tasks, files and locks are given back.
 pub(super) fn live<T>(lives: &Lives, run: impl AsyncFnOnce(&Life) -> T) -> T {
+    live_until(lives, true, run)
+}
+
+/// Runs one life that is killed in the middle of whatever it is at.
+pub(super) fn die<T>(lives: &Lives, run: impl AsyncFnOnce(&Life) -> T) -> T {
+    live_until(lives, false, run)
+}
+
+fn live_until<T>(lives: &Lives, orderly: bool, run: impl AsyncFnOnce(&Life) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let done = runtime.block_on(async {
         let life = lives.begin().await;
         let done = run(&life).await;
-        let closing = life.broker.clone();
-        tokio::task::spawn_blocking(move || closing.close()).await.unwrap();
+        if orderly {
+            let closing = life.broker.clone();
+            tokio::task::spawn_blocking(move || closing.close()).await.unwrap();
+        }
         done
     });
     runtime.shutdown_timeout(Duration::from_secs(5));

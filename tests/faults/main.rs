@@ -18,6 +18,7 @@ mod disk;
 mod lives;
 mod overdue;
 mod rotation;
+mod shared;
 mod site;
 mod tracer;
 mod units;

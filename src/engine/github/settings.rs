@@ -161,7 +161,7 @@ mod tests {
             (json!({"repositories": [".."], "permissions": read}), "no name of a repository"),
             (json!({"repositories": ["shop"]}), "permissions"),
             (json!({"repositories": ["shop"], "permissions": {}}), "permissions: at least one"),
-            (json!({"repositories": ["shop"], "permissions": {"Contents": "read"}}), "permissions: at least one"),
+            (json!({"repositories": ["shop"], "permissions": {"Contents": "read"}}), "permissions: \"Contents\" is none"),
             (json!({"repositories": ["shop"], "permissions": {"contents": "all"}}), "settings"),
             (json!({"repositories": ["shop"], "permissions": read, "targets": {"gitlab.com": ["shop"]}}), "not among the secret's hosts"),
             (json!({"repositories": ["shop"], "permissions": read, "targets": {"github.com": ["web"]}}), "not among repositories"),
