@@ -11,7 +11,7 @@ use crate::{
     sys,
 };
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -131,11 +131,10 @@ pub fn load(places: &Places, engines: ByEngine<'_>, generation: u64, now: WallTi
     let catalogue = Catalogue::new(definitions);
     let sources = policy_files.into_iter().map(|file| Source { name: file.path, text: file.text }).collect();
     let rows = config::rows(&identity_files, "identity");
-    let unread_files =
-        [(&places.identities, ".toml"), (&places.secrets, ".toml"), (&places.policy, ".cedar")].into_iter().flat_map(|(folder, ending)| {
-            let files = sys::unread_in_folder(folder, ending).into_iter();
-            files.map(move |path| format!("{}: is not read, as its name does not end with {ending}", path.display()))
-        });
+    let folders: BTreeSet<_> = [&places.identities, &places.secrets, &places.policy].into_iter().collect();
+    let unread_files = folders.into_iter().flat_map(|folder| sys::unread_in_folder(folder)).map(|path| {
+        format!("{}: is not read: names end with .toml in secrets.d and identities.d, and with .cedar in policy.d", path.display())
+    });
     let doubts = doubts(&registry, &catalogue, &rows, now).into_iter().chain(unread_files);
     match Bundle::load(sources, &catalogue, &registry, now)
         .map(|(bundle, warnings)| (bundle, warnings.iter().map(ToString::to_string).chain(doubts).collect::<Vec<_>>()))

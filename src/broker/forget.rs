@@ -1,7 +1,7 @@
 //! Closing the books on endings that will not come through: the source is gone for good, or somebody has ended the credential by hand. An
 //! operator says so and why; nothing is forgotten unasked.
 
-use super::{Broker, Selection, selection::Chosen};
+use super::{Broker, Selection};
 use crate::{
     audit::{Ended, Kind, Outcome},
     lease::State,
@@ -22,11 +22,12 @@ impl Broker {
         if let Some(field) = numbered {
             return Err(Refusal::field(field, "cannot be given up: name the lease, its identity or its secret"));
         }
-        let chosen = Chosen::now(selection, &self.settings.boot);
+        let all = self.leases.all();
+        let chosen = self.choose(selection, &all).await?;
         let given_up = |state: &State| matches!(state, State::Ending { irrevocable: true, .. });
-        let leases = self.leases.all().into_iter().filter(|lease| given_up(&lease.state) && chosen.has(lease));
+        let leases = all.iter().filter(|lease| given_up(&lease.state) && chosen.has(lease));
         let (mut rows, mut tried_now) = (Vec::new(), false);
-        for lease in leases {
+        for lease in leases.cloned() {
             let _under_way = self.ending.read().await;
             // Whoever tries it once more at this moment has the right to end it.
             let Some(ending) = self.may_end().then(|| self.leases.resume_end(lease.id)).flatten() else {

@@ -3,7 +3,6 @@
 use super::{
     Broker, Fault, Governance, Selection, Stop,
     end::{HEARD_BY_OPERATORS, heard},
-    selection::Chosen,
 };
 use crate::{
     attest::Facts,
@@ -43,9 +42,9 @@ impl Broker {
 
     /// Ends everything that is selected and says what became of each. With `force`, endings that were given up are tried once more.
     pub async fn end_selected(self: &Arc<Self>, selection: &Selection, force: bool, request: RequestId) -> Result<Vec<EndRow>, Refusal> {
-        let chosen = Chosen::now(selection, &self.settings.boot);
         // Whoever wants a lease's credential dead wants it dead for all who have it, and for those who are about to.
         let all = self.leases.all();
+        let chosen = self.choose(selection, &all).await?;
         let mut credentials: HashSet<LeaseId> = all.iter().filter(|lease| chosen.has(lease)).map(|lease| lease.credential()).collect();
         if let Selection::Lease(ended) = selection {
             credentials.insert(*ended);

@@ -1,14 +1,15 @@
 //! Which leases an operator means.
 //!
 //! A pid is a number that the next process may have: it means the process that has it now, as long as there is one, and never one of another
-//! boot. Units and containers hold by their control group, whoever asked for them.
+//! boot. What a unit or a container holds is its own and whose who asked for it.
 
+use super::Broker;
 use crate::{
+    attest::{Gathered, is_unseen},
     lease::{Holder, Lease},
-    model::{HolderKind, IdentityName, LeaseId, Line, SecretName},
-    sys::ProcDir,
+    model::{Code, HolderKind, IdentityName, LeaseId, Line, Refusal, SecretName},
 };
-use std::{collections::HashMap, fmt};
+use std::{collections::HashSet, fmt, io, sync::Arc};
 
 /// Which leases an operator means.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -46,124 +47,135 @@ impl fmt::Display for Selection {
 pub(super) struct Chosen<'a> {
     selection: &'a Selection,
     boot: &'a str,
-    /// The processes that are meant, each with its start where it lives.
-    processes: HashMap<u32, Option<u64>>,
+    /// The processes that are meant, by number and start.
+    processes: HashSet<(u32, u64)>,
 }
 
-impl<'a> Chosen<'a> {
-    /// Looks at the processes of this boot.
-    pub(super) fn now(selection: &'a Selection, boot: &'a str) -> Self {
-        let processes = match selection {
-            Selection::Process(pid) => HashMap::from([(*pid, start(*pid))]),
-            Selection::Tree(root) => below(*root),
-            _ => HashMap::new(),
-        };
-        Self { selection, boot, processes }
+impl Broker {
+    /// Looks at the processes behind these leases, as far as the selection is about processes. The attestor sees them: the daemon itself may not.
+    pub(super) async fn choose<'a>(&'a self, selection: &'a Selection, leases: &[Arc<Lease>]) -> Result<Chosen<'a>, Refusal> {
+        let mut chosen = Chosen { selection, boot: &self.settings.boot, processes: HashSet::new() };
+        let mut seen = HashSet::new();
+        for holder in leases.iter().map(|lease| &lease.holder) {
+            let number = (holder.pid, holder.start);
+            if chosen.may_have(holder)
+                && seen.insert(number)
+                && chosen.means(holder, self.attestor.glance(holder.pid).await).map_err(|error| unseen(holder, &error))?
+            {
+                chosen.processes.insert(number);
+            }
+        }
+        Ok(chosen)
     }
+}
 
+/// What cannot be looked at may be what is meant: nothing is ended by halves.
+fn unseen(holder: &Holder, error: &io::Error) -> Refusal {
+    let text = format!("Process {}, which holds leases, cannot be looked at. Name leases, identities or secrets.", holder.pid);
+    Refusal::new(Code::ATTESTATION_FAILED).message(text).detail(error.to_string())
+}
+
+impl Chosen<'_> {
     /// Whether it is meant.
     pub(super) fn has(&self, lease: &Lease) -> bool {
+        let holder = &lease.holder;
+        let has_process = || *holder.boot == *self.boot && self.processes.contains(&(holder.pid, holder.start));
         match self.selection {
             Selection::Lease(id) => lease.id == *id,
-            Selection::Process(_) | Selection::Tree(_) => self.has_process(&lease.holder),
-            Selection::Unit(unit) => self.is_within(&lease.holder, unit.as_str()),
+            Selection::Process(_) | Selection::Tree(_) => has_process(),
+            Selection::Unit(unit) => holds_in(holder, unit.as_str()) || !is_group(holder) && has_process(),
             Selection::Identity(name) => lease.identity == *name,
             Selection::Secret(name) => lease.secret == *name,
         }
     }
 
-    fn has_process(&self, holder: &Holder) -> bool {
-        let Some(now) = self.processes.get(&holder.pid) else { return false };
-        self.is_process_of_this_boot(holder) && now.is_none_or(|start| start == holder.start)
+    /// Whether its process has to be looked at.
+    fn may_have(&self, holder: &Holder) -> bool {
+        let asked = match self.selection {
+            Selection::Process(pid) => holder.pid == *pid,
+            Selection::Tree(_) => true,
+            // What a unit or a container holds is told by its group.
+            Selection::Unit(_) => !is_group(holder),
+            Selection::Lease(_) | Selection::Identity(_) | Selection::Secret(_) => false,
+        };
+        asked && *holder.boot == *self.boot
     }
 
-    fn is_within(&self, holder: &Holder, unit: &str) -> bool {
-        // Paths of holders are kept escaped.
-        let escaped = crate::sys::printable_group(unit.as_bytes());
-        let held = holder.cgroup.as_ref().is_some_and(|group| group.path.split('/').any(|part| part == escaped));
-        held || self.is_process_of_this_boot(holder) && start(holder.pid) == Some(holder.start) && is_pid_in(holder.pid, unit)
-    }
-
-    fn is_process_of_this_boot(&self, holder: &Holder) -> bool {
-        matches!(holder.kind, HolderKind::Process | HolderKind::Ancestor) && *holder.boot == *self.boot
+    /// Whether the process is meant that held, by what has its number now.
+    fn means(&self, holder: &Holder, now: io::Result<Gathered>) -> io::Result<bool> {
+        let now = match now {
+            Err(error) if is_unseen(&error) => return Err(error),
+            Err(_) => None,
+            Ok(now) if now.process.start == holder.start => Some(now),
+            Ok(_) => return Ok(false),
+        };
+        Ok(match (self.selection, now) {
+            (Selection::Process(pid), _) => holder.pid == *pid,
+            (Selection::Tree(root), Some(now)) => holder.pid == *root || now.ancestors.iter().any(|above| above.pid == *root),
+            // Nobody has the number: who had it last is meant by it.
+            (Selection::Tree(root), None) => holder.pid == *root,
+            (Selection::Unit(unit), Some(now)) => now.process.cgroup.is_some_and(|path| is_below(&path, unit.as_str())),
+            _ => false,
+        })
     }
 }
 
-/// When the process that has this number began, in clock ticks since boot.
-fn start(pid: u32) -> Option<u64> {
-    ProcDir::open(pid).and_then(|dir| dir.stat()).ok().map(|stat| stat.start)
+fn is_group(holder: &Holder) -> bool {
+    matches!(holder.kind, HolderKind::Unit | HolderKind::Container)
 }
 
-fn is_pid_in(pid: u32, unit: &str) -> bool {
-    let path = ProcDir::open(pid).and_then(|dir| dir.cgroup()).ok().flatten();
-    path.is_some_and(|path| path.split(|b| *b == b'/').any(|part| part == unit.as_bytes()))
+fn holds_in(holder: &Holder, unit: &str) -> bool {
+    // Paths of holders are kept escaped.
+    let escaped = crate::sys::printable_group(unit.as_bytes());
+    holder.cgroup.as_ref().is_some_and(|group| group.path.split('/').any(|part| part == escaped))
 }
 
-/// A process and every descendant, from one look at all of `/proc`.
-fn below(root: u32) -> HashMap<u32, Option<u64>> {
-    let (mut children, mut starts) = (HashMap::<u32, Vec<u32>>::new(), HashMap::new());
-    for pid in crate::sys::all_pids() {
-        if let Ok(stat) = ProcDir::open(pid).and_then(|dir| dir.stat()) {
-            children.entry(stat.ppid).or_default().push(pid);
-            starts.insert(pid, stat.start);
-        }
-    }
-    let mut found = HashMap::new();
-    let mut next = vec![root];
-    while let Some(pid) = next.pop() {
-        if found.insert(pid, starts.get(&pid).copied()).is_none() {
-            next.extend(children.get(&pid).into_iter().flatten());
-        }
-    }
-    found
+fn is_below(path: &[u8], unit: &str) -> bool {
+    path.split(|byte| *byte == b'/').any(|part| part == unit.as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attest::ProcessEvidence;
+
+    fn holder(pid: u32, start: u64, kind: HolderKind, path: &str) -> Holder {
+        let cgroup = Some(crate::lease::HolderGroup { path: path.into(), id: 1, invocation: None });
+        Holder { kind, pid, start, inode: None, handle: None, boot: "boot".into(), cgroup, exe: None, uid: 0 }
+    }
+
+    /// What has the number 7 now: began at 70, runs in `orders.service` below the processes 5 and 2.
+    fn now() -> io::Result<Gathered> {
+        let process = |pid, start| ProcessEvidence { pid, start, ..ProcessEvidence::default() };
+        let own = ProcessEvidence { cgroup: Some(b"/system.slice/orders.service/worker".to_vec()), ..process(7, 70) };
+        Ok(Gathered { process: own, ancestors: vec![process(5, 50), process(2, 20)], ancestors_in_full: false })
+    }
 
     #[test]
     fn a_number_means_the_process_that_has_it_now() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let (us, theirs) = (std::process::id(), child.id());
-        let holder = |pid, start, kind, boot: &str| Holder {
-            kind,
-            pid,
-            start,
-            inode: None,
-            handle: None,
-            boot: boot.into(),
-            cgroup: None,
-            exe: None,
-            uid: 0,
-        };
-        let (ours, began) = (start(us).unwrap(), start(theirs).unwrap());
-        let (of_us, below_us) = (Selection::Process(us), Selection::Tree(us));
-        let (one, tree) = (Chosen::now(&of_us, "boot"), Chosen::now(&below_us, "boot"));
-        for (pid, start, kind, boot, by_pid, by_tree) in [
-            (us, ours, HolderKind::Process, "boot", true, true),
-            (us, ours, HolderKind::Ancestor, "boot", true, true),
-            (theirs, began, HolderKind::Process, "boot", false, true),
-            (us, ours + 1, HolderKind::Process, "boot", false, false),
-            (theirs, began + 1, HolderKind::Process, "boot", false, false),
-            (us, ours, HolderKind::Process, "another", false, false),
-            (us, ours, HolderKind::Unit, "boot", false, false),
+        let gone = || Err(io::ErrorKind::NotFound.into());
+        let unit = |name: &str| Selection::Unit(Line::parse(name).unwrap());
+        for (selection, own, later, dead) in [
+            (Selection::Process(7), true, false, true),
+            (Selection::Process(5), false, false, false),
+            (Selection::Tree(7), true, false, true),
+            (Selection::Tree(5), true, false, false),
+            (Selection::Tree(2), true, false, false),
+            (Selection::Tree(3), false, false, false),
+            (unit("orders.service"), true, false, false),
+            (unit("worker"), true, false, false),
+            (unit("other.service"), false, false, false),
         ] {
-            let holder = holder(pid, start, kind, boot);
-            assert_eq!((one.has_process(&holder), tree.has_process(&holder)), (by_pid, by_tree), "{holder:?}");
+            let chosen = Chosen { selection: &selection, boot: "boot", processes: HashSet::new() };
+            let of = |start, now| chosen.means(&holder(7, start, HolderKind::Process, "/"), now).unwrap();
+            assert_eq!((of(70, now()), of(69, now()), of(70, gone())), (own, later, dead), "{selection}");
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        // Nobody has the number: who had it is meant.
-        let of_them = Selection::Process(theirs);
-        assert!(Chosen::now(&of_them, "boot").has_process(&holder(theirs, began, HolderKind::Process, "boot")));
-        let unit = Selection::Unit(Line::parse("orders.service").unwrap());
-        let chosen = Chosen::now(&unit, "boot");
-        let within = |path: &str| Holder {
-            cgroup: Some(crate::lease::HolderGroup { path: path.into(), id: 1, invocation: None }),
-            ..holder(us, ours, HolderKind::Unit, "another")
-        };
-        assert!(chosen.is_within(&within("/system.slice/orders.service"), "orders.service"));
-        assert!(!chosen.is_within(&within("/system.slice/other.service"), "orders.service"));
+        let unit = unit("orders.service");
+        let chosen = Chosen { selection: &unit, boot: "another", processes: HashSet::new() };
+        let shortage = io::Error::from_raw_os_error(libc::EMFILE);
+        assert!(chosen.means(&holder(7, 70, HolderKind::Process, "/"), Err(shortage)).is_err(), "nobody could look");
+        assert!(!chosen.may_have(&holder(7, 70, HolderKind::Process, "/")), "of another boot");
+        assert!(holds_in(&holder(7, 70, HolderKind::Unit, "/system.slice/orders.service"), "orders.service"));
+        assert!(!holds_in(&holder(7, 70, HolderKind::Unit, "/system.slice/other.service"), "orders.service"));
     }
 }

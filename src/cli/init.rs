@@ -33,7 +33,7 @@ pub(super) fn run(desk: &Desk, arguments: Arguments) -> Done {
     }
     if desk.config != Path::new(super::CONFIG) {
         return Err(Failure::Usage(format!(
-            "init makes the files of {} and what belongs to it; it takes no --config, and --root DIR puts all of it below another folder",
+            "init makes the files of {} and what belongs to it; it takes no --config or CLAVIGER_CONFIG, and --root DIR puts all of it below another folder",
             super::CONFIG
         )));
     }

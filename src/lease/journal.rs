@@ -262,9 +262,9 @@ impl Journal {
     fn snapshot(&self, out: &mut Vec<u8>) {
         // Behind what was carried over from a failed file, of which nothing is synced here.
         self.heading(false, out);
-        self.table.each(|lease| encode(&Event::Lease(Box::new(lease.clone())), out), |_| ());
+        // Both of one moment.
         let mut ended = Vec::new();
-        self.table.each(|_| (), |over| ended.push(over.clone()));
+        self.table.each(|lease| encode(&Event::Lease(Box::new(lease.clone())), out), |over| ended.push(over.clone()));
         for over in ended {
             encode(&Event::Ended(Box::new(over)), out);
         }

@@ -116,7 +116,7 @@ pub fn write_atomic_for(path: &Path, bytes: &[u8], mode: u32, owner: Option<File
     let mut temporary = OsString::from(".");
     temporary.push(&name);
     if fstat(&folder).map_err(|errno| io(path, errno))?.st_mode & 0o022 != 0 {
-        // Anybody may take a name that is known beforehand.
+        // Anybody may take a name that is known beforehand. One that is not is left where we are killed between making and renaming it.
         temporary.push(format!(".{:016x}", RandomState::new().build_hasher().finish()));
     }
     temporary.push(".tmp");

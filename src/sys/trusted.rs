@@ -75,11 +75,11 @@ pub fn read_trusted_folder(folder: &Path, ending: &str, max: usize) -> Result<Ve
     paths.into_iter().map(|path| read_trusted(&path, max).map(|text| (path, text))).collect()
 }
 
-/// What lies in such a folder and is not read with it, as its name ends otherwise; what is hidden, and what is called README, is meant to.
-pub fn unread_in_folder(folder: &Path, ending: &str) -> Vec<PathBuf> {
+/// Files in such a folder that nothing reads, whichever of our files it is for; what is hidden, and what is called README, is meant to be so.
+pub fn unread_in_folder(folder: &Path) -> Vec<PathBuf> {
     let is_unread = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        !name.ends_with(ending) && !name.starts_with('.') && !name.starts_with("README")
+        !name.ends_with(".toml") && !name.ends_with(".cedar") && !name.starts_with('.') && !name.starts_with("README") && !path.is_dir()
     };
     let mut unread: Vec<PathBuf> =
         std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).filter(is_unread).collect();

@@ -160,6 +160,16 @@ fn an_operator_ends_by_what_it_names() {
     }
     assert_eq!(host.call("operator", "POST", "/v1/leases/end", r#"{"secret":"app/one"}"#).0, 404);
     assert_eq!(host.call("operator", "POST", "/v1/leases/end", r#"{"pid":1,"tree":1}"#).0, 400);
+    // All below one that holds nothing itself, and nothing below one that is not above.
+    let (fifth, sixth) = (host.hold(VICTIM, "orders", &["hold", ONE]), host.hold(VICTIM, "orders", &["hold", ONE]));
+    assert_eq!(host.call("operator", "POST", "/v1/leases/end", &format!(r#"{{"pid":{}}}"#, std::process::id())).0, 404);
+    let below_sixth = host.operator("POST", "/v1/leases/end", &format!(r#"{{"tree":{}}}"#, sixth.pid()));
+    assert_eq!(below_sixth["ended"].as_array().map(Vec::len), Some(1), "{below_sixth}");
+    let below_us = host.operator("POST", "/v1/leases/end", &format!(r#"{{"tree":{}}}"#, std::process::id()));
+    assert_eq!(below_us["ended"][0]["id"], fifth.lease().as_str(), "{below_us}");
+    assert_eq!(host.end_of(&fifth.lease())["ended"]["reason"], "operator");
+    let by_number = r#"{"pid":1,"give_up":"gone"}"#;
+    assert_eq!(host.call("operator", "POST", "/v1/leases/end", by_number).0, 400, "what is given up is named otherwise");
 }
 
 #[test]
@@ -274,6 +284,11 @@ fn unit_holds(unit: &str) {
     let mut stopped = Actor::of(within(&host, &["hold", r#"{"secret":"app/one","holder":"unit"}"#]));
     host.operator("POST", "/v1/leases/end", &serde_json::json!({ "unit": unit }).to_string());
     assert_eq!(host.end_of(&stopped.lease())["ended"]["reason"], "operator");
+    stopped.kill();
+    let mut stopped = Actor::of(within(&host, &["hold", ONE]));
+    assert_eq!(stopped.first["body"]["lease"]["holder"]["kind"], "process", "{}", stopped.first);
+    host.operator("POST", "/v1/leases/end", &serde_json::json!({ "unit": unit }).to_string());
+    assert_eq!(host.end_of(&stopped.lease())["ended"]["reason"], "operator", "a process of the unit holds it");
     stopped.kill();
     // A group that was emptied for good may be filled again: that is another watch.
     let mut again = Actor::of(within(&host, &["hold", r#"{"secret":"app/one","holder":"unit"}"#]));

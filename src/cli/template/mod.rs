@@ -19,6 +19,7 @@ use clap::Args;
 use page::{Page, Written};
 use std::{
     collections::BTreeMap,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus},
     time::Duration,
@@ -98,7 +99,7 @@ struct Keeper<'a> {
     owner: Option<FileOwner>,
     /// The file, by its whole path.
     output: PathBuf,
-    /// It may be there by now.
+    /// It was made by us.
     written: bool,
     page: Page,
     values: BTreeMap<String, Delivered>,
@@ -185,9 +186,11 @@ impl Keeper<'_> {
                 Written::Lacks(name) => drop(self.values.insert(name.clone(), held.fetch(&name).await?)),
             }
         };
-        // A failure may come after the new file has its name.
-        self.written = true;
-        sys::write_atomic_for(&self.output, text.as_bytes(), self.arguments.mode, self.owner).map_err(Failure::fault)?;
+        let before = identity_of(&self.output);
+        let written = sys::write_atomic_for(&self.output, text.as_bytes(), self.arguments.mode, self.owner);
+        // A failure may come after the new file has its name; one before leaves whatever was there.
+        self.written |= written.is_ok() || identity_of(&self.output) != before;
+        written.map_err(Failure::fault)?;
         self.reload()
     }
 
@@ -227,6 +230,11 @@ impl Keeper<'_> {
     fn about(&self, error: &std::io::Error) -> Failure {
         Failure::fault(format!("{}: {error}", self.output.display()))
     }
+}
+
+/// Which file it is.
+fn identity_of(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 #[cfg(test)]

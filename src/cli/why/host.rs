@@ -189,7 +189,7 @@ impl Host {
 
 /// Whether a line of a policy says so, and not in a comment.
 fn says(line: &str, needle: &str) -> bool {
-    line.split("//").next().is_some_and(|said| said.contains(needle))
+    !line.trim_start().starts_with("//") && line.contains(needle)
 }
 
 /// A list as TOML.
