@@ -2,6 +2,7 @@
 
 use super::{
     evidence::{ConnectIds, Evidence, Gathered, ProcessEvidence},
+    gather::is_gone,
     identity::{Candidate, Roll},
     judge::{facts_of, judge},
     launches::Launches,
@@ -87,6 +88,9 @@ pub struct Attestor {
     turns: Turns,
     launches: OnceLock<Arc<Launches>>,
 }
+
+/// Tries to read a process that lives and changes.
+const GLANCES: u32 = 5;
 
 impl Attestor {
     /// `kernel` is what this process may use of the kernel; `clients` are the programs that speak for their parents.
@@ -238,10 +242,23 @@ impl Attestor {
         }
     }
 
-    /// What has this number now, where it runs and below whom: as the kernel says it, and nothing is measured.
-    pub async fn glance(&self, pid: u32) -> io::Result<Gathered> {
-        let (gathered, _pins) = self.source.process(&self.kernel, Pidfd::open(pid)?, pid, false).await?;
-        Ok(gathered)
+    /// What has this number now, where it runs and below whom: as the kernel says it, and nothing is measured. `None` where nothing lives that
+    /// has it; what lives and cannot be read is an error, as one that changes its program or its parents all the time is.
+    pub async fn glance(&self, pid: u32) -> io::Result<Option<Gathered>> {
+        let mut tries = 0;
+        loop {
+            let pidfd = match Pidfd::open(pid) {
+                Err(error) if is_gone(&error) => return Ok(None),
+                opened => opened?,
+            };
+            let known = pidfd.try_clone()?;
+            match self.source.process(&self.kernel, pidfd, pid, false).await {
+                Ok((gathered, _pins)) => return Ok(Some(gathered)),
+                Err(_) if !known.is_alive() => return Ok(None),
+                Err(error) if !is_gone(&error) || tries == GLANCES => return Err(error),
+                Err(_) => tries += 1,
+            }
+        }
     }
 
     /// Gathers about whatever process has this number now.

@@ -5,7 +5,7 @@
 
 use super::Broker;
 use crate::{
-    attest::{Gathered, is_unseen},
+    attest::Gathered,
     lease::{Holder, Lease},
     model::{Code, HolderKind, IdentityName, LeaseId, Line, Refusal, SecretName},
 };
@@ -58,10 +58,11 @@ impl Broker {
         let mut seen = HashSet::new();
         for holder in leases.iter().map(|lease| &lease.holder) {
             let number = (holder.pid, holder.start);
-            if chosen.may_have(holder)
-                && seen.insert(number)
-                && chosen.means(holder, self.attestor.glance(holder.pid).await).map_err(|error| unseen(holder, &error))?
-            {
+            if !chosen.may_have(holder) || !seen.insert(number) {
+                continue;
+            }
+            let now = self.attestor.glance(holder.pid).await.map_err(|error| unseen(holder, &error))?;
+            if chosen.means(holder, now) {
                 chosen.processes.insert(number);
             }
         }
@@ -102,21 +103,18 @@ impl Chosen<'_> {
     }
 
     /// Whether the process is meant that held, by what has its number now.
-    fn means(&self, holder: &Holder, now: io::Result<Gathered>) -> io::Result<bool> {
-        let now = match now {
-            Err(error) if is_unseen(&error) => return Err(error),
-            Err(_) => None,
-            Ok(now) if now.process.start == holder.start => Some(now),
-            Ok(_) => return Ok(false),
-        };
-        Ok(match (self.selection, now) {
+    fn means(&self, holder: &Holder, now: Option<Gathered>) -> bool {
+        if now.as_ref().is_some_and(|now| now.process.start != holder.start) {
+            return false;
+        }
+        match (self.selection, now) {
             (Selection::Process(pid), _) => holder.pid == *pid,
             (Selection::Tree(root), Some(now)) => holder.pid == *root || now.ancestors.iter().any(|above| above.pid == *root),
             // Nobody has the number: who had it last is meant by it.
             (Selection::Tree(root), None) => holder.pid == *root,
             (Selection::Unit(unit), Some(now)) => now.process.cgroup.is_some_and(|path| is_below(&path, unit.as_str())),
             _ => false,
-        })
+        }
     }
 }
 
@@ -145,15 +143,14 @@ mod tests {
     }
 
     /// What has the number 7 now: began at 70, runs in `orders.service` below the processes 5 and 2.
-    fn now() -> io::Result<Gathered> {
+    fn now() -> Option<Gathered> {
         let process = |pid, start| ProcessEvidence { pid, start, ..ProcessEvidence::default() };
         let own = ProcessEvidence { cgroup: Some(b"/system.slice/orders.service/worker".to_vec()), ..process(7, 70) };
-        Ok(Gathered { process: own, ancestors: vec![process(5, 50), process(2, 20)], ancestors_in_full: false })
+        Some(Gathered { process: own, ancestors: vec![process(5, 50), process(2, 20)], ancestors_in_full: false })
     }
 
     #[test]
     fn a_number_means_the_process_that_has_it_now() {
-        let gone = || Err(io::ErrorKind::NotFound.into());
         let unit = |name: &str| Selection::Unit(Line::parse(name).unwrap());
         for (selection, own, later, dead) in [
             (Selection::Process(7), true, false, true),
@@ -167,13 +164,11 @@ mod tests {
             (unit("other.service"), false, false, false),
         ] {
             let chosen = Chosen { selection: &selection, boot: "boot", processes: HashSet::new() };
-            let of = |start, now| chosen.means(&holder(7, start, HolderKind::Process, "/"), now).unwrap();
-            assert_eq!((of(70, now()), of(69, now()), of(70, gone())), (own, later, dead), "{selection}");
+            let of = |start, now| chosen.means(&holder(7, start, HolderKind::Process, "/"), now);
+            assert_eq!((of(70, now()), of(69, now()), of(70, None)), (own, later, dead), "{selection}");
         }
         let unit = unit("orders.service");
         let chosen = Chosen { selection: &unit, boot: "another", processes: HashSet::new() };
-        let shortage = io::Error::from_raw_os_error(libc::EMFILE);
-        assert!(chosen.means(&holder(7, 70, HolderKind::Process, "/"), Err(shortage)).is_err(), "nobody could look");
         assert!(!chosen.may_have(&holder(7, 70, HolderKind::Process, "/")), "of another boot");
         assert!(holds_in(&holder(7, 70, HolderKind::Unit, "/system.slice/orders.service"), "orders.service"));
         assert!(!holds_in(&holder(7, 70, HolderKind::Unit, "/system.slice/other.service"), "orders.service"));
