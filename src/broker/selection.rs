@@ -1,7 +1,7 @@
 //! Which leases an operator means.
 //!
 //! A pid is a number that the next process may have: it means the process that has it now, as long as there is one, and never one of another
-//! boot. What a unit or a container holds is its own and whose who asked for it.
+//! boot. What a unit or a container holds is found by its group, and by the process that asked for it.
 
 use super::Broker;
 use crate::{

@@ -64,7 +64,7 @@ pub use process::{
     euid, gid_of, has_own_users, login_uids, make_room_for_descriptors, may_look_at_all, notify_ready, notify_reloading, notify_stopping,
     notify_watchdog, passed_listeners, pause, uid_of, watchdog_interval,
 };
-pub use procfs::{IdFiles, MACHINE_ID, MapPin, ProcDir, Stat, Status, all_pids, boot_id, machine_id};
+pub use procfs::{IdFiles, MACHINE_ID, MapPin, ProcDir, Stat, Status, boot_id, machine_id};
 #[cfg(feature = "testing")]
 pub use procfs::{parse_cgroup, parse_stat, parse_status};
 pub use resident::{release_free_memory, release_start_pages};

@@ -273,12 +273,6 @@ pub fn parse_stat(text: &[u8]) -> Option<Stat> {
     Some(Stat { ppid: fields.get(1)?.parse().ok()?, session: fields.get(3)?.parse().ok()?, start: fields.get(19)?.parse().ok()? })
 }
 
-/// The numbers of all processes now.
-pub fn all_pids() -> Vec<u32> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
 /// The id of this boot (`/proc/sys/kernel/random/boot_id`).
 pub fn boot_id() -> io::Result<String> {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned())
