@@ -7,11 +7,16 @@ use super::{
     stage::{self, Stage, post},
     traffic::{Target, rate},
 };
-use claviger::outbound::Method;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use claviger::{
+    digest::{hmac_sha256, pbkdf2_hmac_sha256, sha256},
+    outbound::Method,
+};
 use serde_json::{Value, json};
 use std::{
     fs,
     future::Future,
+    num::NonZeroU32,
     os::unix::fs::PermissionsExt,
     process::{Command, Stdio},
     sync::{
@@ -37,8 +42,8 @@ pub struct Rates {
     pub ours: f64,
     /// The source's own.
     pub own: f64,
-    /// The same by a script that does something else than `own`: what, its name in the JSON, its rate.
-    pub other: Option<(&'static str, &'static str, f64)>,
+    /// The same by scripts that do something else than `own`: what, its name in the JSON, its rate.
+    pub others: Vec<(&'static str, &'static str, f64)>,
 }
 
 /// How many ask at a time, of us as of the source, and for how long altogether.
@@ -90,7 +95,7 @@ fn turns<F: Future<Output = ()> + Send + 'static>(
     between: impl Fn(),
 ) -> Rates {
     let (script, seconds) = (Arc::new(script), seconds / TURNS as f64);
-    let mut rates = Rates { what, key, connections, apart, ours: 0.0, own: 0.0, other: None };
+    let mut rates = Rates { what, key, connections, apart, ours: 0.0, own: 0.0, others: Vec::new() };
     for _ in 0..TURNS {
         between();
         rates.ours += rate(daemon, connections, seconds) / TURNS as f64;
@@ -141,9 +146,31 @@ fn target(stage: &Stage, secret: &str) -> Target {
     super::target(secret, &format!("unix:{}", stage.workload().display()), &ask, stage.pid())
 }
 
-/// A SCRAM verifier, so that the server computes none, as it does not for ours.
-const VERIFIER: &str =
-    "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
+/// What a script gives the server of a login's password.
+#[derive(Clone, Copy)]
+enum Password {
+    /// A verifier of one of its own, as `psql`'s `\password` makes it, by the code that makes ours.
+    Verifier,
+    /// What looks like one and fits no password, made without the rounds: the least work, and nobody could log in.
+    Nobodys,
+    /// One of its own as it is: the server makes the verifier.
+    Plain,
+}
+
+impl Password {
+    fn of(self, n: u64) -> String {
+        let (plain, salt) = (format!("a-password-of-its-own-of-{n:020}"), format!("{n:016}"));
+        let key = match self {
+            Password::Plain => return plain,
+            Password::Verifier => pbkdf2_hmac_sha256(plain.as_bytes(), salt.as_bytes(), ROUNDS),
+            Password::Nobodys => Default::default(),
+        };
+        let (stored, server) = (sha256(&[&hmac_sha256(&*key, b"Client Key")]), hmac_sha256(&*key, b"Server Key"));
+        format!("SCRAM-SHA-256${ROUNDS}:{}${}:{}", STANDARD.encode(salt), STANDARD.encode(stored), STANDARD.encode(server))
+    }
+}
+
+const ROUNDS: NonZeroU32 = NonZeroU32::MIN.saturating_add(4095);
 
 /// A table or schema keeps who may do what in its own row, which is copied each time and takes some hundred names in all.
 fn forget_rights(runtime: &Runtime, superuser: &tokio_postgres::Client) {
@@ -160,13 +187,13 @@ pub fn postgres(load: Load) -> Option<Vec<Rates>> {
     let stage = super::database::stage(&cluster);
     let clients: Vec<_> = (0..load.connections).map(|_| Arc::new(runtime.block_on(cluster.superuser("app")))).collect();
     let made = Arc::new(AtomicU64::new(0));
-    let script = |rights: fn(&str) -> String, verifier: Option<&'static str>| {
+    let script = |rights: fn(&str) -> String, password: Password| {
         let (clients, made) = (clients.clone(), made.clone());
         move |connection: usize| {
             let n = made.fetch_add(1, Ordering::Relaxed);
             let (client, role) = (clients[connection].clone(), format!("own_{n}"));
-            let password = verifier.map_or_else(|| format!("a-password-of-its-own-of-{n:020}"), str::to_owned);
             async move {
+                let password = password.of(n);
                 let make =
                     format!("CREATE ROLE {role} LOGIN PASSWORD '{password}' VALID UNTIL '2030-01-01'; COMMENT ON ROLE {role} IS 'own'");
                 client.batch_execute(&format!("BEGIN; {make}; {}; COMMIT", rights(&role))).await.expect("a superuser");
@@ -178,19 +205,20 @@ pub fn postgres(load: Load) -> Option<Vec<Rates>> {
         |role| format!("SELECT pg_advisory_xact_lock(7); GRANT USAGE ON SCHEMA app TO {role}; GRANT SELECT ON app.orders TO {role}");
     let member: fn(&str) -> String = |role| format!("GRANT app_owner TO {role}");
     let mut all = Vec::new();
-    // The last beside a script that lets the server hash a password, as it does by itself.
-    for (what, key, secret, rights, verifier) in [
-        ("logins of PostgreSQL, rights of a table", "issue_postgres", "bench/database", direct, Some(VERIFIER)),
-        ("logins of PostgreSQL, members of a role", "issue_postgres_member", "bench/member", member, Some(VERIFIER)),
-        ("the same with scram_iterations = 1", "issue_postgres_one_round", "bench/rounds", member, None),
+    for (what, key, secret, rights) in [
+        ("logins of PostgreSQL, rights of a table", "issue_postgres", "bench/database", direct),
+        ("logins of PostgreSQL, members of a role", "issue_postgres_member", "bench/member", member),
+        ("the same with scram_iterations = 1", "issue_postgres_one_round", "bench/rounds", member),
     ] {
         let forget = || forget_rights(&runtime, &clients[0]);
-        let mut rates = turns((what, key), &runtime, &target(&stage, secret), load, script(rights, verifier), forget);
-        forget();
-        if verifier.is_some() {
-            // The server makes what it keeps of each.
-            let rate = runtime.block_on(alone(&Arc::new(script(rights, None)), load.connections, load.seconds / TURNS as f64));
-            rates.other = Some(("gives each a password of its own", "own_password_per_s", rate));
+        let mut rates = turns((what, key), &runtime, &target(&stage, secret), load, script(rights, Password::Verifier), forget);
+        for (password, what, name) in [
+            (Password::Nobodys, "gives verifiers that no password fits", "no_password_per_s"),
+            (Password::Plain, "lets the server make the verifier", "plain_password_per_s"),
+        ] {
+            forget();
+            let rate = runtime.block_on(alone(&Arc::new(script(rights, password)), load.connections, load.seconds / TURNS as f64));
+            rates.others.push((what, name, rate));
         }
         all.push(rates);
     }
@@ -286,15 +314,16 @@ pub fn openbao(load: Load) -> Option<Vec<Rates>> {
     );
     forget();
     let rate = runtime.block_on(alone(&Arc::new(login), load.connections, load.seconds / TURNS as f64));
-    logins.other = Some(("makes them all with one token", "one_token_per_s", rate));
+    logins.others.push(("makes them all with one token", "one_token_per_s", rate));
     Some(vec![logins, turns(("tokens of OpenBao", "issue_openbao_token"), &runtime, &target(&stage, "bench/token"), load, token, || ())])
 }
 
 /// One line for each.
 pub fn print(rates: &[Rates]) {
-    for Rates { what, connections, apart, ours, own, other, .. } in rates {
+    for Rates { what, connections, apart, ours, own, others, .. } in rates {
         let place = if *apart { "the source on a processor of its own" } else { "all on the same processors" };
-        let other = other.map_or_else(String::new, |(what, _, rate)| format!("; by one that {what} {rate:.0}: {:.2} of it", ours / rate));
+        let other: String =
+            others.iter().map(|(what, _, rate)| format!("; by one that {what} {rate:.0}: {:.2} of it", ours / rate)).collect();
         println!(
             "{what}, {connections} at a time, {place}: {ours:.0} a second; by a script without claviger {own:.0}: {:.2} of it{other}",
             ours / own
@@ -304,11 +333,11 @@ pub fn print(rates: &[Rates]) {
 
 /// Members of the JSON.
 pub fn members(rates: &[Rates]) -> impl Iterator<Item = (String, Value)> + '_ {
-    rates.iter().flat_map(|Rates { key, apart, ours, own, other, .. }| {
+    rates.iter().flat_map(|Rates { key, apart, ours, own, others, .. }| {
         let place = if *apart { "_apart" } else { "" };
         let row = [("per_s", *ours), ("own_per_s", *own), ("ratio", ours / own)];
         row.into_iter()
-            .chain(other.map(|(_, name, rate)| (name, rate)))
+            .chain(others.iter().map(|(_, name, rate)| (*name, *rate)))
             .map(move |(name, value)| (format!("{key}{place}_{name}"), json!(value)))
     })
 }

@@ -237,6 +237,12 @@ async fn what_was_never_sent_is_settled_without_the_server() {
             engine.end(asked.lease, &issued.reference).await.unwrap();
         }
         server.stop().await;
+        if logged_in {
+            // A kept connection that is not known to be cut off yet may have carried a call, which is in doubt then: they are used up first.
+            for _ in 0..3 {
+                assert!(engine.issue(&Asked::new().order(&row)).await.is_err());
+            }
+        }
         // The second comes in the pause after the first.
         for _ in 0..2 {
             let asked = Asked::new();
@@ -250,7 +256,13 @@ async fn what_was_never_sent_is_settled_without_the_server() {
     }
     // A deadline that comes before anything is asked for the lease is no less certain; one that comes after it is.
     for (stalls, sent) in [("/v1/auth/approle/login", false), ("/v1/auth/token/create", true)] {
-        let (engine, row) = engine_at(server.port, Duration::from_millis(300));
+        let (engine, row) = engine_at(server.port, LIMIT);
+        if sent {
+            // What is under test begins with the call itself.
+            let asked = Asked::new();
+            let issued = engine.issue(&asked.order(&row)).await.unwrap();
+            engine.end(asked.lease, &issued.reference).await.unwrap();
+        }
         server.set(Some((stalls, Weather::Stall)));
         let asked = Asked::new();
         // One calls and the others wait for it.
