@@ -18,6 +18,7 @@ use std::{
     future::Future,
     num::NonZeroU32,
     os::unix::fs::PermissionsExt,
+    pin::Pin,
     process::{Command, Stdio},
     sync::{
         Arc, OnceLock,
@@ -27,7 +28,8 @@ use std::{
 };
 use tokio::runtime::Runtime;
 
-const TURNS: usize = 5;
+/// So many that what else the machine does falls on all alike, and each too short for the daemon's idle connections to be closed meanwhile.
+const TURNS: usize = 16;
 
 /// What came out.
 pub struct Rates {
@@ -85,32 +87,43 @@ pub fn processors() -> usize {
     *COUNT.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-/// Takes turns of the daemon at `daemon` and of `script`, which does one thing for one of the connections, so many seconds each altogether.
-fn turns<F: Future<Output = ()> + Send + 'static>(
+/// Does one thing for one of the connections.
+type Script = Arc<dyn Fn(usize) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+fn script<F: Future<Output = ()> + Send + 'static>(one: impl Fn(usize) -> F + Send + Sync + 'static) -> Script {
+    Arc::new(move |connection| Box::pin(one(connection)))
+}
+
+/// Takes turns of the daemon at `daemon`, of `own`, and of others with what they do and their names, so many seconds each altogether.
+fn turns(
     (what, key): (&'static str, &'static str),
     runtime: &Runtime,
     daemon: &Target,
     Load { connections, seconds, apart }: Load,
-    script: impl Fn(usize) -> F + Send + Sync + 'static,
+    own: Script,
+    others: Vec<(&'static str, &'static str, Script)>,
     between: impl Fn(),
 ) -> Rates {
-    let (script, seconds) = (Arc::new(script), seconds / TURNS as f64);
+    let seconds = seconds / TURNS as f64;
+    let alone = |script: &Script| {
+        between();
+        runtime.block_on(alone(script, connections, seconds)) / TURNS as f64
+    };
     let mut rates = Rates { what, key, connections, apart, ours: 0.0, own: 0.0, others: Vec::new() };
+    rates.others.extend(others.iter().map(|(what, name, _)| (*what, *name, 0.0)));
     for _ in 0..TURNS {
         between();
         rates.ours += rate(daemon, connections, seconds) / TURNS as f64;
-        between();
-        rates.own += runtime.block_on(alone(&script, connections, seconds)) / TURNS as f64;
+        rates.own += alone(&own);
+        for ((_, _, other), (_, _, sum)) in others.iter().zip(&mut rates.others) {
+            *sum += alone(other);
+        }
     }
     rates
 }
 
 /// How often a second the script is done with all connections busy; the first tenth of a second does not count, as it does not for us.
-async fn alone<F: Future<Output = ()> + Send + 'static>(
-    script: &Arc<impl Fn(usize) -> F + Send + Sync + 'static>,
-    connections: usize,
-    seconds: f64,
-) -> f64 {
+async fn alone(script: &Script, connections: usize, seconds: f64) -> f64 {
     let begin = Instant::now() + Duration::from_millis(100);
     let end = begin + Duration::from_secs_f64(seconds);
     let tasks: Vec<_> = (0..connections)
@@ -119,13 +132,12 @@ async fn alone<F: Future<Output = ()> + Send + 'static>(
             tokio::spawn(async move {
                 let mut done = 0u32;
                 loop {
-                    let sent = Instant::now();
                     script(connection).await;
                     let now = Instant::now();
                     if now >= end {
                         return done;
                     }
-                    done += u32::from(sent >= begin);
+                    done += u32::from(now >= begin);
                 }
             })
         })
@@ -187,9 +199,9 @@ pub fn postgres(load: Load) -> Option<Vec<Rates>> {
     let stage = super::database::stage(&cluster);
     let clients: Vec<_> = (0..load.connections).map(|_| Arc::new(runtime.block_on(cluster.superuser("app")))).collect();
     let made = Arc::new(AtomicU64::new(0));
-    let script = |rights: fn(&str) -> String, password: Password| {
+    let with = |rights: fn(&str) -> String, password: Password| {
         let (clients, made) = (clients.clone(), made.clone());
-        move |connection: usize| {
+        script(move |connection: usize| {
             let n = made.fetch_add(1, Ordering::Relaxed);
             let (client, role) = (clients[connection].clone(), format!("own_{n}"));
             async move {
@@ -198,7 +210,7 @@ pub fn postgres(load: Load) -> Option<Vec<Rates>> {
                     format!("CREATE ROLE {role} LOGIN PASSWORD '{password}' VALID UNTIL '2030-01-01'; COMMENT ON ROLE {role} IS 'own'");
                 client.batch_execute(&format!("BEGIN; {make}; {}; COMMIT", rights(&role))).await.expect("a superuser");
             }
-        }
+        })
     };
     // Rights of one table are given by one at a time, or PostgreSQL fails ("tuple concurrently updated").
     let direct: fn(&str) -> String =
@@ -211,16 +223,12 @@ pub fn postgres(load: Load) -> Option<Vec<Rates>> {
         ("the same with scram_iterations = 1", "issue_postgres_one_round", "bench/rounds", member),
     ] {
         let forget = || forget_rights(&runtime, &clients[0]);
-        let mut rates = turns((what, key), &runtime, &target(&stage, secret), load, script(rights, Password::Verifier), forget);
-        for (password, what, name) in [
-            (Password::Nobodys, "gives verifiers that no password fits", "no_password_per_s"),
-            (Password::Plain, "lets the server make the verifier", "plain_password_per_s"),
-        ] {
-            forget();
-            let rate = runtime.block_on(alone(&Arc::new(script(rights, password)), load.connections, load.seconds / TURNS as f64));
-            rates.others.push((what, name, rate));
-        }
-        all.push(rates);
+        let others = vec![
+            ("gives verifiers that no password fits", "no_password_per_s", with(rights, Password::Nobodys)),
+            ("lets the server make the verifier", "plain_password_per_s", with(rights, Password::Plain)),
+        ];
+        let own = with(rights, Password::Verifier);
+        all.push(turns((what, key), &runtime, &target(&stage, secret), load, own, others, forget));
     }
     Some(all)
 }
@@ -276,23 +284,23 @@ pub fn openbao(load: Load) -> Option<Vec<Rates>> {
     // It may what the daemon and its leases may, and no more: for root the server does less.
     let own = runtime.block_on(server.put("auth/token/create", json!({"policies": ["claviger", "app"], "ttl": "1h"})));
     let own: Arc<str> = own["auth"]["client_token"].as_str().expect("a token").into();
-    let script = |method: Method, path: &'static str, body: fn(u64) -> Value| {
+    let call = |method: Method, path: &'static str, body: fn(u64) -> Value| {
         let (server, own, made) = (server.clone(), own.clone(), AtomicU64::new(0));
-        move |_: usize| {
+        script(move |_: usize| {
             let (server, own, body) = (server.clone(), own.clone(), body(made.fetch_add(1, Ordering::Relaxed)));
             async move {
                 let (status, answer) = server.call_as(&own, method, path, body).await;
                 assert_eq!(status, 200, "{answer}");
             }
-        }
+        })
     };
     let forget = || forget_rights(&runtime, &admin);
-    let login = script(Method::Get, "database/creds/long", |_| Value::Null);
-    let token = script(Method::Put, TOKENS, |n| of_token(n, "bench/token"));
+    let login = call(Method::Get, "database/creds/long", |_| Value::Null);
+    let token = call(Method::Put, TOKENS, |n| of_token(n, "bench/token"));
     // What an issue is: a login by a token of its own.
     let with_token = {
         let (server, own, made) = (server.clone(), own.clone(), AtomicU64::new(0));
-        move |_: usize| {
+        script(move |_: usize| {
             let (server, own) = (server.clone(), own.clone());
             let body = of_token(made.fetch_add(1, Ordering::Relaxed), "bench/login");
             async move {
@@ -302,20 +310,19 @@ pub fn openbao(load: Load) -> Option<Vec<Rates>> {
                 let (status, answer) = server.call_as(&token, Method::Get, "database/creds/long", Value::Null).await;
                 assert_eq!(status, 200, "{answer}");
             }
-        }
+        })
     };
-    let mut logins = turns(
+    let logins = turns(
         ("logins of a database by OpenBao, each with a token of its own", "issue_openbao"),
         &runtime,
         &target(&stage, "bench/login"),
         load,
         with_token,
+        vec![("makes them all with one token", "one_token_per_s", login)],
         forget,
     );
-    forget();
-    let rate = runtime.block_on(alone(&Arc::new(login), load.connections, load.seconds / TURNS as f64));
-    logins.others.push(("makes them all with one token", "one_token_per_s", rate));
-    Some(vec![logins, turns(("tokens of OpenBao", "issue_openbao_token"), &runtime, &target(&stage, "bench/token"), load, token, || ())])
+    let tokens = target(&stage, "bench/token");
+    Some(vec![logins, turns(("tokens of OpenBao", "issue_openbao_token"), &runtime, &tokens, load, token, Vec::new(), || ())])
 }
 
 /// One line for each.

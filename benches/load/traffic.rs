@@ -184,7 +184,7 @@ fn events(target: &Target, connections: usize, begin: Instant, end: Instant, at_
             if now >= begin && !begun {
                 (begun, _) = (true, at_begin());
             }
-            if client.sent >= begin && now < end {
+            if now >= begin && now < end {
                 latencies.push((now - client.sent).as_nanos() as u32);
             }
             if now >= end {
