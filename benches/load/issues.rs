@@ -161,7 +161,7 @@ fn target(stage: &Stage, secret: &str) -> Target {
 /// What a script gives the server of a login's password.
 #[derive(Clone, Copy)]
 enum Password {
-    /// A verifier of one of its own, as `psql`'s `\password` makes it, by the code that makes ours.
+    /// A verifier of one of its own, as `psql`'s `\password` makes it, with the rounds done as fast as ours are.
     Verifier,
     /// What looks like one and fits no password, made without the rounds: the least work, and nobody could log in.
     Nobodys,
