@@ -197,7 +197,10 @@ pub fn postgres(load: Load) -> Option<Vec<Rates>> {
     let cluster = runtime.block_on(Postgres::start_for(100))?;
     load.others();
     let stage = super::database::stage(&cluster);
-    let clients: Vec<_> = (0..load.connections).map(|_| Arc::new(runtime.block_on(cluster.superuser("app")))).collect();
+    // They log in as the daemon does: of a superuser the server asks less.
+    let client = || cluster.connect(BROKER, BROKER_PASSWORD.as_bytes(), "app");
+    let clients: Vec<_> = (0..load.connections).map(|_| Arc::new(runtime.block_on(client()).expect("it may log in"))).collect();
+    let admin = runtime.block_on(cluster.superuser("app"));
     let made = Arc::new(AtomicU64::new(0));
     let with = |rights: fn(&str) -> String, password: Password| {
         let (clients, made) = (clients.clone(), made.clone());
@@ -208,7 +211,7 @@ pub fn postgres(load: Load) -> Option<Vec<Rates>> {
                 let password = password.of(n);
                 let make =
                     format!("CREATE ROLE {role} LOGIN PASSWORD '{password}' VALID UNTIL '2030-01-01'; COMMENT ON ROLE {role} IS 'own'");
-                client.batch_execute(&format!("BEGIN; {make}; {}; COMMIT", rights(&role))).await.expect("a superuser");
+                client.batch_execute(&format!("BEGIN; {make}; {}; COMMIT", rights(&role))).await.expect("it may");
             }
         })
     };
@@ -222,7 +225,7 @@ pub fn postgres(load: Load) -> Option<Vec<Rates>> {
         ("logins of PostgreSQL, members of a role", "issue_postgres_member", "bench/member", member),
         ("the same with scram_iterations = 1", "issue_postgres_one_round", "bench/rounds", member),
     ] {
-        let forget = || forget_rights(&runtime, &clients[0]);
+        let forget = || forget_rights(&runtime, &admin);
         let others = vec![
             ("gives verifiers that no password fits", "no_password_per_s", with(rights, Password::Nobodys)),
             ("lets the server make the verifier", "plain_password_per_s", with(rights, Password::Plain)),
@@ -253,9 +256,10 @@ pub fn openbao_stage(runtime: &Runtime, cluster: &Postgres, server: &OpenBao) ->
         at = at.display()
     );
     let row = |name: &str, settings: &str| super::database::secret(name, "bao", settings);
-    let secrets = row("bench/login", "read = \"database/creds/long\", field = \"password\", attributes = [\"username\"]")
-        + &row("bench/token", "token = { policies = [\"app\"] }")
-        + &row("bench/kv", "kv = \"secret/app/db\"");
+    let secrets =
+        row("bench/login", "read = \"database/creds/long\", policies = [\"app\"], field = \"password\", attributes = [\"username\"]")
+            + &row("bench/token", "token = { policies = [\"app\"] }")
+            + &row("bench/kv", "kv = \"secret/app/db\"");
     let stage = Stage::start_engine(&engine, &secrets, &["bench/login", "bench/token", "bench/kv"]).0;
     stage.keep(at);
     stage
@@ -281,8 +285,15 @@ pub fn openbao(load: Load) -> Option<Vec<Rates>> {
     load.others();
     let admin = runtime.block_on(cluster.superuser("app"));
     let stage = openbao_stage(&runtime, &cluster, &server);
-    // It may what the daemon and its leases may, and no more: for root the server does less.
-    let own = runtime.block_on(server.put("auth/token/create", json!({"policies": ["claviger", "app"], "ttl": "1h"})));
+    // It may what the daemon and its leases may and logs in as the daemon does: for root, and for a token without an entity, the server does less.
+    let own = runtime.block_on(async {
+        let at = "auth/approle/role/script";
+        server.put(at, json!({"token_policies": "claviger,app", "token_ttl": "1h"})).await;
+        let (_, role) = server.call(Method::Get, &format!("{at}/role-id"), Value::Null).await;
+        let secret = server.put(&format!("{at}/secret-id"), json!({})).await;
+        let ids = json!({"role_id": role["data"]["role_id"], "secret_id": secret["data"]["secret_id"]});
+        server.put("auth/approle/login", ids).await
+    });
     let own: Arc<str> = own["auth"]["client_token"].as_str().expect("a token").into();
     let call = |method: Method, path: &'static str, body: fn(u64) -> Value| {
         let (server, own, made) = (server.clone(), own.clone(), AtomicU64::new(0));

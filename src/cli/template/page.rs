@@ -7,7 +7,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Va
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use zeroize::Zeroizing;
 
@@ -15,7 +15,11 @@ use zeroize::Zeroizing;
 pub(super) struct Page {
     environment: Environment<'static>,
     values: Arc<Mutex<Values>>,
+    hint: Hint,
 }
+
+/// Which secret was asked last for something that it does not have, and what it has: the engine says neither.
+type Hint = Arc<Mutex<Option<String>>>;
 
 /// What the template's function answers from.
 #[derive(Default)]
@@ -46,7 +50,7 @@ impl Page {
         let values = Arc::new(Mutex::<Values>::default());
         let asked = values.clone();
         environment.add_function("secret", move |name: &str| -> Result<Value, Error> {
-            let mut values = asked.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut values = lock(&asked);
             match values.known.get(name) {
                 Some(value) => Ok(value.clone()),
                 None => {
@@ -58,40 +62,64 @@ impl Page {
         environment
             .add_template_owned(PAGE, text)
             .map_err(|error| Failure::Usage(format!("{}:{}: {error}", path.display(), error.line().unwrap_or(0))))?;
-        Ok(Self { environment, values })
+        Ok(Self { environment, values, hint: Hint::default() })
     }
 
     /// Fills it in with these values, or says which one it lacks first.
     pub(super) fn fill(&self, values: &BTreeMap<String, Delivered>) -> Result<Written, Failure> {
-        let known = values.iter().map(|(name, delivered)| (name.clone(), Value::from_object(Secret::of(delivered)))).collect();
-        *self.lock() = Values { known, lacks: None };
+        *lock(&self.hint) = None;
+        let known = |(name, delivered): (&String, _)| (name.clone(), Value::from_object(Secret::of(name, delivered, &self.hint)));
+        let known = values.iter().map(known).collect();
+        *lock(&self.values) = Values { known, lacks: None };
         let filled = self.environment.get_template(PAGE).and_then(|page| page.render(context! {})).map(Zeroizing::new);
-        let lacks = std::mem::take(&mut *self.lock()).lacks;
+        let lacks = std::mem::take(&mut *lock(&self.values)).lacks;
         match (filled, lacks) {
             (_, Some(name)) => Ok(Written::Lacks(name)),
             (Ok(text), None) => Ok(Written::Whole(text)),
             // What the engine says names places and members, never values.
-            (Err(error), None) => Err(Failure::Usage(format!("the template, line {}: {error}", error.line().unwrap_or(0)))),
+            (Err(error), None) => {
+                let hint = lock(&self.hint).take().map_or_else(String::new, |hint| format!(": {hint}"));
+                Err(Failure::Usage(format!("the template, line {}: {error}{hint}", error.line().unwrap_or(0))))
+            }
         }
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Values> {
-        self.values.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One secret as the template sees it: itself is the value, and its members are what is beside it.
 struct Secret {
+    name: String,
+    hint: Hint,
     text: Option<Zeroizing<String>>,
     base64: Zeroizing<String>,
     beside: BTreeMap<String, String>,
 }
 
 impl Secret {
-    fn of(delivered: &Delivered) -> Self {
+    fn of(name: &str, delivered: &Delivered, hint: &Hint) -> Self {
         let bytes = delivered.value.expose();
         let text = std::str::from_utf8(bytes).ok().map(|text| Zeroizing::new(text.to_owned()));
-        Self { text, base64: Zeroizing::new(STANDARD.encode(bytes)), beside: delivered.attributes.clone() }
+        let (name, hint) = (name.to_owned(), hint.clone());
+        Self { name, hint, text, base64: Zeroizing::new(STANDARD.encode(bytes)), beside: delivered.attributes.clone() }
+    }
+
+    fn member(&self, name: &str) -> Option<Value> {
+        match name {
+            "value" => self.text.as_ref().map(|text| Value::from(text.as_str())),
+            "base64" => Some(Value::from(self.base64.as_str())),
+            name => self.beside.get(name).map(Value::from),
+        }
+    }
+
+    /// Says what there is. What was asked for is not said: a template may take that from a value.
+    fn note_missing(&self) {
+        let (value, why) =
+            if self.text.is_some() { (Some("value"), "has no such member") } else { (None, "has no such member, or is no text") };
+        let there: Vec<&str> = value.into_iter().chain(["base64"]).chain(self.beside.keys().map(String::as_str)).collect();
+        *lock(&self.hint) = Some(format!("{} {why}: it has {}", self.name, there.join(", ")));
     }
 }
 
@@ -103,16 +131,20 @@ impl std::fmt::Debug for Secret {
 
 impl minijinja::value::Object for Secret {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        match key.as_str()? {
-            "value" => self.text.as_ref().map(|text| Value::from(text.as_str())),
-            "base64" => Some(Value::from(self.base64.as_str())),
-            name => self.beside.get(name).map(Value::from),
+        let name = key.as_str()?;
+        let member = self.member(name);
+        if member.is_none() {
+            self.note_missing();
         }
+        member
     }
 
     fn render(self: &Arc<Self>, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // What is no text has no value to print, only its base64.
-        f.write_str(self.text.as_ref().ok_or(std::fmt::Error)?)
+        f.write_str(self.text.as_ref().ok_or_else(|| {
+            self.note_missing();
+            std::fmt::Error
+        })?)
     }
 }
 
@@ -155,5 +187,20 @@ mod tests {
             let Err(Failure::Usage(text)) = filled(wrong, &[("k", b"canary"), ("bytes", b"canary\xff")]) else { panic!("{wrong}") };
             assert!(text.contains('2') && !text.contains("canary"), "{wrong}: {text}");
         }
+    }
+
+    #[test]
+    fn of_a_member_that_is_not_there_it_says_what_there_is() {
+        let told = |template: &str| match filled(template, &[("k", b"canary"), ("bytes", b"canary\xff")]) {
+            Err(Failure::Usage(text)) => text,
+            _ => panic!("{template}"),
+        };
+        assert!(told("{{ secret('k').usernam }}").ends_with(": k has no such member: it has value, base64, username"));
+        assert!(!told("{{ secret('k')[secret('k').value] }}").contains("canary"));
+        for bytes in ["{{ secret('bytes') }}", "{{ secret('bytes').value }}"] {
+            assert!(told(bytes).ends_with(": bytes has no such member, or is no text: it has base64, username"), "{}", told(bytes));
+        }
+        // Whoever asks first is not told.
+        assert_eq!(whole("{% if secret('k').usernam is defined %}1{% endif %}2", &[("k", b"1")]), "2");
     }
 }
