@@ -285,14 +285,12 @@ pub fn openbao(load: Load) -> Option<Vec<Rates>> {
     load.others();
     let admin = runtime.block_on(cluster.superuser("app"));
     let stage = openbao_stage(&runtime, &cluster, &server);
-    // It may what the daemon and its leases may and logs in as the daemon does: for root, and for a token without an entity, the server does less.
+    // It may what the daemon and its leases may and logs in as the daemon does: for root, and for a token without an entity, the server
+    // does less.
     let own = runtime.block_on(async {
-        let at = "auth/approle/role/script";
-        server.put(at, json!({"token_policies": "claviger,app", "token_ttl": "1h"})).await;
-        let (_, role) = server.call(Method::Get, &format!("{at}/role-id"), Value::Null).await;
-        let secret = server.put(&format!("{at}/secret-id"), json!({})).await;
-        let ids = json!({"role_id": role["data"]["role_id"], "secret_id": secret["data"]["secret_id"]});
-        server.put("auth/approle/login", ids).await
+        let login = json!({"token_policies": "claviger,app", "token_ttl": "1h"});
+        let (role_id, secret_id) = server.approle_at("auth/approle/role/script", login).await;
+        server.put("auth/approle/login", json!({"role_id": role_id, "secret_id": secret_id})).await
     });
     let own: Arc<str> = own["auth"]["client_token"].as_str().expect("a token").into();
     let call = |method: Method, path: &'static str, body: fn(u64) -> Value| {

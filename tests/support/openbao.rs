@@ -147,8 +147,12 @@ impl OpenBao {
 
     /// The same in a namespace (`NAME/`).
     pub async fn approle_in(&self, space: &str, settings: Value) -> (String, String) {
-        let at = format!("{space}auth/approle/role/claviger");
-        self.put(&at, settings).await;
+        self.approle_at(&format!("{space}auth/approle/role/claviger"), settings).await
+    }
+
+    /// A login for anybody, with the role at this path.
+    pub async fn approle_at(&self, at: &str, settings: Value) -> (String, String) {
+        self.put(at, settings).await;
         let (_, role) = self.call(Method::Get, &format!("{at}/role-id"), Value::Null).await;
         let secret = self.put(&format!("{at}/secret-id"), json!({})).await;
         let text = |value: &Value| value.as_str().expect("an id").to_owned();
